@@ -1,0 +1,58 @@
+# The only entry point, for people and for CI. Every target does all of its own set-up,
+# may be run again at any time, and is quick when there is nothing to do.
+# The logic is in scripts/: this file only says what depends on what.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Parameters, all optional: make sim SEED=7 | SEEDS=1000 FROM=300; make bench PEERS=ceph.
+SEED ?=
+SEEDS ?=
+FROM ?=
+PEERS ?=
+export SEED SEEDS FROM PEERS
+
+.PHONY: help setup env lint fmt test sim bench demo nightly generate check clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+	  | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: ## Install what is missing (Debian packages and Rust when root), then the Python environment.
+	@scripts/setup.sh
+
+env: ## Like setup, without building the native package: what lint and fmt need.
+	@scripts/setup.sh --no-native
+
+lint: env ## Check format, types, layers and Rust lints; changes nothing.
+	@scripts/lint.sh
+
+fmt: env ## Format Python and Rust in place.
+	@scripts/fmt.sh
+
+test: setup ## Run everything that gates a change: lint, Rust, simulator, Python, csi-sanity.
+	@scripts/run_tests.sh
+
+sim: env ## Run the simulator. SEED=n replays one seed with its trace; SEEDS=n FROM=m runs a range.
+	@scripts/sim.sh
+
+bench: setup ## Measure against the floors and peers, write docs/performance.md. PEERS=ceph adds Ceph.
+	@scripts/bench.sh
+
+demo: setup ## Start a three-server cluster here, break it on purpose and check every byte.
+	@scripts/demo.sh
+
+nightly: setup ## Run the long forms: more seeds, fuzzing, long fault runs.
+	@scripts/nightly.sh
+
+generate: env ## Regenerate every committed generated file from its definition.
+	@scripts/generate.sh
+
+check: setup ## Run the quick part before a commit: lint and the unit tests.
+	@scripts/lint.sh
+	@scripts/py.sh pytest -q tests/unit
+
+clean: ## Remove what the builds made; keeps the tools of `make setup`.
+	@scripts/clean.sh

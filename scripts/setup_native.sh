@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The native package, built from this checkout into its Python environment.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+cd "$ROOT"
+
+sources() {
+  find "$NATIVE" -name target -prune -o -type f \
+    \( -name '*.rs' -o -name Cargo.toml -o -name Cargo.lock -o -name pyproject.toml \) -print
+}
+
+stamp="$STAMPS/native"
+mapfile -t files < <(sources)
+if fresh "$stamp" "$STAMPS/python" "${files[@]}"; then exit 0; fi
+say "building the native package"
+# uv does not look inside the crates: it is told to build again when one of them changed.
+# The stamp carries the time of the start, so that an edit during the build builds again.
+touch "$stamp.begun"
+uv sync --frozen --inexact --quiet --reinstall-package drystone-native
+mv "$stamp.begun" "$stamp"

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The deterministic simulator over the real cores. SEED replays one seed with its trace.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+manifest="$NATIVE/crates/sim/Cargo.toml"
+[ -e "$manifest" ] || die "the simulator is not in this checkout ($manifest)"
+# The profile is optimised and keeps assertions: invariants are checked at every event.
+run=(cargo run --quiet --locked --profile sim --manifest-path "$manifest" --)
+if [ -n "${SEED:-}" ]; then exec "${run[@]}" --seed "$SEED"; fi
+# 300 seeds is what gates a change; `make nightly` runs more.
+exec "${run[@]}" --seeds "${SEEDS:-300}" --from "${FROM:-0}"
