@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from enum import StrEnum
-from typing import Annotated
 
-import typer
-
-from drystone_common import __version__
 from drystone_common.errors import DrystoneError, ExitCode
 
-app = typer.Typer(
-    name="drystone",
-    help="Replicated block storage over plain drives.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+
+def run_command_line() -> None:
+    """Run what the command line asks for.
+
+    The daemons are started without the command tree: it costs a quarter of a second to import,
+    and a local cluster starts many of them.
+    """
+    from drystone_cli import processes  # noqa: PLC0415 - see above
+
+    if processes.run_directly(sys.argv[1:]):
+        return
+    from drystone_cli.app import app  # noqa: PLC0415 - see above
+
+    app()
 
 
-class Output(StrEnum):
-    """How a command prints: for people, or for programs."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-OutputOption = Annotated[
-    Output, typer.Option("--output", "-o", help="table for people, json for programs.")
-]
-
-
-@app.callback()
-def root() -> None:
-    """Replicated block storage over plain drives."""
-
-
-@app.command()
-def version(output: OutputOption = Output.TABLE) -> None:
-    """Print the version of this program."""
-    typer.echo(json.dumps({"version": __version__}) if output is Output.JSON else __version__)
-
-
-def main(run: Callable[[], object] = app) -> None:
+def main(run: Callable[[], object] = run_command_line) -> None:
     """Run a command line; a ``DrystoneError`` becomes its message, its hint and its exit code."""
     try:
         run()

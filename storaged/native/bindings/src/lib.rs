@@ -4,9 +4,14 @@
 //! because they are rare and a person must be able to read them in a log.
 #![deny(missing_docs)]
 
+mod block;
+mod drives;
 mod error;
+mod json;
 mod maps;
 mod placing;
+mod server;
+mod server_json;
 mod tickets;
 
 use drystone_types::VolumeId;
@@ -66,5 +71,9 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(placing::place_pool, m)?)?;
     m.add_function(wrap_pyfunction!(maps::map_to_json, m)?)?;
     m.add_function(wrap_pyfunction!(maps::pg_record_to_json, m)?)?;
+    m.add_function(wrap_pyfunction!(drives::format_drive, m)?)?;
+    m.add_function(wrap_pyfunction!(drives::inspect_drive, m)?)?;
+    m.add_class::<server::ServerCore>()?;
+    m.add_class::<block::BlockCore>()?;
     Ok(())
 }

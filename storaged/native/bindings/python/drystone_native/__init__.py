@@ -5,10 +5,14 @@ takes time runs in native threads with the interpreter lock released and never c
 """
 
 from drystone_native._native import (
+    BlockCore,
     NativeError,
+    ServerCore,
     block_csum,
     chunk_hash,
     crc64,
+    format_drive,
+    inspect_drive,
     map_to_json,
     open_ticket,
     pg_record_to_json,
@@ -19,10 +23,14 @@ from drystone_native._native import (
 )
 
 __all__ = [
+    "BlockCore",
     "NativeError",
+    "ServerCore",
     "block_csum",
     "chunk_hash",
     "crc64",
+    "format_drive",
+    "inspect_drive",
     "map_to_json",
     "open_ticket",
     "pg_record_to_json",

@@ -1,0 +1,45 @@
+"""The command tree."""
+
+from __future__ import annotations
+
+import typer
+
+from drystone_cli import cluster, local, pools, processes, volumes
+from drystone_cli.output import Output, OutputOption, emit
+from drystone_common import __version__
+
+EPILOG = (
+    "Exit codes: 0 done, 2 bad command line, 3 not found, 4 conflict, 5 unavailable, 6 denied, "
+    "7 deadline, 8 no space, 9 data error, 1 anything else."
+)
+
+app = typer.Typer(
+    name="drystone",
+    help="Replicated block storage over plain drives.\n\n"
+    "A cluster on this machine in two commands:\n\n"
+    "  drystone local up\n\n"
+    "  drystone volume create db --size 10G && drystone volume attach db",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root() -> None:
+    """Replicated block storage over plain drives."""
+
+
+@app.command()
+def version(output: OutputOption = Output.TABLE) -> None:
+    """Print the version of this program."""
+    emit(output, {"version": __version__}, __version__)
+
+
+app.add_typer(local.app, name="local")
+app.add_typer(volumes.app, name="volume")
+app.add_typer(pools.app, name="pool")
+cluster.add_to(app)
+processes.add_to(app)

@@ -1,0 +1,172 @@
+"""`drystone status`, `node`, `drive`, `map`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Final
+
+import typer
+
+from drystone_cli.context import manager
+from drystone_cli.output import Output, OutputOption, emit, fields, progress, say, size, table
+from drystone_common.errors import DrystoneError, InvalidArgumentError
+from drystone_storaged.agent.rest import Rest, segment
+
+POLL_S: Final = 0.2
+
+nodes = typer.Typer(help="Nodes of the cluster.", no_args_is_help=True, rich_markup_mode=None)
+drives = typer.Typer(help="Drives of the cluster.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the tree."""
+    app.command("status")(status)
+    app.command("map")(show_map)
+    app.add_typer(nodes, name="node")
+    app.add_typer(drives, name="drive")
+
+
+def status(output: OutputOption = Output.TABLE) -> None:
+    """Show the health of the cluster, its nodes, drives and placement groups."""
+    with manager() as rest:
+        found = rest.get("/v1/status")
+    emit(output, found, _status_text(found))
+
+
+def show_map(
+    pool: Annotated[str | None, typer.Option(help="Only this pool.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show which drives hold each placement group, and in which state."""
+    with manager() as rest:
+        found = rest.get("/v1/map", **({"pool": pool} if pool else {}))
+    rows = [
+        (
+            f"{pg['pool']}/{pg['pg']}",
+            pg["epoch"],
+            _numbers(pg["insync"]),
+            _numbers(pg["joining"]),
+            _numbers(pg["out"]),
+            _numbers(pg["target"]),
+        )
+        for pg in found["pgs"]
+    ]
+    headers = ("PG", "EPOCH", "IN-SYNC", "JOINING", "OUT", "TARGET")
+    emit(output, found, f"revision {found['revision']}\n{table(headers, rows)}")
+
+
+@nodes.command("list")
+def list_nodes(output: OutputOption = Output.TABLE) -> None:
+    """List storage and consuming nodes."""
+    with manager() as rest:
+        found = list(rest.items("/v1/nodes"))
+    emit(output, {"items": found}, _nodes_text(found))
+
+
+@nodes.command()
+def forget(
+    name: Annotated[str, typer.Argument(help="Name of the node.")],
+) -> None:
+    """Forget a node that is gone for good; its name is free again, its drives are not.
+
+    A node that is connected, or whose drives hold data in a placement group, is refused.
+    """
+    with manager() as rest:
+        rest.delete(f"/v1/nodes/{segment(name)}")
+    say(f"node {name} is forgotten")
+
+
+@drives.command("list")
+def list_drives(output: OutputOption = Output.TABLE) -> None:
+    """List drives."""
+    with manager() as rest:
+        found = list(rest.items("/v1/drives"))
+    emit(output, {"items": found}, _drives_text(found))
+
+
+@drives.command("show")
+def show_drive(
+    drive: Annotated[str, typer.Argument(help="Number or UUID of the drive.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one drive."""
+    with manager() as rest:
+        found = rest.get(f"/v1/drives/{segment(drive)}")
+    pairs = [(key.replace("_", " "), value) for key, value in found.items() if key != "pgs"]
+    pairs += [(f"placement groups {key}", value) for key, value in found["pgs"].items()]
+    emit(output, found, fields(pairs))
+
+
+@drives.command()
+def scrub(
+    drive: Annotated[str | None, typer.Argument(help="Number or UUID of the drive.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every drive that is up.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it is done.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Read everything on a drive back and compare it with its checksums; bad blocks are healed.
+
+    Example: drystone drive scrub --all --wait
+    """
+    if (drive is None) == (not every):
+        raise InvalidArgumentError(
+            "name one drive, or --all", code="invalid_argument", hint="see `drystone drive list`"
+        )
+    with manager() as rest:
+        if drive is not None:
+            chosen = [drive]
+        else:
+            chosen = [str(d["id"]) for d in rest.items("/v1/drives") if d["state"] == "up"]
+        tasks = [rest.post(f"/v1/drives/{segment(each)}/scrub") for each in chosen]
+        if wait:
+            tasks = _wait_all(rest, tasks)
+    rows = [(t["id"], t["state"], t.get("message") or "") for t in tasks]
+    emit(output, {"items": tasks}, table(("TASK", "STATE", "RESULT"), rows))
+
+
+def _wait_all(rest: Rest, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Wait for all of them together: they run at the same time."""
+    with progress("scrub") as advance:
+        while any(task["state"] not in ("done", "failed") for task in tasks):
+            done, total = (sum(int(t[key]) for t in tasks) for key in ("done", "total"))
+            advance(done, total, "")
+            time.sleep(POLL_S)
+            tasks = [rest.get(f"/v1/tasks/{task['id']}") for task in tasks]
+    failed = [t for t in tasks if t["state"] == "failed"]
+    if failed:
+        raise DrystoneError(f"scrub failed: {failed[0].get('message') or 'no reason given'}")
+    return tasks
+
+
+def _status_text(found: dict[str, Any]) -> str:
+    pgs = found["pgs"]
+    head: list[tuple[str, object]] = [("health", found["health"])]
+    head += [("issue", issue) for issue in found.get("issues", [])]
+    head += [
+        ("placement groups", f"{pgs['in_sync']} of {pgs['total']} in sync"),
+        ("degraded", pgs["degraded"]),
+        ("resyncing", f"{pgs['resyncing']} ({size(found['resync']['bytes_left'])} left)"),
+    ]
+    return "\n\n".join((fields(head), _nodes_text(found["nodes"]), _drives_text(found["drives"])))
+
+
+def _nodes_text(found: list[dict[str, Any]]) -> str:
+    rows = [(n["name"], n["role"], n["state"], n.get("version"), n["uuid"]) for n in found]
+    return table(("NODE", "ROLE", "STATE", "VERSION", "UUID"), rows)
+
+
+def _drives_text(found: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            d["id"], d["node"], d["state"], size(d["capacity"]), size(d["used"]),
+            d["bad_blocks"], d["healed_blocks"], d["addr"],
+        )
+        for d in found
+    ]  # fmt: skip
+    headers = ("DRIVE", "NODE", "STATE", "CAPACITY", "USED", "BAD", "HEALED", "ADDRESS")
+    return table(headers, rows)
+
+
+def _numbers(members: list[Any]) -> str:
+    numbers = [m["drive"] if isinstance(m, dict) else m for m in members]
+    return ",".join(str(number) for number in numbers)

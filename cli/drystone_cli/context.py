@@ -1,0 +1,85 @@
+"""Which cluster a command means: a local folder, or a manager named by its address."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from drystone_common.errors import DataError, InvalidArgumentError, NotFoundError
+from drystone_common.files import read_json
+from drystone_common.settings import DIR_VARIABLE, state_dir
+from drystone_storaged.agent.rest import Rest, read_token
+
+URL_VARIABLE: Final = "DRYSTONE_URL"
+TOKEN_FILE_VARIABLE: Final = "DRYSTONE_TOKEN_FILE"  # noqa: S105 - the name of a variable
+
+DirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        help=f"Folder of the cluster; default ${DIR_VARIABLE}, then one in your state folder.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """How to reach a cluster. ``block`` is the socket of each block daemon on this machine."""
+
+    url: str
+    token: str
+    block: dict[str, str] = field(default_factory=dict)
+
+
+def chosen_dir(given: Path | None) -> Path:
+    """The folder that a command means."""
+    return (given or state_dir()).expanduser().absolute()
+
+
+def find_cluster() -> Cluster:
+    """From ``$DRYSTONE_URL``, else from the cluster.json of the folder."""
+    url = os.environ.get(URL_VARIABLE)
+    if url:
+        token_file = os.environ.get(TOKEN_FILE_VARIABLE)
+        if not token_file:
+            raise InvalidArgumentError(
+                f"{URL_VARIABLE} is set, {TOKEN_FILE_VARIABLE} is not",
+                code="no_token",
+                hint=f"set {TOKEN_FILE_VARIABLE} to a file with a token of that manager",
+            )
+        return Cluster(url, read_token(Path(token_file)))
+    file = state_dir() / "cluster.json"
+    try:
+        data = read_json(file)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"there is no cluster in {file.parent}",
+            code="no_cluster",
+            hint=f"run `drystone local up`, or set {DIR_VARIABLE} or {URL_VARIABLE}",
+        ) from error
+    try:
+        return _parse(data)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged: {error!r}", code="file_damaged") from error
+
+
+def _parse(data: Any) -> Cluster:
+    endpoints = data["endpoints"]
+    return Cluster(
+        str(endpoints["rest"]), read_token(Path(data["token_file"])), dict(endpoints["block"])
+    )
+
+
+@contextmanager
+def manager() -> Iterator[Rest]:
+    """A client of the manager."""
+    cluster = find_cluster()
+    with Rest(cluster.url, cluster.token) as rest:
+        yield rest

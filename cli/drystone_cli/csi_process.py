@@ -1,0 +1,65 @@
+"""`drystone csi`: puts the CSI services together; everything they know is elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Literal
+
+from drystone_common.logs import configure_logging
+from drystone_common.settings import Settings, load_settings
+from drystone_csi.block_rpc import GrpcBlock
+from drystone_csi.manager_rest import RestManager
+from drystone_csi.model import Attacher
+from drystone_csi.server import Services, serving
+from drystone_storaged.agent.process import run_daemon
+from drystone_storaged.agent.rest import read_token
+
+
+class CsiSettings(Settings):
+    """The file of `drystone csi`."""
+
+    name: str
+    """Name of the node, for logs."""
+    socket: str
+    """Path of the CSI socket."""
+    rest_url: str
+    """Address of the management API."""
+    token_file: str
+    """File with a token for it."""
+    block_socket: str = ""
+    """Socket of the node's block daemon; empty = no node service here."""
+    controller: bool = True
+    """Whether the controller service is offered."""
+    attacher: Literal["auto", "nbd", "fuse", "export"] = "auto"
+    """What volumes are attached with."""
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+
+
+async def serve(settings: CsiSettings) -> None:
+    """Serve until cancelled."""
+    async with AsyncExitStack() as stack:
+        token = await asyncio.to_thread(read_token, Path(settings.token_file))
+        manager = RestManager(settings.rest_url, token)
+        stack.push_async_callback(manager.aclose)
+        block = None
+        if settings.block_socket:
+            block = GrpcBlock(Path(settings.block_socket))
+            stack.push_async_callback(block.aclose)
+        services = Services(
+            manager,
+            block,
+            controller=settings.controller,
+            attacher=Attacher(settings.attacher),
+        )
+        await stack.enter_async_context(serving(services, Path(settings.socket)))
+        await asyncio.Event().wait()
+
+
+def run(config: Path) -> None:
+    """Run `drystone csi` with a settings file, to its end."""
+    settings = load_settings(CsiSettings, file=config)
+    configure_logging("csi", level=settings.log_level)
+    run_daemon(lambda: serve(settings))

@@ -1,0 +1,156 @@
+"""`drystone local`: a whole cluster on this machine."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from drystone_cli.context import DirOption, chosen_dir
+from drystone_cli.output import Output, OutputOption, emit, fields, say, spinner, table
+from drystone_common.units import parse_size
+from drystone_storaged.local.cluster import LocalCluster
+from drystone_storaged.local.members import Wanted
+
+app = typer.Typer(
+    help="A whole cluster on this machine, in one folder.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class Signal(StrEnum):
+    """Signals that `stop` can send."""
+
+    TERM = "TERM"
+    KILL = "KILL"
+    STOP = "STOP"
+    CONT = "CONT"
+
+
+class ProcessKind(StrEnum):
+    """Processes that a node may have."""
+
+    SERVER = "server"
+    BLOCK = "block"
+    MANAGER = "manager"
+
+
+@app.command()
+def up(  # noqa: PLR0917 - the options of the command
+    folder: DirOption = None,
+    servers: Annotated[
+        int | None, typer.Option(help="Storage nodes.  [default: 3]", show_default=False)
+    ] = None,
+    drives: Annotated[
+        int | None, typer.Option(help="Drives a node.  [default: 1]", show_default=False)
+    ] = None,
+    drive_size: Annotated[
+        str | None,
+        typer.Option(help="Size of a new drive file (sparse).  [default: 8G]", show_default=False),
+    ] = None,
+    consumers: Annotated[
+        int | None, typer.Option(help="Consuming nodes.  [default: 1]", show_default=False)
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Start the cluster, making it first; returns when it is healthy.
+
+    Run it again at any time: what runs is left alone, what is missing is started, larger numbers
+    add nodes and drives. Data is never formatted over.
+
+    For example:
+
+      drystone local up
+
+      drystone local up --dir /srv/lab --servers 5 --drive-size 20G --consumers 2
+    """
+    wanted = Wanted(
+        servers=servers,
+        drives=drives,
+        drive_size=parse_size(drive_size, "drive size") if drive_size else None,
+        consumers=consumers,
+    )
+    with spinner("starting") as tell:
+        cluster = LocalCluster(chosen_dir(folder), tell)
+        cluster.up(wanted)
+    status = cluster.status()
+    count = len(status["processes"])
+    emit(
+        output,
+        status,
+        f"healthy: {count} processes in {status['dir']}\n"
+        "next: drystone volume create NAME --size 1G && drystone volume attach NAME",
+    )
+
+
+@app.command("status")
+def show(folder: DirOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Show the processes of the cluster and what keeps it from being healthy."""
+    status = LocalCluster(chosen_dir(folder)).status()
+    emit(output, status, _status_text(status))
+
+
+@app.command()
+def down(folder: DirOption = None) -> None:
+    """Stop every process. Data, devices and settings stay; `up` goes on with them."""
+    count = LocalCluster(chosen_dir(folder), say).down()
+    say(f"{count} processes stopped" if count else "nothing was running")
+
+
+@app.command()
+def destroy(
+    folder: DirOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also remove devices that are in use.")
+    ] = False,
+) -> None:
+    """Detach every volume, stop every process, delete the folder with all data in it.
+
+    A device that is mounted is refused: unmount it first, or use --force.
+    """
+    LocalCluster(chosen_dir(folder), say).destroy(force=force)
+    say("everything is removed")
+
+
+@app.command()
+def stop(
+    node: Annotated[str, typer.Argument(help="node-1, block-1, manager-1, …")],
+    signal: Annotated[Signal, typer.Option(help="TERM and KILL wait for the end.")] = Signal.TERM,
+    process: Annotated[
+        ProcessKind | None, typer.Option(help="Needed only for a node with several.")
+    ] = None,
+    folder: DirOption = None,
+) -> None:
+    """Stop, kill, freeze or wake a node's process, to see what the cluster makes of it.
+
+    For example:
+
+      drystone local stop node-2 --signal KILL
+
+      drystone local stop block-1 --signal STOP
+    """
+    name = LocalCluster(chosen_dir(folder)).stop(
+        node, signal.value, process.value if process else None
+    )
+    say(f"{name}: SIG{signal.value}")
+
+
+@app.command()
+def start(
+    node: Annotated[str, typer.Argument(help="node-1, block-1, manager-1, …")],
+    folder: DirOption = None,
+) -> None:
+    """Start what does not run on a node; returns when the manager sees it."""
+    started = LocalCluster(chosen_dir(folder), say).start(node)
+    if not started:
+        say(f"{node} was running")
+
+
+def _status_text(status: dict[str, Any]) -> str:
+    rows = [(p["name"], p["node"], p["state"], p["pid"], p["log"]) for p in status["processes"]]
+    head = [("folder", status["dir"]), ("health", status["health"])]
+    head += [("rest", status["endpoints"].get("rest"))]
+    head += [("issue", issue) for issue in status["issues"]]
+    return f"{fields(head)}\n\n{table(('PROCESS', 'NODE', 'STATE', 'PID', 'LOG'), rows)}"

@@ -1,0 +1,138 @@
+"""`drystone pool`."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from drystone_cli.context import manager
+from drystone_cli.output import Output, OutputOption, emit, fields, size, table
+from drystone_cli.tasks import wait_for_task
+from drystone_common.errors import InvalidArgumentError
+from drystone_storaged.agent.rest import segment
+
+app = typer.Typer(
+    help="Pools: how many copies, and what may fail at once.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class FailureDomain(StrEnum):
+    """What holds one copy."""
+
+    AUTO = "auto"
+    FAULT_SET = "fault-set"
+    NODE = "node"
+    DRIVE = "drive"
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Name of the pool.")],
+    copies: Annotated[int, typer.Option(help="Copies of every block.")],
+    min_insync: Annotated[
+        int | None,
+        typer.Option(
+            help="Copies that must be there for writes.  [default: a majority]", show_default=False
+        ),
+    ] = None,
+    failure_domain: Annotated[
+        FailureDomain, typer.Option(help="What may fail at once and so holds one copy.")
+    ] = FailureDomain.AUTO,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make a pool over the drives that are up.
+
+    Example: drystone pool create fast --copies 3 --min-insync 2
+    """
+    body: dict[str, object] = {
+        "name": name,
+        "copies": copies,
+        "failure_domain": failure_domain.value,
+    }
+    if min_insync is not None:
+        body["min_insync"] = min_insync
+    with manager() as rest:
+        pool = rest.post("/v1/pools", body)
+    emit(output, pool, _text(pool))
+
+
+@app.command("list")
+def list_pools(output: OutputOption = Output.TABLE) -> None:
+    """List pools with their space, in bytes of volumes."""
+    with manager() as rest:
+        pools = list(rest.items("/v1/pools"))
+    rows = [
+        (
+            p["name"], p["copies"], p["min_insync"], p["failure_domain"], size(p["capacity"]),
+            size(p["used"]), f"{p['pgs']['in_sync']}/{p['pgs']['total']}",
+        )
+        for p in pools
+    ]  # fmt: skip
+    headers = ("NAME", "COPIES", "MIN-INSYNC", "DOMAIN", "CAPACITY", "USED", "IN-SYNC")
+    emit(output, {"items": pools}, table(headers, rows))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the pool.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one pool."""
+    with manager() as rest:
+        pool = rest.get(f"/v1/pools/{segment(name)}")
+    emit(output, pool, _text(pool))
+
+
+@app.command("mark-lost")
+def mark_lost(
+    pg: Annotated[str, typer.Argument(help="Number of the placement group, or POOL/NUMBER.")],
+    pool: Annotated[str, typer.Option(help="Pool of the placement group.")] = "default",
+    yes: Annotated[bool, typer.Option("--yes", help="Yes, this data is gone.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give up the data of a placement group whose copies are all gone for good.
+
+    What other copies still have is taken for the truth; what was only on the lost ones is lost.
+    """
+    found = re.fullmatch(r"(?:([^/]{1,63})/)?([0-9]{1,4})", pg)
+    if found is None:
+        raise InvalidArgumentError(
+            f"{pg!a} is not a placement group", code="invalid_pg", hint="write 17 or default/17"
+        )
+    if not yes:
+        raise InvalidArgumentError(
+            "this gives data up for good",
+            code="not_confirmed",
+            hint="see `drystone status`; if no drive with a copy can come back, repeat with --yes",
+        )
+    name, number = found[1] or pool, int(found[2])
+    with manager() as rest:
+        body = {"pg": number, "confirm": True}
+        task = rest.post(f"/v1/pools/{segment(name)}/mark-lost", body)
+        task = wait_for_task(rest, task, f"placement group {name}/{number}")
+    emit(output, task, f"placement group {name}/{number}: {task['message'] or task['state']}")
+
+
+def _text(pool: dict[str, Any]) -> str:
+    pgs = pool["pgs"]
+    return fields(
+        [
+            ("name", pool["name"]),
+            ("copies", pool["copies"]),
+            ("placed copies", pool["width"]),
+            ("min in-sync", pool["min_insync"]),
+            ("failure domain", pool["failure_domain"]),
+            ("capacity", size(pool["capacity"])),
+            ("used", size(pool["used"])),
+            ("available", size(pool["available"])),
+            ("placement groups", pgs["total"]),
+            ("in sync", pgs["in_sync"]),
+            ("degraded", pgs["degraded"]),
+            ("resyncing", pgs["resyncing"]),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""The CSI definitions, bare, and what is generated from them."""

@@ -1,0 +1,137 @@
+"""The control channel to the managers: one connection, calls with deadlines and repetition.
+
+Every call of this interface is idempotent, so a lost answer is repaired by repeating it.
+docs/control-api.md states the rules for callers that this module keeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import grpc
+import stamina
+
+from drystone_common.errors import DrystoneError, InvalidArgumentError
+from drystone_common.logs import get_logger
+from drystone_storaged.agent.status import error_of
+from drystone_storaged.proto import control_pb2_grpc
+
+CALL_TIMEOUT_S: Final = 5.0
+ATTACH_TIMEOUT_S: Final = 15.0  # may wait for a drop, which is bounded by 5 s
+BACKOFF_MIN_S: Final = 0.05
+BACKOFF_MAX_S: Final = 1.0
+MESSAGE_BYTES_MAX: Final = 64 << 20
+"""A map of 8192 placement groups is about 1 MiB; 64 MiB bounds a peer gone mad."""
+
+_REPEAT: Final = frozenset(
+    (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED)
+)
+_OPTIONS: Final = (
+    # 2 s + 2 s: a manager that vanished without a word is noticed before any lease matters.
+    ("grpc.keepalive_time_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    # Repetition is decided here, by the rules of the interface.
+    ("grpc.enable_retries", 0),
+    # Two processes of one machine must not share a connection's fate through the global pool.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_T = TypeVar("_T")
+_log = get_logger(__name__)
+
+
+class Control:
+    """The managers, of which the first that answers is used. Make it inside the event loop."""
+
+    def __init__(self, managers: Sequence[str]) -> None:
+        if not managers:
+            raise InvalidArgumentError(
+                "no manager address is set",
+                code="invalid_settings",
+                hint='set managers = ["host:8461", …]',
+            )
+        self._addresses = tuple(managers)
+        self._current = 0
+        self._credential = ""
+        self._channel = grpc.aio.insecure_channel(self._addresses[0], options=_OPTIONS)
+        self.stub = control_pb2_grpc.ControlStub(self._channel)
+        self._retired: list[asyncio.Task[None]] = []
+
+    @property
+    def address(self) -> str:
+        """The manager in use."""
+        return self._addresses[self._current]
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Who calls."""
+        if not self._credential:
+            return ()
+        return (("authorization", f"Bearer {self._credential}"),)
+
+    def authorize(self, credential: str) -> None:
+        """Use this credential from now on."""
+        self._credential = credential
+
+    def next_manager(self) -> None:
+        """Go on with the next address; calls in flight on the old one end by themselves."""
+        if len(self._addresses) == 1:
+            return
+        self._current = (self._current + 1) % len(self._addresses)
+        old = self._channel
+        self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        self.stub = control_pb2_grpc.ControlStub(self._channel)
+        self._retired = [task for task in self._retired if not task.done()]
+        self._retired.append(asyncio.create_task(old.close(CALL_TIMEOUT_S)))
+
+    async def call(
+        self,
+        method: Callable[
+            [control_pb2_grpc.ControlAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Any, _T]
+        ],
+        request: object,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        within_s: float | None = None,
+    ) -> _T:
+        """Call until it is answered, or refused for a reason that repetition does not cure.
+
+        ``timeout_s`` bounds one try. ``within_s`` bounds them all; None means for as long as the
+        caller lives: a daemon without a manager waits.
+        """
+
+        def repeat(error: Exception) -> bool:
+            if not isinstance(error, grpc.aio.AioRpcError) or error.code() not in _REPEAT:
+                return False
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self.next_manager()
+            return True
+
+        try:
+            async for attempt in stamina.retry_context(
+                on=repeat,
+                attempts=None,
+                timeout=within_s,
+                wait_initial=BACKOFF_MIN_S,
+                wait_max=BACKOFF_MAX_S,
+                wait_jitter=BACKOFF_MAX_S / 4,
+            ):
+                with attempt:
+                    return await method(self.stub)(
+                        request, timeout=timeout_s, metadata=self.metadata
+                    )
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, f"manager {self.address}") from error
+        raise DrystoneError("the manager was not asked")  # unreachable: the loop returns or raises
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._channel.close()

@@ -1,0 +1,94 @@
+"""Registration: the first call of every process that talks to a manager."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from drystone_common import __version__
+from drystone_common.errors import DataError, NotFoundError, UnauthenticatedError
+from drystone_common.files import read_limited
+from drystone_common.logs import get_logger
+from drystone_storaged.agent.control import Control
+from drystone_storaged.agent.identity import Identity, IdentityFile
+from drystone_storaged.proto import control_pb2
+
+FEATURE_LEVEL: Final = 1  # highest level that this program understands
+TOKEN_BYTES_MAX: Final = 4096  # a token is some dozen characters
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a registered process knows of its cluster. Holds keys: never logged."""
+
+    identity: Identity
+    cluster: uuid.UUID
+    incarnation: int
+    feature_level: int
+    key_epoch: int
+    master_key: bytes
+    role_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Registrant:
+    """What a process says of itself."""
+
+    role: control_pb2.Role.ValueType
+    join_token_file: str = ""
+    fault_set: str = ""
+    beacon_addr: str = ""
+
+
+async def register(
+    control: Control, file: IdentityFile, identity: Identity, registrant: Registrant
+) -> Membership:
+    """Register, waiting for a manager as long as it takes; a refusal is raised."""
+    control.authorize(identity.credential)
+    token = "" if identity.credential else _read_token(registrant.join_token_file)
+    request = control_pb2.RegisterRequest(
+        role=registrant.role,
+        name=identity.name,
+        uuid=identity.uuid.bytes,
+        version=__version__,
+        join_token=token,
+        feature_level=FEATURE_LEVEL,
+        fault_set=registrant.fault_set,
+        beacon_addr=registrant.beacon_addr,
+        cluster=identity.cluster.bytes if identity.cluster else b"",
+    )
+    answer = await control.call(lambda stub: stub.Register, request)
+    cluster = uuid.UUID(bytes=answer.cluster)
+    if identity.cluster not in (None, cluster):
+        raise DataError(
+            f"this node belongs to cluster {identity.cluster}, the manager to {cluster}",
+            code="wrong_cluster",
+            hint="check the manager addresses",
+        )
+    known = file.registered(identity, cluster, answer.credential)
+    control.authorize(known.credential)
+    _log.info("registered", node=known.name, uuid=str(known.uuid), cluster=str(cluster))
+    return Membership(
+        known,
+        cluster,
+        answer.incarnation,
+        answer.feature_level,
+        answer.key_epoch,
+        answer.master_key,
+        answer.role_key,
+    )
+
+
+def _read_token(path: str) -> str:
+    try:
+        return read_limited(Path(path), bytes_max=TOKEN_BYTES_MAX).decode().strip() if path else ""
+    except (NotFoundError, UnicodeDecodeError) as error:
+        raise UnauthenticatedError(
+            f"the join token file {path} cannot be read",
+            code="join_token_invalid",
+            hint="get a new one from the manager; each admits one node",
+        ) from error

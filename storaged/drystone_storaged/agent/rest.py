@@ -1,0 +1,178 @@
+"""The management API as programs of ours call it: one client, typed errors, bounded answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+
+from drystone_common.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DeadlineError,
+    DeniedError,
+    DrystoneError,
+    InvalidArgumentError,
+    InvariantError,
+    NoSpaceError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from drystone_common.files import read_limited
+
+TIMEOUT_S: Final = 30.0  # the longest single answer: a fence that has to be proven
+ANSWER_BYTES_MAX: Final = 64 << 20  # a map of 8192 placement groups is a few MiB as JSON
+PAGE: Final = 1000
+PAGES_MAX: Final = 10_000  # a manager whose cursor never ends is broken
+
+_BY_STATUS: Final[dict[int, type[DrystoneError]]] = {
+    400: InvalidArgumentError,
+    401: UnauthenticatedError,
+    403: DeniedError,
+    404: NotFoundError,
+    405: InvalidArgumentError,
+    409: ConflictError,
+    413: InvalidArgumentError,
+    422: InvalidArgumentError,
+    429: UnavailableError,
+    500: InvariantError,
+    503: UnavailableError,
+    504: DeadlineError,
+    507: NoSpaceError,
+}
+_EXISTS: Final = ("volume_exists", "pool_exists", "node_name_taken")
+
+Json = dict[str, Any]
+
+
+class Rest:
+    """Calls ``/v1``; use it as a context manager. ``token`` goes into every request."""
+
+    def __init__(
+        self, base_url: str, token: str, *, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.base_url = base_url
+        self._http = httpx.Client(
+            base_url=base_url, headers=headers, timeout=TIMEOUT_S, transport=transport,
+            # Only ever the manager that was named: no proxy from the environment in between.
+            trust_env=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        """Nothing is connected before the first call."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def get(self, path: str, **params: str | int) -> Json:
+        """GET one object."""
+        return self._call("GET", path, params=params)
+
+    def post(self, path: str, body: Mapping[str, object] | None = None) -> Json:
+        """POST, and the object that comes back (empty for none)."""
+        return self._call("POST", path, body=body or {})
+
+    def patch(self, path: str, body: Mapping[str, object]) -> Json:
+        """PATCH, and the object that comes back."""
+        return self._call("PATCH", path, body=body)
+
+    def delete(self, path: str) -> None:
+        """DELETE."""
+        self._call("DELETE", path)
+
+    def items(self, path: str) -> Iterator[Json]:
+        """Every item of a paged list."""
+        cursor: str | None = None
+        for _ in range(PAGES_MAX):
+            params: dict[str, str | int] = {"limit": PAGE}
+            if cursor is not None:
+                params["cursor"] = cursor
+            page = self._call("GET", path, params=params)
+            yield from page.get("items", [])
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return
+        raise UnavailableError(f"the list {path} does not end", code="bad_answer")
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: Mapping[str, object] | None = None,
+    ) -> Json:
+        try:
+            answer = self._http.request(method, path, params=params or None, json=body)
+        except httpx.TimeoutException as error:
+            raise DeadlineError(
+                f"the manager at {self.base_url} did not answer in {TIMEOUT_S:.0f} s",
+                hint="see whether it is overloaded; the call may have been carried out",
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise UnavailableError(
+                f"the manager at {self.base_url} cannot be reached: {error}",
+                hint="see `drystone local status`; volumes in use go on without it",
+            ) from error
+        data = _json(answer)
+        if answer.is_success:
+            return data
+        raise problem(answer.status_code, data)
+
+
+def problem(status: int, data: Mapping[str, Any]) -> DrystoneError:
+    """Rebuild the typed error from problem+json; anything else becomes one by its status."""
+    code = data.get("code")
+    kind = _BY_STATUS.get(status, DrystoneError)
+    if code in _EXISTS:
+        kind = AlreadyExistsError
+    message = str(data.get("detail") or data.get("title") or f"HTTP status {status}")[:4096]
+    hint = data.get("hint")
+    return kind(
+        message,
+        code=code if isinstance(code, str) else None,
+        hint=hint[:4096] if isinstance(hint, str) else None,
+    )
+
+
+def segment(text: str) -> str:
+    """What a person typed, as one segment of a path and never more."""
+    if not text or text in (".", ".."):
+        raise InvalidArgumentError(f"{text!r} is not a name", code="invalid_name")
+    return quote(text, safe="")
+
+
+def read_token(path: Path) -> str:
+    """The bearer token in a file."""
+    return read_limited(path, bytes_max=4096).decode("ascii", "replace").strip()
+
+
+def _json(answer: httpx.Response) -> Json:
+    if len(answer.content) > ANSWER_BYTES_MAX:
+        raise UnavailableError("the manager's answer is too large to be one", code="bad_answer")
+    try:
+        data = answer.json() if answer.content else {}
+    except ValueError:
+        data = None
+    if isinstance(data, dict):
+        return data
+    if answer.is_success:
+        raise UnavailableError(
+            "the answer is not the manager's",
+            code="bad_answer",
+            hint="check the address of the manager",
+        )
+    return {}

@@ -1,0 +1,102 @@
+"""The one open session of a process with its manager, remade for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import grpc
+
+from drystone_common.logs import get_logger
+from drystone_storaged.agent.control import BACKOFF_MAX_S, BACKOFF_MIN_S, Control
+from drystone_storaged.proto import control_pb2
+
+OUTGOING_MAX: Final = 1024
+"""Answers and statuses waiting for a manager. A session that takes none of them for so long is
+dead; a new one asks again for what it needs, so dropping the oldest loses nothing."""
+
+REFUSED_WAIT_S: Final = 2.0
+"""After `node_already_connected`: the other session is older and ends within a keepalive."""
+
+Handler = Callable[[control_pb2.SessionDown], Awaitable[None]]
+_log = get_logger(__name__)
+
+
+class Session:
+    """Sends ``Hello`` and then what is queued; hands what arrives to a handler, in order."""
+
+    def __init__(self, control: Control, hello: control_pb2.Hello, handler: Handler) -> None:
+        self._control = control
+        self._hello = hello
+        self._handler = handler
+        self._queue: asyncio.Queue[control_pb2.SessionUp] | None = None
+        self._on_open: list[Callable[[], None]] = []
+        self.connected = asyncio.Event()
+
+    def on_open(self, call: Callable[[], None]) -> None:
+        """Call this whenever a new session stands: absolute figures must be sent again."""
+        self._on_open.append(call)
+
+    def send(self, message: control_pb2.SessionUp) -> None:
+        """Queue for the session that stands; without one it is dropped (the manager asks again)."""
+        queue = self._queue
+        if queue is None:
+            return
+        if queue.full():
+            queue.get_nowait()
+        queue.put_nowait(message)
+
+    async def run(self) -> None:
+        """Keep a session open until cancelled."""
+        wait_s = BACKOFF_MIN_S
+        while True:
+            try:
+                await self._one()
+                wait_s = BACKOFF_MIN_S
+            except grpc.aio.AioRpcError as error:
+                refused = error.code() is grpc.StatusCode.ALREADY_EXISTS
+                _log.warning("session_lost", code=error.code().name, detail=error.details())
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self._control.next_manager()
+                if self.connected.is_set():
+                    wait_s = BACKOFF_MIN_S
+                if refused:
+                    wait_s = REFUSED_WAIT_S
+            finally:
+                self.connected.clear()
+                self._queue = None
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            wait_s = min(wait_s * 2, BACKOFF_MAX_S)
+
+    async def _one(self) -> None:
+        queue: asyncio.Queue[control_pb2.SessionUp] = asyncio.Queue(OUTGOING_MAX)
+        queue.put_nowait(control_pb2.SessionUp(hello=self._hello))
+
+        async def outgoing() -> AsyncIterator[control_pb2.SessionUp]:
+            while True:
+                yield await queue.get()
+
+        stream = self._control.stub.Session(outgoing(), metadata=self._control.metadata)
+        try:
+            async for message in stream:
+                if message.HasField("welcome"):
+                    self._opened(queue, message.welcome)
+                await self._handler(message)
+        finally:
+            stream.cancel()
+        _log.info("session_closed_by_manager")
+
+    def _opened(
+        self, queue: asyncio.Queue[control_pb2.SessionUp], welcome: control_pb2.Welcome
+    ) -> None:
+        if self._queue is queue:
+            return
+        self._queue = queue
+        self.connected.set()
+        _log.info("session_open", manager=welcome.manager)
+        for call in self._on_open:
+            with contextlib.suppress(asyncio.QueueFull):
+                call()

@@ -1,0 +1,151 @@
+"""Devices on kernels without nbd and ublk: an own FUSE process and a loop device on its file.
+
+file system -> /dev/loopN (direct I/O, 4096-byte sectors) -> FUSE file -> NBD socket -> block
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Final
+
+from drystone_common.errors import ConflictError, InvariantError, NotFoundError
+from drystone_storaged.attach import sysfs
+from drystone_storaged.attach.command import Runner, SystemRunner
+from drystone_storaged.attach.fuse_helper import FuseHelper
+from drystone_storaged.attach.interface import (
+    SECTOR_BYTES,
+    AttacherKind,
+    AttachSpec,
+    Device,
+    device_busy,
+)
+
+LOSETUP_WAIT_S: Final = 30.0
+"""Setting up reads a few blocks, which wait while a server changes over (5 s worst)."""
+
+_ID: Final = re.compile(r"[0-9a-f]{16}")
+
+
+class FuseAttacher:
+    """See ``Attacher``. ``state`` is a folder of its own; ``program`` the helper's binary."""
+
+    kind = AttacherKind.FUSE
+
+    def __init__(self, state: Path, program: Path, runner: Runner | None = None) -> None:
+        # Resolved: sysfs shows the real path of a loop device's file, and that is compared.
+        self._state = state.resolve()
+        self._program = program
+        self._runner = runner or SystemRunner()
+
+    async def attach(self, spec: AttachSpec) -> Device:
+        """See ``Attacher``."""
+        adopted = await self.adopt(spec)
+        if adopted is not None:
+            return adopted
+        helper = self._helper(spec.volume_id)
+        # A loop device whose helper died answers every request with an error; it is of no
+        # use to whoever still holds it, and disappears when that one lets go.
+        await self._drop_loop(helper)
+        await helper.start(spec)
+        return await self._with_loop(spec, helper)
+
+    async def adopt(self, spec: AttachSpec) -> Device | None:
+        """See ``Attacher``. The helper finds the new run of the daemon by itself; it is told
+        to drop a connection that may hang on the old one.
+        """  # noqa: D205 - two sentences, one thought
+        helper = self._helper(spec.volume_id)
+        if await helper.stat() is None:
+            return None
+        await helper.command("reconnect")
+        return await self._with_loop(spec, helper)
+
+    async def found(self) -> tuple[str, ...]:
+        """See ``Attacher``."""
+
+        def names() -> list[str]:
+            there = self._state.is_dir()
+            return sorted(entry.name for entry in self._state.iterdir()) if there else []
+
+        return tuple(name for name in await asyncio.to_thread(names) if _ID.fullmatch(name))
+
+    async def detach(self, volume_id: str, *, force: bool = False) -> None:
+        """See ``Attacher``. Dirty pages are written by the kernel before the loop lets go."""
+        helper = self._helper(volume_id)
+        name = await asyncio.to_thread(sysfs.loop_of, helper.file)
+        if (
+            name is not None
+            and not force
+            and await asyncio.to_thread(sysfs.claimed, f"/dev/{name}")
+        ):
+            raise device_busy(f"/dev/{name}")
+        left = await self._drop_loop(helper)
+        if left is not None and not force:
+            # The kernel takes the device away when its last user closes it.
+            raise device_busy(f"/dev/{left}")
+        await helper.quit(force=force)
+
+    async def resize(self, volume_id: str, size_bytes: int) -> Device:
+        """See ``Attacher``."""
+        helper = self._helper(volume_id)
+        name = await asyncio.to_thread(sysfs.loop_of, helper.file)
+        if name is None:
+            raise NotFoundError(f"volume {volume_id} has no device here", code="not_attached")
+        await helper.command(f"resize {size_bytes}")
+        # The kernel knows the file's size from its last look; this is a new one.
+        await asyncio.to_thread(helper.file.stat)
+        argv = ("losetup", "--set-capacity", f"/dev/{name}")
+        await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
+        shown = await asyncio.to_thread(sysfs.size_bytes, name)
+        if shown < size_bytes:
+            raise ConflictError(
+                f"/dev/{name} shows {shown} bytes after growing to {size_bytes}",
+                code="resize_incomplete",
+                hint="ask again",
+            )
+        return Device(volume_id, self.kind, f"/dev/{name}", shown)
+
+    async def aclose(self) -> None:
+        """See ``Attacher``: nothing is watched, the helpers reconnect by themselves."""
+
+    def _helper(self, volume_id: str) -> FuseHelper:
+        if _ID.fullmatch(volume_id) is None:
+            raise InvariantError(f"{volume_id!a} is not a checked volume id")
+        return FuseHelper(self._state / volume_id, self._program, self._runner)
+
+    async def _with_loop(self, spec: AttachSpec, helper: FuseHelper) -> Device:
+        """Give the loop device on the helper's file, made if a crash came before it."""
+        name = await asyncio.to_thread(sysfs.loop_of, helper.file)
+        if name is None:
+            name = await self._make_loop(spec, helper)
+        size = await asyncio.to_thread(sysfs.size_bytes, name)
+        if size < spec.size_bytes:
+            # The volume grew while the daemon was away.
+            return await self.resize(spec.volume_id, spec.size_bytes)
+        return Device(spec.volume_id, self.kind, f"/dev/{name}", size)
+
+    async def _make_loop(self, spec: AttachSpec, helper: FuseHelper) -> str:
+        argv = (
+            "losetup",
+            "--find",
+            "--show",
+            # Without it every block would be in the page cache twice, and a flush would have
+            # to go through both.
+            "--direct-io=on",
+            f"--sector-size={SECTOR_BYTES}",
+            *(("--read-only",) if spec.read_only else ()),
+            "--",
+            str(helper.file),
+        )
+        made = await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
+        return made.stdout.strip().removeprefix("/dev/")
+
+    async def _drop_loop(self, helper: FuseHelper) -> str | None:
+        """Detach the loop device; gives its name if somebody keeps it open."""
+        name = await asyncio.to_thread(sysfs.loop_of, helper.file)
+        if name is None:
+            return None
+        argv = ("losetup", "--detach", f"/dev/{name}")
+        await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
+        return await asyncio.to_thread(sysfs.loop_of, helper.file)

@@ -1,0 +1,196 @@
+"""The process ``drystone-fuse``: starting it, talking to it, and clearing up after it.
+
+One process a volume, which outlives the block daemon: it holds the FUSE mount under the loop
+device, and waits while the daemon is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from drystone_common.errors import ConflictError, DataError, UnavailableError
+from drystone_storaged.attach import sysfs
+from drystone_storaged.attach.command import Runner
+from drystone_storaged.attach.interface import AttachSpec, check_socket_path
+
+PROGRAM: Final = "drystone-fuse"
+
+START_WAIT_S: Final = 8.0  # it connects (5 s at most by its own limit) and mounts
+QUIT_WAIT_S: Final = 10.0  # it unmounts a file that nobody has open
+COMMAND_WAIT_S: Final = 15.0  # a resize makes a connection, with a handshake limit of 5 s
+SPAWN_WAIT_S: Final = 5.0  # setsid returns at once
+ANSWER_BYTES_MAX: Final = 16384  # an answer is below 1 KiB
+UNMOUNT_WAIT_S: Final = 10.0
+
+
+class FuseHelper:
+    """The helper of one volume. Its folder has everything that belongs to it."""
+
+    def __init__(self, folder: Path, program: Path, runner: Runner) -> None:
+        self.folder = folder
+        self.mount = folder / "mnt"
+        self.file = self.mount / "volume"
+        self._control = check_socket_path(folder / "control")
+        self._log = folder / "helper.log"
+        self._program = program
+        self._runner = runner
+
+    async def stat(self) -> Mapping[str, object] | None:
+        """Its counters, or None if it is not running."""
+        try:
+            return await self.command("stat")
+        except UnavailableError:
+            return None
+
+    async def command(self, line: str) -> Mapping[str, object]:
+        """Run one command; a refusal is ConflictError, no process UnavailableError."""
+        try:
+            async with asyncio.timeout(COMMAND_WAIT_S):
+                reader, writer = await asyncio.open_unix_connection(self._control)
+                with contextlib.closing(writer):
+                    writer.write(f"{line}\n".encode())
+                    await writer.drain()
+                    answer = await reader.read(ANSWER_BYTES_MAX)
+        except (OSError, TimeoutError) as error:
+            raise UnavailableError(
+                f"the FUSE process of {self.folder.name} does not answer: {error!r}",
+                code="fuse_helper_gone",
+            ) from error
+        return _parse(line, answer)
+
+    async def start(self, spec: AttachSpec) -> None:
+        """Start it, and return when its file is there."""
+        await self.clear()
+        await asyncio.to_thread(self._spawn, spec)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + START_WAIT_S
+        while await self.stat() is None:
+            if loop.time() >= end:
+                raise UnavailableError(
+                    f"the FUSE process did not come up: {self._last_words()}",
+                    code="fuse_helper_failed",
+                    hint=f"its log is {self._log}",
+                )
+            await asyncio.sleep(sysfs.POLL_S)
+
+    def _spawn(self, spec: AttachSpec) -> None:
+        self.mount.mkdir(mode=0o700, parents=True, exist_ok=True)
+        argv = [
+            # A session of its own under process 1: it must neither die with the daemon, nor
+            # become its zombie, nor get the signals of its terminal.
+            "setsid",
+            "--fork",
+            "--",
+            str(self._program),
+            "--socket",
+            str(spec.endpoint.socket),
+            "--export",
+            spec.endpoint.export,
+            "--mount",
+            str(self.mount),
+            "--control",
+            str(self._control),
+            # The engine promises that what was trimmed reads as zeroes.
+            "--trim-zeroes",
+            *(("--read-only",) if spec.read_only else ()),
+        ]
+        with self._log.open("wb") as log:
+            subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+                timeout=SPAWN_WAIT_S,
+            )
+
+    async def quit(self, *, force: bool) -> None:
+        """End it. Unless forced it refuses while its file is open."""
+        stat = await self.stat()
+        if stat is not None and force:
+            await self._kill(stat)
+        elif stat is not None:
+            await self._quit_when_closed()
+            await sysfs.until(lambda: not self._control.exists(), "FUSE process ends", QUIT_WAIT_S)
+        await self.clear()
+        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+    async def _quit_when_closed(self) -> None:
+        """The kernel tells the process a moment late that the loop device closed the file."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + QUIT_WAIT_S
+        while True:
+            try:
+                await self.command("quit")
+            except ConflictError:
+                if loop.time() >= end:
+                    raise
+                await asyncio.sleep(sysfs.POLL_S)
+            else:
+                return
+
+    async def clear(self) -> None:
+        """Remove what a dead process left: its mount, which is broken, and its socket."""
+        while await asyncio.to_thread(self._mounted):
+            argv = ("umount", "--lazy", "--", str(self.mount))
+            await self._runner.run(argv, timeout_s=UNMOUNT_WAIT_S)
+        await asyncio.to_thread(self._control.unlink, missing_ok=True)
+
+    async def _kill(self, stat: Mapping[str, object]) -> None:
+        pid = stat.get("pid")
+        if not isinstance(pid, int) or pid <= 1:
+            raise DataError("the FUSE process told no process id", code="bad_answer")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        await sysfs.until(lambda: not _alive(pid), "FUSE process dies", QUIT_WAIT_S)
+
+    def _mounted(self) -> bool:
+        # The table is read as text: a look at the folder itself would hang or fail with the
+        # process that serves it. Blanks and the like are escaped in it as octal numbers.
+        escaped = str(self.mount).replace("\\", "\\134").replace(" ", "\\040")
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        return any(line.split()[4] == escaped for line in lines)
+
+    def _last_words(self) -> str:
+        words = sysfs.text(self._log) or "it said nothing"
+        return words[-500:]
+
+
+def _alive(pid: int) -> bool:
+    status = sysfs.text(Path(f"/proc/{pid}/stat"))
+    return status is not None and status.rpartition(")")[2].split()[0] != "Z"
+
+
+def _parse(line: str, answer: bytes) -> Mapping[str, object]:
+    try:
+        data = json.loads(answer)
+    except ValueError as error:
+        raise UnavailableError(
+            f"the FUSE process ended while it answered {line!r}", code="fuse_helper_gone"
+        ) from error
+    if not isinstance(data, dict):
+        raise DataError("the FUSE process's answer was not understood", code="bad_answer")
+    if not data.get("ok"):
+        raise ConflictError(str(data.get("error"))[:1000], code="fuse_helper_refused")
+    return data
+
+
+def find_program() -> Path | None:
+    """The program: where ``DRYSTONE_FUSE`` says, else beside Python's, else on PATH."""
+    named = os.environ.get("DRYSTONE_FUSE")
+    if named:
+        return Path(named)
+    # An environment's programs lie together, and it may be used without being on PATH.
+    beside = Path(sys.executable).parent / PROGRAM
+    found = str(beside) if beside.exists() else shutil.which(PROGRAM)
+    return Path(found) if found else None

@@ -1,0 +1,242 @@
+"""Publishing, unpublishing and fences: how a client is shut out without being asked (§4.4).
+
+A fence is a transaction (generation += 1, attachment removed) and its proof (every in-sync and
+joining drive of the pool sealed that generation). The record remembers an unproven fence, so a
+repeated call goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from drystone_common.errors import ConflictError, DeadlineError
+from drystone_storaged.cluster.attach import next_generation
+from drystone_storaged.cluster.mapstate import MapState, read_state
+from drystone_storaged.cluster.records import (
+    AttachMode,
+    AttachState,
+    Fencing,
+    Publication,
+    Volume,
+)
+from drystone_storaged.cluster.store import MetadataStore
+from drystone_storaged.cluster.volumes import VolumeService
+
+PROOF_S: Final = 15.0  # a dead node is dropped within 5 s; more means that a PG has no copy left
+POLL_S: Final = 0.1  # between two looks at the map while drives are missing
+
+FenceDrives = Mapping[int, int]
+"""Drive → generation that it has sealed."""
+
+
+class FenceSender(Protocol):
+    """Asks the servers; the answer leaves out drives that could not be asked."""
+
+    async def fence(
+        self, volume: Volume, drives: Mapping[str, Sequence[int]], map_revision: int
+    ) -> FenceDrives:
+        """Seal ``volume.generation`` on drives, given by node."""
+
+
+def plan_publish(volume: Volume, node: str, mode: AttachMode) -> Volume:
+    """Allow a node to attach; rw excludes every other node."""
+    mine = next((p for p in volume.publications if p.node == node), None)
+    if mine is not None and mine.mode is mode:
+        return volume
+    if mine is not None:
+        raise ConflictError(
+            f"volume {volume.name} is published to {node} as {mine.mode.value}",
+            code="volume_mode_conflict",
+            hint="unpublish it there first",
+        )
+    others = volume.publications
+    if others and (
+        mode is AttachMode.READ_WRITE or any(p.mode is AttachMode.READ_WRITE for p in others)
+    ):
+        raise ConflictError(
+            f"volume {volume.name} is published to {others[0].node}",
+            code="volume_published_elsewhere",
+            hint="unpublish it there first",
+        )
+    if volume.fencing is not None and node in volume.fencing.nodes:
+        raise ConflictError(
+            f"volume {volume.name} is being taken away from {node}", code="fence_pending",
+            hint="repeat the unpublish until it succeeds",
+        )  # fmt: skip
+    return replace(volume, publications=(*volume.publications, Publication(node, mode)))
+
+
+def plan_fence(
+    volume: Volume,
+    new_owner: int,
+    *,
+    nonce: int | None = None,
+    generation: int | None = None,
+    node: str | None = None,
+) -> Volume:
+    """Shut out what is meant, and only that: a repeated call never hits a newer owner.
+
+    By attachment nonce, by generation, or by node; with none of them every attachment. What is
+    meant and no longer there leaves the record as it is.
+    """
+    if generation is not None and generation != volume.generation:
+        return volume
+    victims = tuple(
+        a
+        for a in volume.attachments
+        if (nonce is None or a.nonce == nonce) and (node is None or a.node == node)
+    )
+    if not victims and (nonce is not None or node is not None or generation is None):
+        return volume
+    # Readers that stay must take the new generation up: they are sealed again.
+    kept = tuple(
+        replace(a, state=AttachState.SEALING) for a in volume.attachments if a not in victims
+    )
+    raised = next_generation(volume)
+    pending = volume.fencing.nodes if volume.fencing else ()
+    writer = any(a.mode is AttachMode.READ_WRITE for a in victims)
+    return replace(
+        volume,
+        generation=raised,
+        owner=new_owner,
+        clean=volume.clean and not writer,
+        ticket_serial=1,
+        attachments=kept,
+        fencing=Fencing(raised, pending),
+    )
+
+
+def plan_unpublish(volume: Volume, node: str | None, new_owner: int) -> Volume:
+    """First half of unpublish: attachments are fenced; the publication stays till the proof."""
+    if node is None:
+        nodes = {p.node for p in volume.publications} | {a.node for a in volume.attachments}
+    else:
+        nodes = {node}
+    fenced = volume
+    for name in sorted(nodes):
+        fenced = plan_fence(fenced, new_owner, node=name)
+    if fenced.fencing is None:
+        # Nothing was attached there: the publication alone goes.
+        kept = tuple(p for p in fenced.publications if p.node not in nodes)
+        return replace(fenced, publications=kept)
+    leaving = dict.fromkeys((*fenced.fencing.nodes, *sorted(nodes)))
+    return replace(fenced, fencing=replace(fenced.fencing, nodes=tuple(leaving)))
+
+
+def plan_proven(volume: Volume, generation: int) -> Volume:
+    """Second half: the fence of ``generation`` is proven, those nodes have nothing any more."""
+    if volume.fencing is None or volume.fencing.generation > generation:
+        return volume
+    nodes = volume.fencing.nodes
+    kept = tuple(p for p in volume.publications if p.node not in nodes)
+    return replace(volume, fencing=None, publications=kept)
+
+
+OnFenced = Callable[[Volume], None]
+"""Told after the transaction and before the proof, so that a live client hears of it early."""
+
+
+def _ignore(_: Volume) -> None:
+    """Nobody wants to be told."""
+
+
+class FenceService:
+    """Publish, unpublish, fence, force-detach."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        volumes: VolumeService,
+        sender: FenceSender,
+        *,
+        monotonic: Callable[[], float],
+        random_nonce: Callable[[], int],
+        proof_s: float = PROOF_S,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._store = store
+        self._volumes = volumes
+        self._sender = sender
+        self._monotonic = monotonic
+        self._nonce = random_nonce
+        self._proof_s = proof_s
+        self._poll_s = poll_s
+
+    async def publish(self, number: int, node: str, mode: AttachMode) -> Volume:
+        """Allow a node to attach."""
+        return await self._volumes.update(number, lambda v: plan_publish(v, node, mode))
+
+    async def unpublish(
+        self, number: int, node: str | None, on_fenced: OnFenced = _ignore
+    ) -> Volume:
+        """Take a volume away from a node; afterwards it can write no more, proven."""
+        owner = self._nonce()
+        volume = await self._volumes.update(number, lambda v: plan_unpublish(v, node, owner))
+        on_fenced(volume)
+        return await self._finish(volume)
+
+    async def fence(
+        self,
+        number: int,
+        *,
+        nonce: int | None = None,
+        generation: int | None = None,
+        node: str | None = None,
+        on_fenced: OnFenced = _ignore,
+    ) -> Volume:
+        """Fence what is meant, proven; the publication stays unless an unpublish is pending."""
+        owner = self._nonce()
+        volume = await self._volumes.update(
+            number,
+            lambda v: plan_fence(v, owner, nonce=nonce, generation=generation, node=node),
+        )
+        on_fenced(volume)
+        return await self._finish(volume)
+
+    async def _finish(self, volume: Volume) -> Volume:
+        if volume.fencing is None:
+            return volume
+        await self._prove(volume)
+        generation = volume.generation
+        return await self._volumes.update(volume.id, lambda v: plan_proven(v, generation))
+
+    async def _prove(self, volume: Volume) -> None:
+        deadline = self._monotonic() + self._proof_s
+        proven: set[int] = set()
+        while True:
+            state = await read_state(self._store)
+            missing = members_of(state, {volume.pool}) - proven
+            if not missing:
+                return
+            answers = await self._sender.fence(volume, by_node(state, missing), state.revision)
+            sealed = {d for d, generation in answers.items() if generation >= volume.generation}
+            proven |= sealed
+            if missing <= sealed:
+                continue
+            if self._monotonic() >= deadline:
+                left = sorted(missing - sealed)
+                raise DeadlineError(
+                    f"volume {volume.name}: the fence is ordered but drives {left} did not confirm",
+                    code="fence_unproven",
+                    hint="bring their servers back or wait until they are dropped, then repeat",
+                )
+            await asyncio.sleep(self._poll_s)
+
+
+def members_of(state: MapState, pools: set[int]) -> set[int]:
+    """Every in-sync or joining drive of these pools."""
+    return {
+        drive for pool in pools for record in state.pgs(pool).values() for drive in record.members()
+    }
+
+
+def by_node(state: MapState, drives: set[int]) -> dict[str, list[int]]:
+    """Group drives by the uuid of their node."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for drive in sorted(drives):
+        groups[state.drives[drive].node].append(drive)
+    return dict(groups)

@@ -1,0 +1,106 @@
+"""Where everything lies in the metadata store. No other module spells a key."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LEADER: Final = "/leader"
+INCARNATION: Final = "/incarnation"
+FEATURE_LEVEL: Final = "/feature_level"
+CLUSTER: Final = "/cluster"
+VOTERS: Final = "/voters"
+
+POOLS: Final = "/pool/"
+VOLUMES: Final = "/vol/"
+LAYERS: Final = "/layer/"
+NODES: Final = "/node/"
+CLIENTS: Final = "/client/"
+DRIVES: Final = "/drive/"
+ORDERS: Final = "/order/"
+SUSPECTS: Final = "/suspect/"
+TASKS: Final = "/task/"
+JOIN_TOKENS: Final = "/join/"
+
+
+NAME_MAX: Final = 63
+"""Names are no longer; an id in text form is shorter."""
+
+
+def nameable(text: str) -> bool:
+    """Whether a text from outside may be looked up as a name at all."""
+    return 1 <= len(text) <= NAME_MAX and text.isascii() and text.isprintable()
+
+
+def pool(pool_id: int) -> str:
+    """Properties of a pool."""
+    return f"{POOLS}{pool_id:04x}/info"
+
+
+def shard(pool_id: int, index: int) -> str:
+    """256 PG records of a pool."""
+    return f"{POOLS}{pool_id:04x}/map/{index:03x}"
+
+
+def shards(pool_id: int) -> str:
+    """Prefix of a pool's shards."""
+    return f"{POOLS}{pool_id:04x}/map/"
+
+
+def volume(volume_id: int) -> str:
+    """A volume's record."""
+    return f"{VOLUMES}{volume_id:016x}"
+
+
+def layer(layer_id: int) -> str:
+    """A layer's record."""
+    return f"{LAYERS}{layer_id:016x}"
+
+
+def child(parent: int, child_id: int) -> str:
+    """One child of a layer: a key each, so that a golden image is not one contended key."""
+    return f"/child/{parent:016x}/{child_id:016x}"
+
+
+def name(kind: str, text: str) -> str:
+    """Index from a name to an id, written with the object."""
+    return f"/name/{kind}/{text}"
+
+
+def node(uuid_hex: str) -> str:
+    """A storage node."""
+    return f"{NODES}{uuid_hex}"
+
+
+def client(uuid_hex: str) -> str:
+    """A consuming node's block daemon."""
+    return f"{CLIENTS}{uuid_hex}"
+
+
+def drive(drive_id: int) -> str:
+    """A drive's record; never deleted, because ids are never reused."""
+    return f"{DRIVES}{drive_id:08x}"
+
+
+def order(pool_id: int, number: int) -> str:
+    """An order to a pool's drives."""
+    return f"{ORDERS}{pool_id:04x}/{number:016x}"
+
+
+def suspect(node_hex: str) -> str:
+    """A suspicion that stands."""
+    return f"{SUSPECTS}{node_hex}"
+
+
+def task(task_id: int) -> str:
+    """Long work."""
+    return f"{TASKS}{task_id:016x}"
+
+
+def join_token(digest_hex: str) -> str:
+    """An unspent join token, by its SHA-256."""
+    return f"{JOIN_TOKENS}{digest_hex}"
+
+
+def id_counter(kind: str) -> str:
+    """Next free number of a kind."""
+    return f"/ids/{kind}"

@@ -1,0 +1,186 @@
+"""Transactions of membership: what the leader does to PGs, each compared with leader and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from drystone_common.errors import ConflictError, NotFoundError
+from drystone_storaged.cluster import membership
+from drystone_storaged.cluster.drives import EvidenceExpiredError
+from drystone_storaged.cluster.leadership import Leadership
+from drystone_storaged.cluster.mapstate import MapState, read_state, write_pgs
+from drystone_storaged.cluster.membership import PgRef
+from drystone_storaged.cluster.pgmap import PgRecord
+from drystone_storaged.cluster.records import DriveState
+from drystone_storaged.cluster.store import Compare, MetadataStore
+from drystone_storaged.cluster.txn import retrying
+
+EVIDENCE_TTL_S: Final = 5.0  # §4.1: an old decision must not hit a drive that recovered since
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why drives are dropped, and when that was observed (monotonic seconds)."""
+
+    reason: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Outcome: the map's revision afterwards, what changed, and PGs where nothing could."""
+
+    revision: int
+    changed: tuple[PgRef, ...]
+    refused: tuple[PgRef, ...] = ()
+
+
+Plan = Callable[[MapState], tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]]
+
+
+class MembershipService:
+    """Drop, join, promote. ``monotonic`` ages evidence, ``wall`` only stamps ``out_since``."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        leadership: Leadership,
+        *,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._leadership = leadership
+        self._monotonic = monotonic
+        self._wall = wall
+
+    async def drop(
+        self,
+        drives: Collection[int],
+        evidence: Evidence,
+        *,
+        only: Collection[PgRef] | None = None,
+        blank: bool = False,
+        still_valid: Callable[[MapState], bool] = lambda _: True,
+        conditions: Sequence[Compare] = (),
+    ) -> Changed:
+        """Drop drives from all their PGs (or from ``only``), as far as I1 allows.
+
+        ``still_valid`` looks at the state each attempt starts from, e.g. at the open nonce that
+        the evidence is about; ``conditions`` are compared in the transaction itself.
+        """
+
+        def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
+            if self._monotonic() - evidence.at_s > EVIDENCE_TTL_S or not still_valid(state):
+                raise EvidenceExpiredError(f"dropping drives {sorted(drives)}: evidence is void")
+            pgs = state.pgs()
+            chosen = pgs if only is None else {ref: pgs[ref] for ref in only if ref in pgs}
+            return membership.plan_drop(chosen, drives, int(self._wall()), blank=blank)
+
+        return await self._run(plan, "a drop", conditions)
+
+    async def join_wanted(self, *, exclude: Collection[int] = ()) -> Changed:
+        """Join every drive that is up and wanted and not a member, ``exclude`` apart."""
+
+        def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
+            up = frozenset(d.id for d in state.drives.values() if d.state is DriveState.UP)
+            up -= frozenset(exclude)
+            changed: dict[PgRef, PgRecord] = {}
+            for ref, record in state.pgs().items():
+                new = record
+                # One joiner a PG and step: two at once would double the load for one gain.
+                if not record.joining:
+                    for drive in membership.wanted_joins(record, up)[:1]:
+                        new = membership.join(record, drive) or record
+                if new is not record:
+                    changed[ref] = new
+            return changed, ()
+
+        return await self._run(plan, "a join")
+
+    async def promote(self, completed: Mapping[PgRef, Collection[tuple[int, int]]]) -> Changed:
+        """Promote joiners: PG → (drive, epoch in which its copy completed)."""
+        promoted: list[PgRef] = []
+
+        def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
+            changed: dict[PgRef, PgRecord] = {}
+            refused: list[PgRef] = []
+            pgs = state.pgs()
+            for ref, wanted in completed.items():
+                for drive, epoch in wanted:
+                    record = pgs.get(ref)
+                    new = membership.promote(record, drive, epoch) if record else None
+                    up = drive in state.drives and state.drives[drive].state is DriveState.UP
+                    if new is None or not up or ref in changed:
+                        if record is None or drive not in record.insync:
+                            refused.append(ref)
+                    else:
+                        changed[ref] = new
+            promoted[:] = changed
+            return changed, tuple(refused)
+
+        return await self._run(plan, "a promotion")
+
+    async def mark_lost(self, ref: PgRef) -> tuple[Changed, PgRecord]:
+        """Give a PG up whose in-sync drives are all down: an up drive takes over what it has."""
+        outcome: list[PgRecord] = []
+
+        def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
+            record = state.pgs(ref.pool).get(ref)
+            if record is None:
+                raise NotFoundError(f"PG {ref.pool}.{ref.pg} does not exist", code="pg_not_found")
+            up = {d.id for d in state.drives.values() if d.state is DriveState.UP}
+            if up.intersection(record.insync):
+                raise ConflictError(
+                    f"PG {ref.pool}.{ref.pg} still has an in-sync copy on a drive that is up",
+                    code="pg_not_lost",
+                    hint="nothing is lost; wait for resync instead",
+                )
+            new = membership.mark_lost(record, _heir(record, up), int(self._wall()))
+            outcome[:] = [new]
+            return {ref: new}, ()
+
+        return await self._run(plan, "mark-lost"), outcome[0]
+
+    async def edit(self, plan: Plan, what: str) -> Changed:
+        """Run any other plan; the caller answers for I1 and I2."""
+        return await self._run(plan, what)
+
+    async def _run(self, plan: Plan, what: str, extra: Sequence[Compare] = ()) -> Changed:
+        async def attempt() -> Changed | None:
+            conditions = [self._leadership.compare(), *extra]
+            state = await read_state(self._store)
+            changed, refused = plan(state)
+            if not changed:
+                return Changed(state.revision, (), refused)
+            if not await write_pgs(self._store, state, changed, conditions):
+                await self._check_conditions(extra)
+                return None
+            after = await read_state(self._store)
+            return Changed(after.revision, tuple(changed), refused)
+
+        return await retrying(attempt, what)
+
+    async def _check_conditions(self, extra: Sequence[Compare]) -> None:
+        # A deposed manager must stop at once instead of trying until it gives up.
+        if not (await self._store.txn([self._leadership.compare()], [])).succeeded:
+            await self._leadership.resign()
+            self._leadership.compare()
+        if extra and not (await self._store.txn(extra, [])).succeeded:
+            raise EvidenceExpiredError("what spoke for this drop was withdrawn")
+
+
+def _heir(record: PgRecord, up: set[int]) -> int:
+    """Of the drives that are up: the joiner, then the one that was in sync last, then a target."""
+    joining = [j.drive for j in record.joining if j.drive in up]
+    out = sorted((o for o in record.out if o.drive in up), key=lambda o: -o.e0)
+    for drive in (*joining, *(o.drive for o in out), *record.target):
+        if drive in up:
+            return drive
+    raise ConflictError(
+        "no drive of that PG is up",
+        code="pg_no_heir",
+        hint="start a server whose drive is a target of the PG first",
+    )

@@ -1,0 +1,370 @@
+"""`drystone local`: up, status, down, destroy, start, stop."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from drystone_common.errors import (
+    ConflictError,
+    DeadlineError,
+    DrystoneError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from drystone_common.files import atomic_write_text, read_json
+from drystone_storaged.agent.identity import FILE_NAME as IDENTITY
+from drystone_storaged.agent.rest import Rest, read_token
+from drystone_storaged.local import configs
+from drystone_storaged.local import members as parts
+from drystone_storaged.local.health import Notify, Waiter, problems
+from drystone_storaged.local.layout import Layout
+from drystone_storaged.local.lock import locked
+from drystone_storaged.local.members import Members, Wanted
+from drystone_storaged.local.processes import Kind, Process, Processes
+
+COPIES: Final = 3  # of the pool `default`, where there are drives for it
+POOL: Final = "default"
+STOP_S: Final = 20.0  # a server writes its clean state within 10 s; then recovery does it
+SignalName = Literal["TERM", "KILL", "STOP", "CONT"]
+
+
+def _silent(_line: str) -> None:
+    """Nobody listens."""
+
+
+class LocalCluster:
+    """The cluster in one folder. ``notify`` is told what happens, a line each."""
+
+    def __init__(self, root: Path, notify: Notify = _silent) -> None:
+        self.layout = Layout(root.expanduser().absolute())
+        self._notify = notify
+        self.processes = Processes(self.layout)
+
+    def rest(self, members: Members) -> Rest:
+        """A client of this cluster's manager."""
+        return Rest(members.rest_url(), read_token(self.layout.token_file))
+
+    def up(self, wanted: Wanted) -> dict[str, Any]:
+        """Make or complete the cluster, start what does not run, return when it is healthy."""
+        try:
+            self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise InvalidArgumentError(
+                f"the folder {self.layout.root} cannot be made: {error.strerror}",
+                code="folder_unusable",
+                hint="name another one with --dir",
+            ) from error
+        self._refuse_foreign()
+        with locked(self.layout):
+            members = self._members(wanted)
+            self._notify(f"folder {self.layout.root}")
+            wanted_processes = configs.processes(members)
+            manager = wanted_processes[0]
+            self._start(manager)
+            waiter = Waiter(self.processes, [manager], self._notify)
+            with self.rest(members) as rest:
+                waiter.until("the manager does not answer", lambda: _healthy(rest))
+                self._admit(rest, members)
+                for process in wanted_processes[1:]:
+                    self._start(process)
+                waiter = Waiter(self.processes, wanted_processes, self._notify)
+                self._wait_drives(rest, members, waiter)
+                self._ensure_pool(rest, members)
+                status = waiter.until_healthy(rest, members)
+                self._wait_sockets(members, waiter)
+            return status
+
+    def status(self) -> dict[str, Any]:
+        """Processes, and the manager's view if it answers."""
+        members = parts.load(self.layout)
+        shown = [
+            {
+                "name": p.name,
+                "node": p.node,
+                "process": p.kind,
+                "state": self.processes.state(p),
+                "pid": self.processes.pid(p),
+                "log": str(self.layout.log(p.name)),
+            }
+            for p in configs.processes(members)
+        ]
+        health, issues = "critical", ["the manager does not answer"]
+        with suppress(DrystoneError), self.rest(members) as rest:
+            found = rest.get("/v1/status")
+            health, issues = found["health"], problems(found, members)
+        return {
+            "dir": str(self.layout.root),
+            "health": health,
+            "issues": issues,
+            "processes": shown,
+            "endpoints": read_endpoints(self.layout),
+        }
+
+    def down(self) -> int:
+        """Stop every process; data, devices and settings stay. Gives how many ran."""
+        members = parts.load(self.layout)
+        with locked(self.layout):
+            return self._stop_all(configs.processes(members))
+
+    def destroy(self, *, force: bool = False) -> None:
+        """Detach, stop, remove everything that this cluster ever made."""
+        if not self.layout.root.is_dir():
+            return
+        self._refuse_foreign_for_destroy()
+        with locked(self.layout):
+            with suppress(NotFoundError):
+                members = parts.load(self.layout)
+                self._detach(members, force=force)
+                self._stop_all(configs.processes(members))
+                self._remove_devices(members, force=force)
+            for name in ("state", "drives", "csi", "conf", "run", "log"):
+                shutil.rmtree(self.layout.root / name, ignore_errors=False) if (
+                    self.layout.root / name
+                ).is_dir() else None
+            # Last: until here a second `destroy` goes on where this one was cut off.
+            for name in ("token", "tokens", "cluster.json", "lock"):
+                (self.layout.root / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.layout.root.rmdir()
+
+    def stop(self, node: str, name: SignalName, kind: Kind | None) -> str:
+        """Send a signal to a node's process; TERM and KILL wait until it is gone."""
+        process = self._process(parts.load(self.layout), node, kind)
+        number = signal.Signals[f"SIG{name}"]
+        with locked(self.layout):
+            if not self.processes.signal(process, number):
+                raise ConflictError(
+                    f"{process.name} does not run",
+                    code="not_running",
+                    hint=f"start it with `drystone local start {node}`",
+                )
+            if name in ("TERM", "KILL") and not self.processes.wait_gone(process, STOP_S):
+                raise DeadlineError(
+                    f"{process.name} did not end after SIG{name}",
+                    code="process_stuck",
+                    hint="a frozen process takes SIGTERM only after --signal CONT; KILL always",
+                )
+        return process.name
+
+    def start(self, node: str) -> list[str]:
+        """Start what does not run on a node; returns when the manager sees it."""
+        members = parts.load(self.layout)
+        found = [p for p in configs.processes(members) if p.node == node]
+        if not found:
+            raise self._no_node(members, node)
+        with locked(self.layout):
+            members = self._fresh_ports(members, only=node)
+            configs.write(self.layout, members)
+            started = [p.name for p in found if self._start(p)]
+            waiter = Waiter(self.processes, found, self._notify)
+            if node == members.manager.name:
+                with self.rest(members) as rest:
+                    waiter.until("the manager does not answer", lambda: _healthy(rest))
+                return started
+            with self.rest(members) as rest:
+                waiter.until(f"{node} does not connect", lambda: _connected(rest, node))
+            self._wait_sockets(members, waiter, only=node)
+        return started
+
+    def _members(self, wanted: Wanted) -> Members:
+        self.layout.make_folders()
+        try:
+            members = parts.grow(parts.load(self.layout), wanted)
+        except NotFoundError:
+            members = parts.found(self.layout, wanted)
+        members = self._fresh_ports(members)
+        parts.ensure_tokens(self.layout)
+        parts.save(self.layout, members)
+        configs.write(self.layout, members)
+        return members
+
+    def _fresh_ports(self, members: Members, only: str | None = None) -> Members:
+        """Give servers that do not run other ports where something took theirs meanwhile."""
+        from drystone_storaged.local import ports  # noqa: PLC0415 - only where ports are looked at
+
+        running = {p.node for p in configs.processes(members) if self.processes.pid(p)}
+        servers = []
+        for server in members.servers:
+            if server.name in running or only not in (None, server.name):
+                servers.append(server)
+                continue
+            taken = members.ports()
+            drives = []
+            for drive in server.drives:
+                port = drive.port if ports.is_free(drive.port) else ports.pick(1, taken)[0]
+                taken.add(port)
+                drives.append(drive.model_copy(update={"port": port}))
+            servers.append(server.model_copy(update={"drives": drives}))
+        changed = members.model_copy(update={"servers": servers})
+        if changed != members:
+            parts.save(self.layout, changed)
+        return changed
+
+    def _start(self, process: Process) -> bool:
+        if self.processes.state(process) == "frozen":
+            self._notify(f"{process.name} is frozen: it goes on")
+            self.processes.signal(process, signal.SIGCONT)
+            return False
+        started = self.processes.start(process)
+        if started:
+            self._notify(f"started {process.name}")
+        return started
+
+    def _admit(self, rest: Rest, members: Members) -> None:
+        """Give a join token to every node that was never registered."""
+        names = [("server", s.name) for s in members.servers]
+        names += [("client", c.name) for c in members.consumers]
+        for role, name in names:
+            if self._has_credential(name):
+                continue
+            token = rest.post("/v1/join-tokens", {"role": role, "name": name})["token"]
+            path = self.layout.join_token(name)
+            atomic_write_text(path, f"{token}\n")
+
+    def _has_credential(self, name: str) -> bool:
+        try:
+            data = read_json(self.layout.state(name) / IDENTITY)
+        except NotFoundError:
+            return False
+        return isinstance(data, dict) and bool(data.get("credential"))
+
+    def _wait_drives(self, rest: Rest, members: Members, waiter: Waiter) -> None:
+        """A pool is laid out over the drives that are up: all of them, please."""
+        if any(pool["name"] == POOL for pool in rest.items("/v1/pools")):
+            return
+        self._notify("formatting drives")
+
+        def all_up() -> bool:
+            up = [d for d in rest.items("/v1/drives") if d["state"] == "up"]
+            return len(up) >= members.drive_count()
+
+        waiter.until("not every drive is up", all_up)
+
+    def _ensure_pool(self, rest: Rest, members: Members) -> None:
+        if any(pool["name"] == POOL for pool in rest.items("/v1/pools")):
+            return
+        nodes = len(members.servers)
+        places = nodes if nodes > 1 else members.drive_count()
+        rest.post("/v1/pools", {"name": POOL, "copies": min(COPIES, places)})
+        self._notify(f"made pool {POOL} with {min(COPIES, places)} copies")
+
+    def _wait_sockets(self, members: Members, waiter: Waiter, only: str | None = None) -> None:
+        for consumer in members.consumers:
+            if only not in (None, consumer.name):
+                continue
+            for path in (
+                self.layout.block_socket(consumer.name),
+                self.layout.csi_socket(consumer.number),
+            ):
+                waiter.until(f"{path} does not answer", lambda path=path: _listens(path))  # type: ignore[misc]
+
+    def _stop_all(self, found: list[Process]) -> int:
+        """All of one kind at once, consumers before servers before the manager."""
+        count = 0
+        for kinds in (("csi",), ("block",), ("server",), ("manager",)):
+            chosen = [p for p in found if p.kind in kinds and self.processes.pid(p)]
+            for process in chosen:
+                self.processes.signal(process, signal.SIGTERM)
+                self.processes.signal(process, signal.SIGCONT)
+            for process in chosen:
+                if not self.processes.wait_gone(process, STOP_S):
+                    self.processes.kill(process)
+                self._notify(f"stopped {process.name}")
+                count += 1
+        return count
+
+    def _detach(self, members: Members, *, force: bool) -> None:
+        from drystone_storaged.local import devices  # noqa: PLC0415 - gRPC is slow to import
+
+        for consumer in members.consumers:
+            process = Process(consumer.name, "block", consumer.name)
+            if self.processes.state(process) != "running":
+                continue
+            try:
+                count = devices.detach_all(self.layout.block_socket(consumer.name), force=force)
+            except (UnavailableError, DeadlineError) as error:
+                # What a daemon without servers cannot detach in order is removed below.
+                self._notify(f"{consumer.name}: {error.message}")
+                continue
+            if count:
+                self._notify(f"{consumer.name}: detached {count}")
+
+    def _remove_devices(self, members: Members, *, force: bool) -> None:
+        from drystone_storaged.local import devices  # noqa: PLC0415 - gRPC is slow to import
+
+        for consumer in members.consumers:
+            failed = devices.remove_left(self.layout.state(consumer.name))
+            if failed and not force:
+                raise ConflictError(
+                    f"devices of {consumer.name} cannot be removed: {'; '.join(failed)}",
+                    code="device_busy",
+                    hint="unmount them and close what has them open, then repeat",
+                )
+
+    def _process(self, members: Members, node: str, kind: Kind | None) -> Process:
+        found = [p for p in configs.processes(members) if p.node == node and p.kind != "csi"]
+        if kind is not None:
+            found = [p for p in found if p.kind == kind]
+        if not found:
+            raise self._no_node(members, node, kind)
+        return found[0]
+
+    def _no_node(self, members: Members, node: str, kind: Kind | None = None) -> DrystoneError:
+        what = f"a {kind} on {node}" if kind and node in members.node_names() else f"node {node}"
+        return NotFoundError(
+            f"there is no {what} in this cluster",
+            code="node_not_found",
+            hint=f"there are {', '.join(members.node_names())}",
+        )
+
+    def _refuse_foreign(self) -> None:
+        if not self.layout.cluster_file.exists() and self.layout.foreign():
+            # Before anything is made in a folder that is not ours.
+            parts.found(self.layout, Wanted())
+
+    def _refuse_foreign_for_destroy(self) -> None:
+        ours = [name for name in ("cluster.json", "drives", "conf", "run") if
+                (self.layout.root / name).exists()]  # fmt: skip
+        if not ours and self.layout.foreign():
+            raise NotFoundError(
+                f"there is no cluster in {self.layout.root}", code="no_cluster",
+                hint="name the folder with --dir or $DRYSTONE_DIR",
+            )  # fmt: skip
+
+
+def read_endpoints(layout: Layout) -> dict[str, Any]:
+    """Endpoints as `cluster.json` has them."""
+    data = read_json(layout.cluster_file)
+    found = data.get("endpoints") if isinstance(data, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _healthy(rest: Rest) -> bool:
+    rest.get("/v1/health")
+    return True
+
+
+def _connected(rest: Rest, node: str) -> bool:
+    try:
+        return bool(rest.get(f"/v1/nodes/{node}")["state"] == "up")
+    except NotFoundError:
+        return False
+
+
+def _listens(path: Path) -> bool:
+    import socket  # noqa: PLC0415 - a name that this module uses for nothing else
+
+    probe = socket.socket(socket.AF_UNIX)
+    try:
+        probe.settimeout(1.0)
+        probe.connect(str(path))
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True

@@ -1,0 +1,102 @@
+"""Settings files of the processes, written anew at every start: the folder is the only truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from drystone_common.files import atomic_write_text
+from drystone_storaged.local.layout import Layout
+from drystone_storaged.local.members import ConsumerMember, Members, ServerMember
+from drystone_storaged.local.ports import HOST
+from drystone_storaged.local.processes import Process
+
+Value = str | int | bool | list[str]
+Table = Mapping[str, Value]
+
+
+def processes(members: Members) -> list[Process]:
+    """Every process, in the order in which they are started."""
+    found = [Process(members.manager.name, "manager", members.manager.name)]
+    found += [Process(f"{s.name}-server", "server", s.name) for s in members.servers]
+    found += [Process(c.name, "block", c.name) for c in members.consumers]
+    found += [Process(f"csi-{c.number}", "csi", c.name) for c in members.consumers]
+    return found
+
+
+def write(layout: Layout, members: Members) -> None:
+    """Write the settings of every process."""
+    _put(layout, members.manager.name, _manager(layout, members))
+    for server in members.servers:
+        drives: list[Table] = [
+            {
+                "path": str(layout.drive(server.name, number)),
+                "listen": f"{HOST}:{drive.port}",
+                "init": True,
+                "create_bytes": drive.size,
+            }
+            for number, drive in enumerate(server.drives, start=1)
+        ]
+        _put(layout, f"{server.name}-server", _server(layout, members, server), drives)
+    for consumer in members.consumers:
+        _put(layout, consumer.name, _block(layout, members, consumer))
+        _put(layout, f"csi-{consumer.number}", _csi(layout, members, consumer))
+
+
+def toml(table: Table, drives: Sequence[Table] = ()) -> str:
+    """A table as TOML; JSON's strings, numbers, booleans and arrays are TOML's too."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    for drive in drives:
+        lines += ["", "[[drives]]", *(f"{k} = {json.dumps(v)}" for k, v in drive.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _put(layout: Layout, process: str, table: Table, drives: Sequence[Table] = ()) -> None:
+    path, text = layout.config(process), toml(table, drives)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        atomic_write_text(path, text)
+
+
+def _manager(layout: Layout, members: Members) -> Table:
+    manager = members.manager
+    return {
+        "name": manager.name,
+        "state_dir": str(layout.state(manager.name)),
+        "rest_listen": f"{HOST}:{manager.rest_port}",
+        "control_listen": f"{HOST}:{manager.control_port}",
+        "tokens_file": str(layout.tokens_file),
+    }
+
+
+def _daemon(layout: Layout, members: Members, node: str, metrics_port: int) -> dict[str, Value]:
+    return {
+        "name": node,
+        "state_dir": str(layout.state(node)),
+        "managers": [f"{HOST}:{members.manager.control_port}"],
+        "join_token_file": str(layout.join_token(node)),
+        "metrics_listen": f"{HOST}:{metrics_port}",
+    }
+
+
+def _server(layout: Layout, members: Members, server: ServerMember) -> Table:
+    return {
+        **_daemon(layout, members, server.name, server.metrics_port),
+        "beacon_listen": f"{HOST}:{server.beacon_port}",
+    }
+
+
+def _block(layout: Layout, members: Members, consumer: ConsumerMember) -> Table:
+    return {
+        **_daemon(layout, members, consumer.name, consumer.metrics_port),
+        "socket": str(layout.block_socket(consumer.name)),
+    }
+
+
+def _csi(layout: Layout, members: Members, consumer: ConsumerMember) -> Table:
+    return {
+        "name": consumer.name,
+        "rest_url": members.rest_url(),
+        "token_file": str(layout.token_file),
+        "block_socket": str(layout.block_socket(consumer.name)),
+        "socket": str(layout.csi_socket(consumer.number)),
+    }

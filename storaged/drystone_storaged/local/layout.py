@@ -1,0 +1,87 @@
+"""Where everything of a local cluster lies below its folder. No other module joins these paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+OWN_NAMES: Final = (
+    "cluster.json", "conf", "csi", "drives", "lock", "log", "run", "state", "token", "tokens",
+)  # fmt: skip
+"""Everything that we ever make in the folder: what else is there is not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths below ``root``, which is absolute."""
+
+    root: Path
+
+    @property
+    def cluster_file(self) -> Path:
+        """Endpoints, ports and members."""
+        return self.root / "cluster.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held while a command changes the cluster."""
+        return self.root / "lock"
+
+    @property
+    def token_file(self) -> Path:
+        """The admin token, for the CLI."""
+        return self.root / "token"
+
+    @property
+    def tokens_file(self) -> Path:
+        """Every token with its role, for the manager."""
+        return self.root / "tokens"
+
+    @property
+    def drives(self) -> Path:
+        """Drive files by node."""
+        return self.root / "drives"
+
+    def drive(self, node: str, number: int) -> Path:
+        """The file of a node's n-th drive, counted from 1."""
+        return self.drives / node / f"{number}.img"
+
+    def state(self, node: str) -> Path:
+        """What a process keeps over restarts."""
+        return self.root / "state" / node
+
+    def config(self, process: str) -> Path:
+        """Settings of a process."""
+        return self.root / "conf" / f"{process}.toml"
+
+    def join_token(self, node: str) -> Path:
+        """The token of a node's first registration."""
+        return self.root / "conf" / f"{node}.join"
+
+    def pid(self, process: str) -> Path:
+        """Process id, a number and nothing else."""
+        return self.root / "run" / f"{process}.pid"
+
+    def log(self, process: str) -> Path:
+        """Log of a process."""
+        return self.root / "log" / f"{process}.log"
+
+    def block_socket(self, node: str) -> Path:
+        """Control socket of a block daemon."""
+        return self.root / "run" / f"{node}.sock"
+
+    def csi_socket(self, number: int) -> Path:
+        """CSI socket of the n-th consumer, counted from 1."""
+        return self.root / "csi" / ("csi.sock" if number == 1 else f"{number}.sock")
+
+    def make_folders(self) -> None:
+        """Make what is missing; private, because keys and data lie below."""
+        for name in ("conf", "csi", "drives", "log", "run", "state"):
+            (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def foreign(self) -> list[str]:
+        """Names in the folder that are not ours."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.name for path in self.root.iterdir() if path.name not in OWN_NAMES)

@@ -1,0 +1,263 @@
+"""Who is in a local cluster, as `cluster.json` keeps it."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from drystone_common.errors import ConflictError, DataError, InvalidArgumentError, NotFoundError
+from drystone_common.files import atomic_write_json, atomic_write_text, read_json
+from drystone_storaged.local import ports
+from drystone_storaged.local.layout import Layout
+
+VERSION: Final = 1
+SERVERS_MAX: Final = 63  # the design's limit of storage nodes
+DRIVES_MAX: Final = 12  # a node
+CONSUMERS_MAX: Final = 32  # enough for one machine
+DRIVE_BYTES_MIN: Final = 1 << 30
+"""A drive keeps segments for cleaning; below this little would be left for data."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DriveMember(_Part):
+    """A drive file."""
+
+    port: int
+    size: int
+
+
+class ServerMember(_Part):
+    """A storage node."""
+
+    name: str
+    beacon_port: int
+    metrics_port: int
+    drives: list[DriveMember]
+
+
+class ConsumerMember(_Part):
+    """A consuming node: block daemon and CSI plugin."""
+
+    name: str
+    number: int
+    metrics_port: int
+
+
+class ManagerMember(_Part):
+    """The manager."""
+
+    name: str = "manager-1"
+    rest_port: int
+    control_port: int
+
+
+class Members(_Part):
+    """Everybody. ``endpoints`` and ``token_file`` are for scripts; we compute them anew."""
+
+    version: int = VERSION
+    manager: ManagerMember
+    servers: list[ServerMember] = Field(default_factory=list)
+    consumers: list[ConsumerMember] = Field(default_factory=list)
+
+    def ports(self) -> set[int]:
+        """Every port in use."""
+        found = {self.manager.rest_port, self.manager.control_port}
+        for server in self.servers:
+            found |= {server.beacon_port, server.metrics_port, *(d.port for d in server.drives)}
+        return found | {consumer.metrics_port for consumer in self.consumers}
+
+    def rest_url(self) -> str:
+        """Where the management API is."""
+        return f"http://{ports.HOST}:{self.manager.rest_port}"
+
+    def node_names(self) -> list[str]:
+        """Everything that `start` and `stop` accept."""
+        return [
+            self.manager.name,
+            *(server.name for server in self.servers),
+            *(consumer.name for consumer in self.consumers),
+        ]
+
+    def drive_count(self) -> int:
+        """Drives of all servers."""
+        return sum(len(server.drives) for server in self.servers)
+
+
+class Wanted(_Part):
+    """What `local up` was asked for; None = whatever there is, or the default."""
+
+    servers: int | None = None
+    drives: int | None = None
+    drive_size: int | None = None
+    consumers: int | None = None
+
+
+DEFAULT_SERVERS: Final = 3
+DEFAULT_DRIVES: Final = 1
+DEFAULT_DRIVE_SIZE: Final = 8 * 10**9
+DEFAULT_CONSUMERS: Final = 1
+
+
+def load(layout: Layout) -> Members:
+    """Read the members; NotFoundError where there is no cluster."""
+    try:
+        data = read_json(layout.cluster_file)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"there is no cluster in {layout.root}",
+            code="no_cluster",
+            hint="run `drystone local up`, or name the folder with --dir or $DRYSTONE_DIR",
+        ) from error
+    if not isinstance(data, dict):
+        raise _damaged(layout, "it is not an object")
+    version = data.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise DataError(
+            f"{layout.cluster_file} has version {version}, this program knows {VERSION}",
+            code="cluster_too_new",
+            hint="run the newer version of the program",
+        )
+    fields = {key: data[key] for key in Members.model_fields if key in data}
+    try:
+        return Members.model_validate(fields)
+    except ValidationError as error:
+        raise _damaged(layout, str(error.errors()[0]["msg"])) from error
+
+
+def save(layout: Layout, members: Members) -> None:
+    """Write the members, with endpoints for scripts."""
+    consumers = members.consumers
+    endpoints = {
+        "rest": members.rest_url(),
+        "control": f"{ports.HOST}:{members.manager.control_port}",
+        "block": {c.name: str(layout.block_socket(c.name)) for c in consumers},
+        "csi": {c.name: str(layout.csi_socket(c.number)) for c in consumers},
+        "metrics": {
+            name: f"http://{ports.HOST}:{port}/metrics"
+            for name, port in [
+                *((s.name, s.metrics_port) for s in members.servers),
+                *((c.name, c.metrics_port) for c in consumers),
+            ]
+        },
+    }
+    atomic_write_json(
+        layout.cluster_file,
+        {
+            **members.model_dump(mode="json"),
+            "endpoints": endpoints,
+            "token_file": str(layout.token_file),
+        },
+    )
+
+
+def ensure_tokens(layout: Layout) -> None:
+    """Make the REST tokens before the manager starts, so that nobody has to fetch them."""
+    if layout.tokens_file.exists() and layout.token_file.exists():
+        return
+    tokens = {role: secrets.token_urlsafe(32) for role in ("read", "operate", "admin")}
+    atomic_write_text(
+        layout.tokens_file, "".join(f"{role} {token}\n" for role, token in tokens.items())
+    )
+    atomic_write_text(layout.token_file, tokens["admin"] + "\n")
+
+
+def found(layout: Layout, wanted: Wanted) -> Members:
+    """Make the members of a new cluster; the folder must not hold anything else."""
+    foreign = layout.foreign()
+    if foreign:
+        raise ConflictError(
+            f"{layout.root} holds something that is not Drystone's: {', '.join(foreign[:5])}",
+            code="folder_not_empty",
+            hint="name an empty folder with --dir",
+        )
+    images = sorted(layout.drives.glob("*/*.img")) if layout.drives.is_dir() else []
+    if images:
+        raise ConflictError(
+            f"{layout.root} has drive files but no cluster.json",
+            code="cluster_file_missing",
+            hint="put cluster.json back, or `drystone local destroy` if the data is not needed",
+        )
+    rest, control = ports.pick(2, ())
+    manager = ManagerMember(rest_port=rest, control_port=control)
+    return grow(Members(manager=manager), wanted)
+
+
+def grow(members: Members, wanted: Wanted) -> Members:
+    """Add what is wanted and not there; less than there is cannot be asked for."""
+    servers = _count("servers", wanted.servers, len(members.servers), DEFAULT_SERVERS, SERVERS_MAX)
+    have = min((len(s.drives) for s in members.servers), default=0)
+    drives = _count("drives", wanted.drives, have, DEFAULT_DRIVES, DRIVES_MAX)
+    consumers = _count(
+        "consumers", wanted.consumers, len(members.consumers), DEFAULT_CONSUMERS, CONSUMERS_MAX
+    )
+    size = wanted.drive_size or DEFAULT_DRIVE_SIZE
+    if size < DRIVE_BYTES_MIN:
+        raise InvalidArgumentError(
+            f"a drive of {size} bytes is too small",
+            code="drive_too_small",
+            hint=f"give --drive-size at least {DRIVE_BYTES_MIN // (1 << 30)}Gi",
+        )
+    size -= size % 4096
+    taken = members.ports()
+
+    def port() -> int:
+        (chosen,) = ports.pick(1, taken)
+        taken.add(chosen)
+        return chosen
+
+    new_servers = []
+    for number in range(1, servers + 1):
+        old = members.servers[number - 1] if number <= len(members.servers) else None
+        more = drives - (len(old.drives) if old else 0)
+        added = [DriveMember(port=port(), size=size) for _ in range(more)]
+        if old is not None:
+            new_servers.append(old.model_copy(update={"drives": [*old.drives, *added]}))
+            continue
+        new_servers.append(
+            ServerMember(
+                name=f"node-{number}", beacon_port=port(), metrics_port=port(), drives=added
+            )
+        )
+    new_consumers = [
+        ConsumerMember(name=f"block-{number}", number=number, metrics_port=port())
+        for number in range(len(members.consumers) + 1, consumers + 1)
+    ]
+    return members.model_copy(
+        update={"servers": new_servers, "consumers": [*members.consumers, *new_consumers]}
+    )
+
+
+def _count(what: str, wanted: int | None, have: int, default: int, limit: int) -> int:
+    count = wanted if wanted is not None else (have or default)
+    if not (0 if what == "consumers" else 1) <= count <= limit:
+        raise InvalidArgumentError(
+            f"{count} {what} are not possible",
+            code="invalid_count",
+            hint=f"give at most {limit}",
+        )
+    if count < have:
+        raise ConflictError(
+            f"the cluster has {have} {what}, not {count}",
+            code="cannot_shrink",
+            hint=f"leave --{what} out to keep them, or `drystone local destroy` first",
+        )
+    return count
+
+
+def _damaged(layout: Layout, why: str) -> DataError:
+    return DataError(
+        f"{layout.cluster_file} is damaged: {why}",
+        code="file_damaged",
+        hint="restore it from a backup; ports and names in it are needed to start again",
+    )
+
+
+def drive_path(layout: Layout, server: ServerMember, number: int) -> Path:
+    """File of a server's n-th drive, counted from 1."""
+    return layout.drive(server.name, number)

@@ -1,0 +1,179 @@
+"""Child processes: start in a session of their own, recognise, signal, never hit a stranger.
+
+A process is ours if its pid file names it and its command line names its settings file, which no
+other cluster's process does. A pid that was reused by something else is therefore left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from drystone_common.errors import DeadlineError, UnavailableError
+from drystone_common.files import atomic_write_text
+from drystone_storaged.local.layout import Layout
+
+Kind = Literal["manager", "server", "block", "csi"]
+
+POLL_S: Final = 0.02
+LOG_TAIL_BYTES: Final = 65_536
+LOG_BYTES_MAX: Final = 16 << 20
+"""A log larger than this is turned over once at a start: one old generation is kept."""
+
+PROC: Final = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the cluster. ``name`` is that of its pid file and log."""
+
+    name: str
+    kind: Kind
+    node: str
+
+
+class Processes:
+    """The processes of one cluster's folder."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def pid(self, process: Process) -> int | None:
+        """The pid of a process that runs (or is stopped by a signal); None if there is none."""
+        try:
+            number = int(self._layout.pid(process.name).read_text(encoding="ascii").strip())
+        except (OSError, ValueError):
+            return None
+        return number if self._is_ours(number, process) else None
+
+    def state(self, process: Process) -> str:
+        """`running`, `frozen` (by SIGSTOP) or `stopped`."""
+        pid = self.pid(process)
+        if pid is None:
+            return "stopped"
+        return "frozen" if _proc_state(pid) in ("T", "t") else "running"
+
+    def start(self, process: Process) -> bool:
+        """Start a process unless it runs; True if it was started."""
+        if self.pid(process) is not None:
+            return False
+        log = self._layout.log(process.name)
+        _turn_over(log)
+        argv = [
+            sys.executable, "-m", "drystone_cli", process.kind,
+            "--config", str(self._layout.config(process.name)),
+        ]  # fmt: skip
+        with log.open("ab") as out:
+            # A session of its own: a Ctrl-C or the end of the caller's terminal is not for it.
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd="/",
+            )
+        atomic_write_text(self._layout.pid(process.name), f"{child.pid}\n")
+        # Popen would warn that nobody waits for it; that is what a daemon is.
+        child.returncode = 0
+        return True
+
+    def signal(self, process: Process, number: signal.Signals) -> bool:
+        """Send a signal; False if there is nothing to send it to."""
+        pid = self.pid(process)
+        if pid is None:
+            return False
+        try:
+            # A pidfd cannot come to mean another process between the look and the signal.
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not self._is_ours(pid, process):
+                return False
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def wait_gone(self, process: Process, deadline_s: float) -> bool:
+        """Wait until a process is gone; False if it is still there."""
+        end = time.monotonic() + deadline_s
+        while self.pid(process) is not None:
+            if time.monotonic() > end:
+                return False
+            time.sleep(POLL_S)
+        self._layout.pid(process.name).unlink(missing_ok=True)
+        return True
+
+    def stop(self, process: Process, *, grace_s: float = 15.0, kill_s: float = 10.0) -> bool:
+        """SIGTERM, and SIGKILL after the grace; True if it ran. A frozen one is woken first."""
+        if not self.signal(process, signal.SIGTERM):
+            self._layout.pid(process.name).unlink(missing_ok=True)
+            return False
+        self.signal(process, signal.SIGCONT)
+        if not self.wait_gone(process, grace_s):
+            self.kill(process, kill_s)
+        return True
+
+    def kill(self, process: Process, deadline_s: float = 10.0) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.signal(process, signal.SIGKILL)
+        if not self.wait_gone(process, deadline_s):
+            raise DeadlineError(
+                f"{process.name} does not end, not even by SIGKILL",
+                code="process_stuck",
+                hint="it waits inside the kernel; see `dmesg` and whatever device it uses",
+            )
+
+    def log_tail(self, process: Process, lines: int = 3) -> str:
+        """The last lines of a log, for an error message."""
+        try:
+            with self._layout.log(process.name).open("rb") as stream:
+                stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, stream.tell() - LOG_TAIL_BYTES))
+                text = stream.read().decode(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.strip().splitlines()[-lines:])
+
+    def died(self, process: Process) -> UnavailableError:
+        """The error for a process that ended when it should run."""
+        return UnavailableError(
+            f"{process.name} ended at once: {self.log_tail(process) or 'it said nothing'}",
+            code="process_died",
+            hint=f"see {self._layout.log(process.name)}",
+        )
+
+    def _is_ours(self, pid: int, process: Process) -> bool:
+        try:
+            command = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        # A zombie has no command line: what is dead does not count as running.
+        return str(self._layout.config(process.name)).encode() in command
+
+
+def _proc_state(pid: int) -> str:
+    try:
+        text = (PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    # The name of the program may hold anything, even ") ".
+    return text.rpartition(")")[2].split()[0]
+
+
+def _turn_over(log: Path) -> None:
+    try:
+        if log.stat().st_size > LOG_BYTES_MAX:
+            log.replace(log.with_suffix(".log.1"))
+    except FileNotFoundError:
+        return

@@ -1,0 +1,97 @@
+"""Commands to servers as the services need them: fence, free, quiesce, promise, probe, scrub."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
+
+from drystone_common.errors import DrystoneError
+from drystone_storaged.cluster.fence import FenceDrives
+from drystone_storaged.cluster.membership import PgRef
+from drystone_storaged.cluster.pgmap import PgRecord
+from drystone_storaged.cluster.records import Order, Suspicion, Volume
+from drystone_storaged.manager.control.sessions import SessionRegistry
+from drystone_storaged.proto import control_pb2 as pb
+
+FENCE_S: Final = 2.0  # drains one log group and one flush; a silent server is asked again
+FREE_S: Final = 5.0  # one record per drive; not urgent
+QUIESCE_S: Final = 1.0  # reads in progress end; one that hangs is no proof and the drop waits
+PROMISE_S: Final = 0.5  # answered from the beacon's memory
+PROBE_S: Final = 0.5  # answered from counters
+SCRUB_S: Final = 24 * 3600.0  # a day for a whole drive at a fraction of its speed
+
+
+class Commander:
+    """Implements ``FenceSender`` and ``OrderSender``, and the rest of what loops ask."""
+
+    def __init__(self, sessions: SessionRegistry) -> None:
+        self._sessions = sessions
+
+    async def fence(
+        self, volume: Volume, drives: Mapping[str, Sequence[int]], map_revision: int
+    ) -> FenceDrives:
+        """Seal the volume's generation on drives."""
+
+        async def one(node: str, numbers: Sequence[int]) -> dict[int, int]:
+            fence = pb.Fence(
+                volume=volume.id, generation=volume.generation, nonce=volume.owner,
+                drives=numbers, map_revision=map_revision,
+            )  # fmt: skip
+            result = await self._ask(node, pb.Command(fence=fence), FENCE_S)
+            if result is None:
+                return {}
+            return {done.drive: done.sealed_generation for done in result.drives}
+
+        answers = await asyncio.gather(*(one(n, d) for n, d in drives.items()))
+        return {drive: generation for part in answers for drive, generation in part.items()}
+
+    async def free_layer(
+        self, order: Order, drives: Mapping[str, Sequence[int]]
+    ) -> Collection[int]:
+        """Free a layer on drives."""
+
+        async def one(node: str, numbers: Sequence[int]) -> list[int]:
+            free = pb.FreeLayer(order=order.id, pool=order.pool, layer=order.layer, drives=numbers)
+            result = await self._ask(node, pb.Command(free_layer=free), FREE_S)
+            return [done.drive for done in result.drives] if result is not None else []
+
+        answers = await asyncio.gather(*(one(n, d) for n, d in drives.items()))
+        return {drive for part in answers for drive in part}
+
+    async def quiesce(self, node: str, drive: int, pgs: Mapping[PgRef, PgRecord]) -> bool:
+        """Have a live drive answer no reads of these PGs; True = it promised."""
+        listed = [pb.Pg(pool=r.pool, pg=r.pg, epoch=rec.epoch) for r, rec in pgs.items()]
+        command = pb.Command(quiesce=pb.Quiesce(drive=drive, pgs=listed))
+        return await self._ask(node, command, QUIESCE_S) is not None
+
+    async def promise(self, voter: str, suspicion: Suspicion, voters_version: int) -> bool:
+        """Ask a voter not to echo a node any more."""
+        suspect = pb.Suspect(node=bytes.fromhex(suspicion.node), round=suspicion.round)
+        promise = pb.Promise(suspect=suspect, voters_version=voters_version)
+        return await self._ask(voter, pb.Command(promise=promise), PROMISE_S) is not None
+
+    async def probe_drive(self, node: str, drive: int) -> pb.DriveStatus | None:
+        """How a drive does, by its own server."""
+        command = pb.Command(probe=pb.ProbeDrive(drive=drive))
+        result = await self._ask(node, command, PROBE_S)
+        return result.probe if result is not None else None
+
+    async def scrub(
+        self, node: str, task: int, drive: int, progress: Callable[[pb.CommandResult], None]
+    ) -> pb.CommandResult:
+        """Have a drive read itself back; raises when the server is gone or refuses."""
+        command = pb.Command(scrub=pb.Scrub(task=task, drive=drive))
+        return await self._sessions.command(node, command, SCRUB_S, progress)
+
+    async def _ask(
+        self, node: str, command: pb.Command, deadline_s: float
+    ) -> pb.CommandResult | None:
+        """The answer of success; None for silence and for every refusal."""
+        if self._sessions.get(("server", node)) is None:
+            return None
+        try:
+            result = await self._sessions.command(node, command, deadline_s)
+        except DrystoneError:
+            return None
+        return result if not result.code else None

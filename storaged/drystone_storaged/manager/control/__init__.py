@@ -1,0 +1,1 @@
+"""gRPC of the control channel (`proto/control.proto`): conversion and dispatch, no rules."""

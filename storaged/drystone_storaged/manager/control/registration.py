@@ -1,0 +1,193 @@
+"""Register and Session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import grpc
+
+from drystone_common.errors import DrystoneError, InvalidArgumentError, UnauthenticatedError
+from drystone_common.logs import get_logger
+from drystone_storaged.cluster import keys
+from drystone_storaged.cluster.nodes import Registration, Role, add_voter
+from drystone_storaged.cluster.records import Node, Voters
+from drystone_storaged.cluster.txn import read_record
+from drystone_storaged.manager.control.context import (
+    TEXT_MAX,
+    UUID_BYTES,
+    Context,
+    authenticate,
+    bearer,
+    unary,
+)
+from drystone_storaged.manager.control.credentials import Peer
+from drystone_storaged.manager.control.sessions import Session
+from drystone_storaged.manager.control.statuses import abort
+from drystone_storaged.manager.services import Services
+from drystone_storaged.proto import control_pb2 as pb
+
+log = get_logger(__name__)
+
+HELLO_S: Final = 5.0  # a peer that connects and says nothing holds a stream no longer
+
+
+class RegistrationCalls:
+    """Mixin of the servicer."""
+
+    _services: Services
+
+    @unary
+    async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:  # noqa: N802
+        """Bind or confirm a node."""
+        services = self._services
+        role, node = _checked(request)
+        if request.cluster and request.cluster != _cluster(services):
+            raise InvalidArgumentError(
+                "the caller belongs to another cluster",
+                code="wrong_cluster",
+                hint="check the manager's address, or remove the state folder",
+            )
+        credential = bearer(context)
+        known = bool(credential) and services.credentials.check(credential) == Peer(role, node.uuid)
+        if credential and not known:
+            raise UnauthenticatedError("the credential names another process")
+        await services.nodes.register(Registration(role, node, request.join_token, known))
+        if role == "server":
+            await add_voter(services.env.store, node.uuid)
+        return await _welcome(services, role, node)
+
+    async def Session(  # noqa: N802
+        self, requests: AsyncIterator[pb.SessionUp], context: Context
+    ) -> AsyncIterator[pb.SessionDown]:
+        """Commands down, reports up, for as long as the process lives."""
+        services = self._services
+        try:
+            peer, node = await authenticate(services, context)
+            hello = await _hello(requests)
+            session = services.sessions.open((peer.role, peer.uuid), node.name, hello.instance)
+        except DrystoneError as error:
+            await abort(context, error)
+        reader = asyncio.create_task(_read(services, session, requests))
+        try:
+            yield pb.SessionDown(welcome=await _session_welcome(services, peer.role))
+            if peer.role == "server":
+                yield await services.silence.suspects_message()
+                services.sessions.replay(session)
+            async for message in session.messages():
+                yield message
+        finally:
+            reader.cancel()
+            if services.sessions.close(session):
+                _ended(services, session)
+
+
+def _checked(request: pb.RegisterRequest) -> tuple[Role, Node]:
+    roles: dict[int, Role] = {pb.ROLE_SERVER: "server", pb.ROLE_CLIENT: "client"}
+    role = roles.get(request.role)
+    texts = (request.version, request.fault_set, request.beacon_addr)
+    if (
+        role is None
+        or len(request.uuid) != UUID_BYTES
+        or any(len(text) > TEXT_MAX for text in texts)
+    ):
+        raise InvalidArgumentError(
+            "a registration needs a role, a uuid of 16 bytes and short texts"
+        )
+    return role, Node(
+        request.name, request.uuid.hex(), request.version, request.fault_set,
+        request.beacon_addr, request.feature_level or 1,
+    )  # fmt: skip
+
+
+def _cluster(services: Services) -> bytes:
+    return bytes.fromhex(services.env.cluster.uuid.replace("-", ""))
+
+
+async def _welcome(services: Services, role: Role, node: Node) -> pb.RegisterResponse:
+    env = services.env
+    state = await services.feed.read()
+    uuid = bytes.fromhex(node.uuid)
+    return pb.RegisterResponse(
+        cluster=_cluster(services),
+        incarnation=state.incarnation,
+        feature_level=state.feature_level,
+        credential=services.credentials.issue(Peer(role, node.uuid)),
+        key_epoch=env.cluster.key_epoch,
+        master_key=env.master if role == "server" else b"",
+        role_key=env.native.role_key(env.master, role, uuid, env.cluster.key_epoch),
+        map_revision=state.revision,
+    )
+
+
+async def _hello(requests: AsyncIterator[pb.SessionUp]) -> pb.Hello:
+    try:
+        async with asyncio.timeout(HELLO_S):
+            first = await anext(requests)
+    except (TimeoutError, StopAsyncIteration):
+        raise InvalidArgumentError("a session begins with Hello", code="hello_missing") from None
+    if first.WhichOneof("kind") != "hello" or not first.hello.instance:
+        raise InvalidArgumentError("a session begins with Hello", code="hello_missing")
+    return first.hello
+
+
+async def _session_welcome(services: Services, role: Role) -> pb.Welcome:
+    state = await services.feed.read()
+    welcome = pb.Welcome(manager=services.env.name, map_revision=state.revision)
+    if role == "server":
+        welcome.voters.CopyFrom(await voters_message(services))
+    return welcome
+
+
+async def voters_message(services: Services) -> pb.Voters:
+    """Voters with their addresses."""
+    found = await read_record(services.env.store, keys.VOTERS, Voters)
+    voters = found[0] if found else Voters(1)
+    nodes = {n.uuid: n for n in await services.nodes.list("server")}
+    listed = [
+        pb.Voter(node=bytes.fromhex(u), name=nodes[u].name, beacon_addr=nodes[u].beacon_addr)
+        for u in voters.nodes
+        if u in nodes
+    ]
+    return pb.Voters(version=voters.version, voters=listed)
+
+
+async def _read(
+    services: Services, session: Session, requests: AsyncIterator[pb.SessionUp]
+) -> None:
+    """Take what the process sends; the session ends with its stream."""
+    try:
+        async for message in requests:
+            kind = message.WhichOneof("kind")
+            if kind == "result":
+                services.sessions.answered(session.key, message.result)
+            elif kind == "status" and session.key[0] == "server":
+                await _status(services, session, message.status)
+    except (grpc.RpcError, grpc.aio.UsageError):
+        log.info("a session broke", node=session.name)
+    except DrystoneError as error:
+        log.warning("a report was not taken", node=session.name, reason=str(error))
+    finally:
+        session.end()
+
+
+async def _status(services: Services, session: Session, status: pb.Status) -> None:
+    state = services.feed.latest() or await services.feed.read()
+    own = {d.id for d in state.drives.values() if d.node == session.key[1]}
+    for drive in status.drives:
+        if drive.drive in own:
+            services.stats.report(drive)
+    figures: dict[int, dict[int, int]] = {drive: {} for drive in own}
+    for layer in status.layers:
+        if layer.drive in own:
+            figures[layer.drive][layer.layer] = layer.mapped_bytes
+    for number, layers in figures.items():
+        services.usage.report(number, layers, complete=status.layers_complete)
+
+
+def _ended(services: Services, session: Session) -> None:
+    """A server's session ended: look at once whether its process is dead."""
+    log.info("session ended", node=session.name, role=session.key[0])
+    if session.key[0] == "server":
+        services.spawn(services.judge.check_process(session.key[1]), "probe after a session")

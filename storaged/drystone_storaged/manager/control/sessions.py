@@ -1,0 +1,138 @@
+"""Open sessions, and commands over them. Commands survive a reconnect until their deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from drystone_common.errors import AlreadyExistsError, DeadlineError, UnavailableError
+from drystone_storaged.cluster.nodes import Role
+from drystone_storaged.proto import control_pb2 as pb
+
+QUEUE_MAX: Final = 10_000  # messages to one process; a peer that reads so little is cut off
+PENDING_MAX: Final = 4_096  # commands to one process at a time
+
+SessionKey = tuple[Role, str]
+
+
+@dataclass(slots=True)
+class Session:
+    """One connected process."""
+
+    key: SessionKey
+    name: str
+    instance: int
+    outbox: asyncio.Queue[pb.SessionDown | None] = field(
+        default_factory=lambda: asyncio.Queue(QUEUE_MAX)
+    )
+
+    def send(self, message: pb.SessionDown) -> None:
+        """Queue a message; a full queue ends the session."""
+        try:
+            self.outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            self.end()
+
+    def end(self) -> None:
+        """End the stream after what is queued, or at once if the queue is full."""
+        if self.outbox.full():
+            self.outbox.get_nowait()
+        self.outbox.put_nowait(None)
+
+    async def messages(self) -> AsyncIterator[pb.SessionDown]:
+        """What goes down the stream, until the session ends."""
+        while (message := await self.outbox.get()) is not None:
+            yield message
+
+
+@dataclass(slots=True)
+class _Pending:
+    command: pb.Command
+    answer: asyncio.Future[pb.CommandResult]
+    progress: Callable[[pb.CommandResult], None] | None
+
+
+class SessionRegistry:
+    """Who is connected, and what was asked of them."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[SessionKey, Session] = {}
+        self._pending: dict[SessionKey, dict[int, _Pending]] = {}
+        self._next_id = 1
+
+    def open(self, key: SessionKey, name: str, instance: int) -> Session:
+        """Admit a session; a second live process of one node is refused."""
+        old = self._sessions.get(key)
+        if old is not None and old.instance != instance:
+            raise AlreadyExistsError(
+                f"{name} is connected already, as another process",
+                code="node_already_connected",
+                hint="two processes use one state folder: stop one of them",
+            )
+        if old is not None:
+            old.end()
+        session = Session(key, name, instance)
+        self._sessions[key] = session
+        return session
+
+    def replay(self, session: Session) -> None:
+        """Send again what was asked and not answered."""
+        for pending in list(self._pending.get(session.key, {}).values()):
+            session.send(pb.SessionDown(command=pending.command))
+
+    def close(self, session: Session) -> bool:
+        """Forget a session; True if it was the current one of its process."""
+        if self._sessions.get(session.key) is not session:
+            return False
+        del self._sessions[session.key]
+        return True
+
+    def get(self, key: SessionKey) -> Session | None:
+        """The live session of a process."""
+        return self._sessions.get(key)
+
+    def all(self, role: Role) -> list[Session]:
+        """Every live session of a role."""
+        return [s for key, s in self._sessions.items() if key[0] == role]
+
+    async def command(
+        self,
+        node: str,
+        command: pb.Command,
+        deadline_s: float,
+        progress: Callable[[pb.CommandResult], None] | None = None,
+    ) -> pb.CommandResult:
+        """Ask a server; the answer, or ``DeadlineError``. Repeated when it reconnects meanwhile."""
+        key: SessionKey = ("server", node)
+        waiting = self._pending.setdefault(key, {})
+        if len(waiting) >= PENDING_MAX:
+            raise UnavailableError("too many commands wait for one server", code="busy")
+        command.id, self._next_id = self._next_id, self._next_id + 1
+        command.deadline_ms = int(deadline_s * 1000)
+        pending = _Pending(command, asyncio.get_running_loop().create_future(), progress)
+        waiting[command.id] = pending
+        session = self._sessions.get(key)
+        try:
+            if session is not None:
+                session.send(pb.SessionDown(command=command))
+            async with asyncio.timeout(deadline_s):
+                return await pending.answer
+        except TimeoutError:
+            raise DeadlineError("a server did not answer in time", code="server_silent") from None
+        finally:
+            waiting.pop(command.id, None)
+            if not waiting and self._pending.get(key) is waiting:
+                del self._pending[key]
+
+    def answered(self, key: SessionKey, result: pb.CommandResult) -> None:
+        """An answer came in; late and unknown ones are ignored."""
+        pending = self._pending.get(key, {}).get(result.id)
+        if pending is None:
+            return
+        if result.more:
+            if pending.progress is not None:
+                pending.progress(result)
+        elif not pending.answer.done():
+            pending.answer.set_result(result)

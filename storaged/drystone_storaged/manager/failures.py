@@ -1,0 +1,162 @@
+"""Who is dropped, and on what proof: refused probes, own reports, probed client reports (§4.5)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from drystone_common.logs import get_logger
+from drystone_storaged.cluster.drives import DriveService
+from drystone_storaged.cluster.mapstate import MapState, read_state
+from drystone_storaged.cluster.membership_service import Changed, Evidence, MembershipService
+from drystone_storaged.cluster.records import Drive, DriveState
+from drystone_storaged.cluster.store import Compare, MetadataStore
+from drystone_storaged.manager.commander import Commander
+from drystone_storaged.manager.drivestats import DriveStats
+from drystone_storaged.manager.probe import Prober, all_refused
+from drystone_storaged.proto import control_pb2 as pb
+
+log = get_logger(__name__)
+
+HUNG_US: Final = 1_000_000  # §4.7: one second of service time ...
+HUNG_FACTOR: Final = 10  # ... while it is ten times the pool's median: not when everything is slow
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeDeps:
+    """What the judge works with."""
+
+    store: MetadataStore
+    membership: MembershipService
+    drives: DriveService
+    commander: Commander
+    prober: Prober
+    stats: DriveStats
+    monotonic: Callable[[], float]
+    joiner_failed: Callable[[int], None]
+
+
+class FailureJudge:
+    """Turns observations into drops; believes nothing it has not proven itself."""
+
+    def __init__(self, deps: JudgeDeps) -> None:
+        self._deps = deps
+
+    async def has_members(self, node: str) -> bool:
+        """Whether a node's drives are members of any PG."""
+        state = await read_state(self._deps.store)
+        mine = {d.id for d in state.drives.values() if d.node == node}
+        return any(mine.intersection(record.members()) for record in state.pgs().values())
+
+    async def check_process(self, node: str) -> bool:
+        """Probe a node's drives; refused everywhere = dead, dropped now. True = dropped."""
+        state = await read_state(self._deps.store)
+        drives = _serving(state, node)
+        evidence = Evidence("connection refused", self._deps.monotonic())
+        if not await all_refused(self._deps.prober, [d.addr for d in drives]):
+            return False
+        log.warning("server process is dead", node=node, drives=[d.id for d in drives])
+        await self._drop(state, _of_node(state, node), evidence)
+        return True
+
+    async def drop_node(
+        self, node: str, evidence: Evidence, *, conditions: Sequence[Compare] = ()
+    ) -> Changed:
+        """Drop all drives of a node whose lease is over."""
+        state = await read_state(self._deps.store)
+        drives = _of_node(state, node)
+        log.warning("dropping a silent node", node=node, drives=[d.id for d in drives])
+        return await self._drop(state, drives, evidence, conditions)
+
+    async def drive_ended(self, number: int, reason: str) -> Changed:
+        """The server says that it answers no request of this drive any more."""
+        state = await read_state(self._deps.store)
+        evidence = Evidence(reason, self._deps.monotonic())
+        return await self._drop(state, [state.drives[number]], evidence)
+
+    async def client_report(self, number: int, kind: int, nonce: int) -> None:
+        """A client or peer complains about a drive."""
+        state = await read_state(self._deps.store)
+        drive = state.drives.get(number)
+        if drive is None or (nonce not in (0, drive.nonce)):
+            return
+        at_s = self._deps.monotonic()
+        if await self._drop_joiner(state, drive, at_s):
+            return
+        if kind == pb.FAILURE_KIND_REFUSED:
+            await self.check_process(drive.node)
+        elif kind in (pb.FAILURE_KIND_STALL, pb.FAILURE_KIND_ERROR):
+            await self._check_drive(state, drive, at_s)
+
+    async def _drop_joiner(self, state: MapState, drive: Drive, at_s: float) -> bool:
+        """A joiner has no lease and serves nobody: the first report suffices."""
+        pgs = state.pgs()
+        joining = [ref for ref, record in pgs.items() if record.joiner(drive.id) is not None]
+        if joining:
+            self._deps.joiner_failed(drive.id)
+            await self._deps.membership.drop(
+                [drive.id], Evidence("reported while joining", at_s), only=joining
+            )
+        return bool(joining) and not any(drive.id in r.insync for r in pgs.values())
+
+    async def _check_drive(self, state: MapState, drive: Drive, at_s: float) -> None:
+        status = await self._deps.commander.probe_drive(drive.node, drive.id)
+        if status is None:
+            # A dead process refuses; a frozen one is found by the beacons' silence.
+            await self.check_process(drive.node)
+            return
+        others = [p for d, p in self._deps.stats.p99_us().items() if d != drive.id]
+        median = statistics.median(others) if others else 0
+        if status.oldest_io_us < HUNG_US or status.oldest_io_us <= HUNG_FACTOR * median:
+            log.info("a reported drive does well by its own account", drive=drive.id)
+            return
+        await self.drop_live(state, drive, Evidence("drive hangs", at_s))
+
+    async def drop_live(self, state: MapState, drive: Drive, evidence: Evidence) -> bool:
+        """Drop a drive whose server lives: it must stop answering reads first."""
+        pgs = {ref: r for ref, r in state.pgs().items() if drive.id in r.insync}
+        if not await self._deps.commander.quiesce(drive.node, drive.id, pgs):
+            log.warning("a drive to be dropped did not quiesce", drive=drive.id)
+            return False
+        epochs = {ref: r.epoch for ref, r in pgs.items()}
+
+        def unchanged(now: MapState) -> bool:
+            # The promise holds for the epochs it named.
+            current = now.pgs()
+            return all(current[ref].epoch == epoch for ref, epoch in epochs.items())
+
+        log.warning("dropping a drive", drive=drive.id, reason=evidence.reason)
+        observed = {drive.id: state.drive_revisions[drive.id]}
+        conditions = await self._deps.drives.set_down(observed, evidence.reason)
+        await self._deps.membership.drop(
+            [drive.id], evidence, only=list(pgs), still_valid=unchanged, conditions=conditions
+        )
+        return True
+
+    async def _drop(
+        self,
+        state: MapState,
+        drives: list[Drive],
+        evidence: Evidence,
+        conditions: Sequence[Compare] = (),
+    ) -> Changed:
+        # Down first: the join loop must not bring back what is being dropped. The conditions
+        # that come back void the drop if the drive is opened or reported ready meanwhile: a
+        # process that starts between the probe and the transaction is not the dead one.
+        observed = {d.id: state.drive_revisions[d.id] for d in drives}
+        unchanged = await self._deps.drives.set_down(observed, evidence.reason)
+        return await self._deps.membership.drop(
+            list(observed), evidence, conditions=[*conditions, *unchanged]
+        )
+
+
+def _of_node(state: MapState, node: str) -> list[Drive]:
+    return [d for d in state.drives.values() if d.node == node and d.state is not DriveState.GONE]
+
+
+def _serving(state: MapState, node: str) -> list[Drive]:
+    """Drives whose address the process listens on; those it only opened, if it has no others."""
+    drives = _of_node(state, node)
+    return [d for d in drives if d.state is DriveState.UP] or drives

@@ -1,0 +1,178 @@
+"""Bringing drives in: joins at once, promotions in batches, with a pause for drives that fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from drystone_common.errors import DrystoneError
+from drystone_common.logs import get_logger
+from drystone_storaged.cluster.leadership import Leadership, NotLeaderError
+from drystone_storaged.cluster.membership import PgRef
+from drystone_storaged.cluster.membership_service import Changed, MembershipService
+from drystone_storaged.manager.mapfeed import MapFeed
+
+log = get_logger(__name__)
+
+PROMOTE_PERIOD_S: Final = 0.2  # §4.1: at most 5 map transactions a second for promotions
+BACKOFF_S: Final = 2.0  # first pause of a joiner that failed; doubles
+BACKOFF_MAX_S: Final = 60.0  # a drive that fails again and again costs one join a minute
+
+
+class Backoff:
+    """Which drives may not join yet."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._until: dict[int, tuple[float, float]] = {}
+
+    def failed(self, drive: int) -> None:
+        """A joiner failed: pause, longer each time."""
+        until, pause = self._until.get(drive, (0.0, BACKOFF_S / 2))
+        if self._monotonic() >= until:
+            pause = min(pause * 2, BACKOFF_MAX_S)
+            self._until[drive] = (self._monotonic() + pause, pause)
+
+    def succeeded(self, drive: int) -> None:
+        """A promotion: the drive is well again."""
+        self._until.pop(drive, None)
+
+    def waiting(self) -> set[int]:
+        """Drives in their pause."""
+        now = self._monotonic()
+        return {drive for drive, (until, _) in self._until.items() if until > now}
+
+
+class JoinLoop:
+    """Joins what is up, wanted and out, whenever the map changes or a pause ends."""
+
+    def __init__(
+        self,
+        membership: MembershipService,
+        leadership: Leadership,
+        feed: MapFeed,
+        backoff: Backoff,
+    ) -> None:
+        self._membership = membership
+        self._leadership = leadership
+        self._feed = feed
+        self._backoff = backoff
+
+    def hold_back(self, drive: int) -> None:
+        """A drive left on its own wish: give it a pause before it joins again."""
+        self._backoff.failed(drive)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        have = 0
+        while True:
+            have = await self._next(have)
+            if not self._leadership.leads:
+                continue
+            try:
+                done = await self._membership.join_wanted(exclude=self._backoff.waiting())
+            except DrystoneError as error:
+                log.warning("joining failed, will try again", reason=str(error))
+                continue
+            if done.changed:
+                log.info("drives joined", pgs=len(done.changed), revision=done.revision)
+
+    async def _next(self, have: int) -> int:
+        """Wait for a newer map, or a second when a pause may have ended."""
+        follower = self._feed.follow(have)
+        try:
+            async with asyncio.timeout(1.0):
+                return (await anext(follower)).revision
+        except TimeoutError:
+            return have
+        finally:
+            await follower.aclose()  # type: ignore[attr-defined]
+
+
+Completed = dict[PgRef, set[tuple[int, int]]]
+
+
+class PromoteBatcher:
+    """Collects completed copies and promotes them together."""
+
+    def __init__(
+        self,
+        membership: MembershipService,
+        backoff: Backoff,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._membership = membership
+        self._backoff = backoff
+        self._sleep = sleep
+        self._waiting: list[tuple[Completed, asyncio.Future[Changed]]] = []
+        self._wake = asyncio.Event()
+
+    async def promote(self, drive: int, pgs: Collection[tuple[PgRef, int]]) -> Changed:
+        """Ask for the promotion of a drive in PGs, each in the epoch of its copy."""
+        wanted: Completed = {ref: {(drive, epoch)} for ref, epoch in pgs}
+        answer: asyncio.Future[Changed] = asyncio.get_running_loop().create_future()
+        self._waiting.append((wanted, answer))
+        self._wake.set()
+        done = await answer
+        refused = tuple(ref for ref in wanted if ref in done.refused)
+        if len(refused) < len(wanted):
+            self._backoff.succeeded(drive)
+        return Changed(done.revision, tuple(r for r in wanted if r in done.changed), refused)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._waiting = self._waiting, []
+            await self._run_batch(batch)
+            await self._sleep(PROMOTE_PERIOD_S)
+
+    async def _run_batch(self, batch: list[tuple[Completed, asyncio.Future[Changed]]]) -> None:
+        merged: dict[PgRef, set[tuple[int, int]]] = defaultdict(set)
+        for wanted, _ in batch:
+            for ref, entries in wanted.items():
+                merged[ref] |= entries
+        try:
+            done = await self._membership.promote({r: sorted(e) for r, e in merged.items()})
+        except DrystoneError as error:
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        for _, answer in batch:
+            if not answer.done():
+                answer.set_result(done)
+
+
+class LeaderLoop:
+    """Keeps leadership, or gets it."""
+
+    def __init__(
+        self, leadership: Leadership, on_elected: Callable[[], Awaitable[None]], period_s: float
+    ) -> None:
+        self._leadership = leadership
+        self._on_elected = on_elected
+        self._period_s = period_s
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.step()
+            except NotLeaderError:
+                pass
+            except DrystoneError as error:
+                log.warning("leadership is uncertain", reason=str(error))
+            await asyncio.sleep(self._period_s)
+
+    async def step(self) -> None:
+        """Extend leadership, or run for it."""
+        if self._leadership.leads:
+            if not await self._leadership.keepalive():
+                log.warning("leadership lost")
+        elif await self._leadership.campaign():
+            log.info("this manager leads")
+            await self._on_elected()

@@ -1,0 +1,29 @@
+"""The FastAPI application of `/v1`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+
+from drystone_common import __version__
+from drystone_storaged.manager.rest import cluster_routes, problems, volumes
+from drystone_storaged.manager.rest.guard import BodyLimit, TokenTable
+from drystone_storaged.manager.services import Services
+
+
+def create_app(services: Services, tokens: Mapping[str, str]) -> FastAPI:
+    """Build the app; `/openapi.json` describes it."""
+    app = FastAPI(
+        title="Drystone management API",
+        version=__version__,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.state.tokens = TokenTable(tokens)
+    app.include_router(volumes.router)
+    app.include_router(cluster_routes.router)
+    problems.install(app)
+    app.add_middleware(BodyLimit)
+    return app

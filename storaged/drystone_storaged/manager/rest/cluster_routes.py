@@ -1,0 +1,235 @@
+"""`/v1/cluster`, health, status, nodes, drives, pools, tasks, join tokens, clients."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from drystone_common import __version__
+from drystone_common.errors import ConflictError, InvalidArgumentError
+from drystone_storaged.cluster.membership import PgRef
+from drystone_storaged.cluster.nodes import remove_voter
+from drystone_storaged.cluster.pools import PoolSpec
+from drystone_storaged.cluster.records import DriveState, Task
+from drystone_storaged.cluster.replace import plan_replacement
+from drystone_storaged.manager.rest import models
+from drystone_storaged.manager.rest.guard import ADMIN, OPERATE, READ
+from drystone_storaged.manager.rest.volumes import Json, Limit, services_of
+
+router = APIRouter(prefix="/v1", tags=["cluster"])
+Cursor = Annotated[str | None, Query(max_length=64)]
+
+
+@router.get("/cluster", dependencies=[READ])
+async def cluster(request: Request) -> Json:
+    """Who this is."""
+    env = services_of(request).env
+    return {"uuid": env.cluster.uuid, "version": __version__, "manager": env.name}
+
+
+@router.get("/health", dependencies=[READ])
+async def health(request: Request) -> Json:
+    """Whether the manager can answer from its store; cheap."""
+    services = services_of(request)
+    revision = await services.env.store.revision()
+    return {"status": "ok", "revision": revision, "leader": services.leadership.leads}
+
+
+@router.get("/status", dependencies=[READ])
+async def status(request: Request) -> Json:
+    """Everything in one look."""
+    return await services_of(request).status.summary()
+
+
+@router.get("/map", dependencies=[READ])
+async def show_map(
+    request: Request, pool: Annotated[str | None, Query(max_length=63)] = None
+) -> Json:
+    """PG records of one pool, or of all."""
+    services = services_of(request)
+    only = (await services.pools.find(pool)).id if pool else None
+    state = await services.feed.read()
+    return {
+        "revision": state.revision,
+        "pgs": [
+            {"pool": ref.pool, "pg": ref.pg, **asdict(pg)} for ref, pg in state.pgs(only).items()
+        ],
+    }
+
+
+@router.get("/nodes", dependencies=[READ])
+async def nodes(request: Request, limit: Limit = 1000, cursor: Cursor = None) -> Json:
+    """Storage and consuming nodes by name."""
+    summary = await services_of(request).status.summary()
+    return page(sorted(summary["nodes"], key=lambda n: n["name"]), "name", limit, cursor)
+
+
+@router.get("/nodes/{name}", dependencies=[READ])
+async def node(name: str, request: Request) -> Json:
+    """One node of either kind."""
+    services = services_of(request)
+    role, found = await services.nodes.find(name)
+    return services.status.node(found, role, await services.feed.read())
+
+
+@router.delete("/nodes/{name}", dependencies=[ADMIN], status_code=204)
+async def forget(name: str, request: Request) -> None:
+    """Forget a node for good; its name is free again."""
+    services = services_of(request)
+    role, found = await services.nodes.find(name)
+    if services.sessions.get((role, found.uuid)) is not None:
+        raise ConflictError(
+            f"node {name} is connected", code="node_in_use", hint="stop its processes first"
+        )
+    if role == "server" and await services.judge.has_members(found.uuid):
+        raise ConflictError(
+            f"drives of node {name} are members of PGs",
+            code="node_in_use",
+            hint="wait until they are dropped; PGs whose only copy is there need `pool mark-lost`",
+        )
+    if role == "client":
+        after, more = 0, True
+        while more:
+            volumes, more = await services.volumes.list(after, 1000)
+            for volume in volumes:
+                after = volume.id
+                if name in {p.node for p in volume.publications} | {
+                    a.node for a in volume.attachments
+                }:
+                    await services.fence.unpublish(volume.id, name)
+    await services.nodes.forget(name)
+    if role == "server":
+        await remove_voter(services.env.store, found.uuid)
+        left = {n.uuid: n for n in await services.nodes.list("server")}
+        await services.membership.edit(
+            lambda state: (plan_replacement(state, left), ()), "a replacement"
+        )
+
+
+@router.post("/join-tokens", dependencies=[ADMIN], status_code=201)
+async def join_token(body: models.JoinTokenCreate, request: Request) -> Json:
+    """A token that admits one node; shown once."""
+    token = secrets.token_urlsafe(24)
+    await services_of(request).nodes.add_join_token(token, body.role, body.name or "")
+    return {"token": token, "role": body.role, "name": body.name}
+
+
+@router.post("/clients/{name}/fence", dependencies=[OPERATE])
+async def fence_client(name: str, request: Request) -> Json:
+    """Fence everything that a consuming node has attached."""
+    services = services_of(request)
+    await services.nodes.find(name)
+    fenced: list[str] = []
+    after, more = 0, True
+    while more:
+        volumes, more = await services.volumes.list(after, 1000)
+        for volume in volumes:
+            after = volume.id
+            if any(a.node == name for a in volume.attachments) or volume.fencing:
+                await services.fence.fence(volume.id, node=name)
+                fenced.append(f"{volume.id:016x}")
+    return {"node": name, "volumes": fenced}
+
+
+@router.get("/drives", dependencies=[READ])
+async def drives(request: Request, limit: Limit = 1000, cursor: Cursor = None) -> Json:
+    """Drives by id."""
+    services = services_of(request)
+    state = await services.feed.read()
+    items = [services.status.drive(state.drives[i], state) for i in sorted(state.drives)]
+    return page(items, "id", limit, cursor)
+
+
+@router.get("/drives/{which}", dependencies=[READ])
+async def drive(which: str, request: Request) -> Json:
+    """One drive by number or uuid."""
+    services = services_of(request)
+    found = await services.drives.find(which)
+    return services.status.drive(found, await services.feed.read())
+
+
+@router.post("/drives/{which}/scrub", dependencies=[OPERATE], status_code=202)
+async def scrub(which: str, request: Request) -> Json:
+    """Read a drive back against its checksums: a task."""
+    services = services_of(request)
+    found = await services.drives.find(which)
+    if found.state is not DriveState.UP:
+        raise ConflictError(f"drive {found.id} is {found.state.value}", code="drive_not_up")
+    return task_json(await services.tasks.scrub(found))
+
+
+@router.post("/pools", dependencies=[ADMIN], status_code=201)
+async def create_pool(body: models.PoolCreate, request: Request, response: Response) -> Json:
+    """Make a pool on the drives that are up."""
+    services = services_of(request)
+    # A majority of copies: with one lost writes go on, with two they wait.
+    default_min = min(body.copies, body.copies // 2 + 1)
+    spec = PoolSpec(
+        body.name, body.copies, default_min if body.min_insync is None else body.min_insync,
+        body.failure_domain, body.drive_class, body.pg_count or 0,
+    )  # fmt: skip
+    pool, created = await services.pools.create(spec)
+    response.status_code = 201 if created else 200
+    return await services.status.pool(pool)
+
+
+@router.get("/pools", dependencies=[READ])
+async def pools(request: Request, limit: Limit = 1000, cursor: Cursor = None) -> Json:
+    """Pools by id."""
+    services = services_of(request)
+    items = [await services.status.pool(pool) for pool in await services.pools.list()]
+    return page(items, "id", limit, cursor)
+
+
+@router.get("/pools/{name}", dependencies=[READ])
+async def pool(name: str, request: Request) -> Json:
+    """One pool with its space."""
+    services = services_of(request)
+    return await services.status.pool(await services.pools.find(name))
+
+
+@router.post("/pools/{name}/mark-lost", dependencies=[ADMIN], status_code=202)
+async def mark_lost(name: str, body: models.MarkLost, request: Request) -> Json:
+    """Give the data of a PG up whose copies are all gone."""
+    services = services_of(request)
+    found = await services.pools.find(name)
+    return task_json(await services.tasks.mark_lost(PgRef(found.id, body.pg)))
+
+
+@router.get("/tasks", dependencies=[READ])
+async def tasks(request: Request, limit: Limit = 100, cursor: Cursor = None) -> Json:
+    """Long work, oldest first."""
+    items = [task_json(task) for task in await services_of(request).tasks.list()]
+    return page(items, "id", limit, cursor)
+
+
+@router.get("/tasks/{number}", dependencies=[READ])
+async def task(number: int, request: Request) -> Json:
+    """One task."""
+    if not 0 < number < 2**63:
+        raise InvalidArgumentError(f"{number} is not a task's number", code="invalid_id")
+    return task_json(await services_of(request).tasks.get(number))
+
+
+def task_json(task: Task) -> Json:
+    """A task as REST shows it."""
+    shown: dict[str, Any] = asdict(task)
+    del shown["cursor"]
+    return shown
+
+
+def page(items: list[Json], key: str, limit: int, cursor: str | None) -> Json:
+    """Cut a sorted list that is small by nature (nodes, drives, pools, tasks)."""
+    try:
+        start = int(cursor) if cursor and items and isinstance(items[0][key], int) else cursor
+    except ValueError:
+        raise InvalidArgumentError("the cursor is not one of ours", code="invalid_cursor") from None
+    rest = [item for item in items if start is None or item[key] > start]
+    more = len(rest) > limit
+    return {
+        "items": rest[:limit],
+        "next_cursor": str(rest[limit - 1][key]) if more else None,
+    }

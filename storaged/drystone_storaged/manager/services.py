@@ -1,0 +1,156 @@
+"""Everything a manager consists of, wired once. Tests build the same with their own clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from drystone_common.errors import DrystoneError
+from drystone_common.logs import get_logger
+from drystone_storaged.cluster.attach import AttachService
+from drystone_storaged.cluster.drives import DriveService
+from drystone_storaged.cluster.fence import FenceService
+from drystone_storaged.cluster.ids import IdAllocator
+from drystone_storaged.cluster.leadership import Leadership
+from drystone_storaged.cluster.membership_service import MembershipService
+from drystone_storaged.cluster.native import PURE, Native
+from drystone_storaged.cluster.nodes import NodeService
+from drystone_storaged.cluster.orders import OrderService, Usage
+from drystone_storaged.cluster.pools import PoolService
+from drystone_storaged.cluster.records import Cluster
+from drystone_storaged.cluster.store import MetadataStore
+from drystone_storaged.cluster.volumes import VolumeService
+from drystone_storaged.manager.commander import Commander
+from drystone_storaged.manager.control.credentials import Credentials
+from drystone_storaged.manager.control.sessions import SessionRegistry
+from drystone_storaged.manager.drivestats import DriveStats
+from drystone_storaged.manager.failures import FailureJudge, JudgeDeps
+from drystone_storaged.manager.joins import Backoff, JoinLoop, PromoteBatcher
+from drystone_storaged.manager.mapfeed import MapFeed
+from drystone_storaged.manager.probe import Prober, TcpProber
+from drystone_storaged.manager.reports import ReportLimiter
+from drystone_storaged.manager.silence_loop import SilenceDeps, SilenceLoop
+from drystone_storaged.manager.status import StatusService
+from drystone_storaged.manager.tasks import TaskParts, TaskService
+
+log = get_logger(__name__)
+
+
+def random_nonce() -> int:
+    """A random 64-bit number, not 0."""
+    return secrets.randbits(64) or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What a manager takes from outside."""
+
+    store: MetadataStore
+    cluster: Cluster
+    name: str
+    master: bytes
+    native: Native = PURE
+    prober: Prober = field(default_factory=TcpProber)
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """A manager's parts; routers and servicers use them and hold nothing themselves."""
+
+    env: Environment
+    leadership: Leadership
+    credentials: Credentials
+    sessions: SessionRegistry
+    commander: Commander
+    nodes: NodeService
+    drives: DriveService
+    pools: PoolService
+    volumes: VolumeService
+    attach: AttachService
+    fence: FenceService
+    orders: OrderService
+    usage: Usage
+    stats: DriveStats
+    membership: MembershipService
+    feed: MapFeed
+    judge: FailureJudge
+    silence: SilenceLoop
+    joins: JoinLoop
+    promotions: PromoteBatcher
+    status: StatusService
+    tasks: TaskService
+    reports: ReportLimiter
+    wake_orders: asyncio.Event = field(default_factory=asyncio.Event)
+    jobs: set[asyncio.Task[object]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, object], what: str) -> None:
+        """Run something beside the call that caused it; its failure is logged, not lost."""
+
+        async def run() -> None:
+            try:
+                await work
+            except DrystoneError as error:
+                log.warning("background work failed", what=what, reason=str(error))
+
+        task: asyncio.Task[object] = asyncio.create_task(run())
+        self.jobs.add(task)
+        task.add_done_callback(self.jobs.discard)
+
+    async def close(self) -> None:
+        """Stop everything that was started; the store stays open."""
+        await self.silence.close()
+        await self.tasks.close()
+        for job in list(self.jobs):
+            job.cancel()
+        await asyncio.gather(*self.jobs, return_exceptions=True)
+
+
+def build(env: Environment) -> Services:
+    """Wire a manager."""
+    store, clock = env.store, env.monotonic
+    ids = IdAllocator(store)
+    leadership = Leadership(store, env.name)
+    sessions = SessionRegistry()
+    commander = Commander(sessions)
+    pools = PoolService(store, ids, env.native)
+    volumes = VolumeService(store, ids, pools)
+    drives = DriveService(store, ids)
+    stats, usage, backoff = DriveStats(clock), Usage(), Backoff(clock)
+    members = MembershipService(store, leadership, monotonic=clock, wall=env.wall)
+    feed = MapFeed(store)
+    judge = FailureJudge(
+        JudgeDeps(store, members, drives, commander, env.prober, stats, clock, backoff.failed)
+    )
+    fence = FenceService(store, volumes, commander, monotonic=clock, random_nonce=random_nonce)
+    status = StatusService(store, feed, sessions, stats, usage)
+    return Services(
+        env=env,
+        leadership=leadership,
+        credentials=Credentials(env.master, env.cluster.key_epoch),
+        sessions=sessions,
+        commander=commander,
+        nodes=NodeService(store),
+        drives=drives,
+        pools=pools,
+        volumes=volumes,
+        attach=AttachService(volumes, env.native, env.master, env.cluster.key_epoch),
+        fence=fence,
+        orders=OrderService(store, commander),
+        usage=usage,
+        stats=stats,
+        membership=members,
+        feed=feed,
+        judge=judge,
+        silence=SilenceLoop(SilenceDeps(store, leadership, commander, sessions, judge, clock)),
+        joins=JoinLoop(members, leadership, feed, backoff),
+        promotions=PromoteBatcher(members, backoff),
+        status=status,
+        tasks=TaskService(TaskParts(store, ids, commander, members, volumes, env.wall)),
+        reports=ReportLimiter(),
+    )

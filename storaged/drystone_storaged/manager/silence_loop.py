@@ -1,0 +1,137 @@
+"""From silence to a drop: /suspect, promises, the lease's wait, one transaction (§4.5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from drystone_common.errors import DrystoneError
+from drystone_common.logs import get_logger
+from drystone_storaged.cluster import keys
+from drystone_storaged.cluster.codec import encode
+from drystone_storaged.cluster.leadership import Leadership
+from drystone_storaged.cluster.membership_service import Evidence
+from drystone_storaged.cluster.records import Suspicion, Voters
+from drystone_storaged.cluster.store import Compare, Delete, MetadataStore, Put
+from drystone_storaged.cluster.txn import read_all, read_record
+from drystone_storaged.manager.commander import Commander
+from drystone_storaged.manager.control.sessions import SessionRegistry
+from drystone_storaged.manager.failures import FailureJudge
+from drystone_storaged.manager.silence import PROMISE_WAIT_S, SilenceTracker, majority
+from drystone_storaged.proto import control_pb2 as pb
+
+log = get_logger(__name__)
+
+PROMISES_S: Final = 2.0  # to collect promises; evidence lives 5 s and the wait takes 1.6 s of it
+RETRY_S: Final = 0.25  # between two rounds of asking those that did not promise yet
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceDeps:
+    """What the loop works with."""
+
+    store: MetadataStore
+    leadership: Leadership
+    commander: Commander
+    sessions: SessionRegistry
+    judge: FailureJudge
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+class SilenceLoop:
+    """One suspicion at a time per node."""
+
+    def __init__(self, deps: SilenceDeps) -> None:
+        self._deps = deps
+        self._tracker = SilenceTracker()
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def report(self, voter: str, silent: list[str]) -> None:
+        """A beacon's report came in."""
+        now = self._deps.monotonic()
+        self._tracker.report(voter, silent, now)
+        if not silent or not self._deps.leadership.leads:
+            return
+        voters = await self._voters()
+        for node in self._tracker.suspects(voters.nodes, now):
+            if node not in self._running and await self._deps.judge.has_members(node):
+                task = asyncio.create_task(self._suspect(node, voters))
+                self._running[node] = task
+                task.add_done_callback(lambda _, n=node: self._running.pop(n, None))  # type: ignore[misc]
+
+    async def suspects_message(self) -> pb.SessionDown:
+        """Every suspicion that stands."""
+        standing = await read_all(self._deps.store, keys.SUSPECTS, Suspicion)
+        listed = [pb.Suspect(node=bytes.fromhex(s.node), round=s.round) for s in standing]
+        return pb.SessionDown(suspects=pb.Suspects(suspects=listed))
+
+    async def recover(self) -> None:
+        """At start: suspicions of a manager that is gone are withdrawn; votes begin anew."""
+        for suspicion in await read_all(self._deps.store, keys.SUSPECTS, Suspicion):
+            await self._withdraw(suspicion.node)
+
+    async def close(self) -> None:
+        """Stop; a suspicion under way is withdrawn by whoever leads next."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _voters(self) -> Voters:
+        found = await read_record(self._deps.store, keys.VOTERS, Voters)
+        return found[0] if found else Voters(1)
+
+    async def _suspect(self, node: str, voters: Voters) -> None:
+        key = keys.suspect(node)
+        try:
+            written = await self._deps.store.txn(
+                [self._deps.leadership.compare(), Compare.absent(key)],
+                [Put(key, encode(Suspicion(node, await self._deps.store.revision())))],
+            )
+            found = await read_record(self._deps.store, key, Suspicion)
+            if written.succeeded and found is not None:
+                await self._decide(found[0], found[1].mod_revision, voters)
+        except DrystoneError as error:
+            log.warning("a suspicion came to nothing", node=node, reason=str(error))
+        finally:
+            await asyncio.shield(self._withdraw(node))
+
+    async def _decide(self, suspicion: Suspicion, revision: int, voters: Voters) -> None:
+        await self._tell()
+        promised = await self._collect(suspicion, voters)
+        if promised is None:
+            log.info("no majority promised: the node is heard", node=suspicion.node)
+            return
+        # From the last promise on nobody of a majority renews the lease; then it must be over.
+        await self._deps.sleep(max(0.0, promised + PROMISE_WAIT_S - self._deps.monotonic()))
+        condition = Compare.mod(keys.suspect(suspicion.node), revision)
+        evidence = Evidence("silent to a majority", promised)
+        await self._deps.judge.drop_node(suspicion.node, evidence, conditions=[condition])
+
+    async def _collect(self, suspicion: Suspicion, voters: Voters) -> float | None:
+        """When the last promise of a majority came, or None."""
+        promised: set[str] = set()
+        deadline = self._deps.monotonic() + PROMISES_S
+        while self._deps.monotonic() < deadline:
+            missing = [v for v in voters.nodes if v not in promised and v != suspicion.node]
+            answers = await asyncio.gather(
+                *(self._deps.commander.promise(v, suspicion, voters.version) for v in missing)
+            )
+            promised.update(v for v, ok in zip(missing, answers, strict=True) if ok)
+            if len(promised) >= majority(voters.nodes):
+                return self._deps.monotonic()
+            await self._deps.sleep(RETRY_S)
+        return None
+
+    async def _withdraw(self, node: str) -> None:
+        # The key goes first, then the voters are freed: never the other way round (B13).
+        await self._deps.store.txn([], [Delete(keys.suspect(node))])
+        await self._tell()
+
+    async def _tell(self) -> None:
+        message = await self.suspects_message()
+        for session in self._deps.sessions.all("server"):
+            session.send(message)

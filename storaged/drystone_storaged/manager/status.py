@@ -1,0 +1,234 @@
+"""Health in one look: what `drystone status` prints, from the map and from reports."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+from drystone_common.ids import format_id
+from drystone_storaged.cluster import keys
+from drystone_storaged.cluster.mapstate import MapState
+from drystone_storaged.cluster.membership import effective_min_insync
+from drystone_storaged.cluster.orders import Usage
+from drystone_storaged.cluster.pgmap import PgRecord
+from drystone_storaged.cluster.pools import pool_capacity
+from drystone_storaged.cluster.records import Drive, DriveState, Node, Pool, Volume
+from drystone_storaged.cluster.store import MetadataStore
+from drystone_storaged.cluster.txn import read_all
+from drystone_storaged.manager.control.sessions import SessionRegistry
+from drystone_storaged.manager.drivestats import DriveStats
+from drystone_storaged.manager.mapfeed import MapFeed
+
+ISSUES_MAX: Final = 50  # a person reads some; the counts say the rest
+
+Json = dict[str, Any]
+
+
+def pg_state(record: PgRecord, width: int, min_insync: int, up: frozenset[int]) -> str:
+    """One word for a PG: unavailable, stalled, resyncing, degraded or in_sync."""
+    alive = sum(1 for drive in record.insync if drive in up)
+    if alive == 0:
+        return "unavailable"
+    if alive < min_insync:
+        return "stalled"
+    if record.joining:
+        return "resyncing"
+    return "degraded" if alive < width else "in_sync"
+
+
+def count_states(state: MapState, pools: Iterable[Pool]) -> Counter[str]:
+    """How many PGs of these pools are in which state."""
+    up = frozenset(d.id for d in state.drives.values() if d.state is DriveState.UP)
+    return Counter(
+        pg_state(record, pool.width, effective_min_insync(pool.min_insync, pool.width), up)
+        for pool in pools
+        for record in state.pgs(pool.id).values()
+    )
+
+
+class StatusService:
+    """Answers about health, drives, pools and use."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        feed: MapFeed,
+        sessions: SessionRegistry,
+        stats: DriveStats,
+        usage: Usage,
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._sessions = sessions
+        self._stats = stats
+        self._usage = usage
+
+    async def summary(self) -> Json:
+        """Everything of `status -o json`."""
+        state = await self._feed.read()
+        servers = await read_all(self._store, keys.NODES, Node)
+        clients = await read_all(self._store, keys.CLIENTS, Node)
+        counts = count_states(state, state.pools.values())
+        issues = self._issues(state, servers, counts)
+        nodes = [self.node(n, "server", state) for n in servers]
+        nodes += [self.node(n, "client", state) for n in clients]
+        live = [d for d in state.drives.values() if d.state is not DriveState.GONE]
+        return {
+            "health": _health(counts, issues),
+            "issues": issues[:ISSUES_MAX],
+            "cluster": state.cluster.uuid,
+            "map_revision": state.revision,
+            "nodes": nodes,
+            "drives": [self.drive(drive, state) for drive in live],
+            "pgs": pg_counts(counts),
+            "resync": {
+                "bytes_left": self._resync_left(state),
+                "bytes_done": self._resync_done(state),
+            },
+        }
+
+    def node(self, node: Node, role: str, state: MapState) -> Json:
+        """One node."""
+        key = ("server" if role == "server" else "client", node.uuid)
+        connected = self._sessions.get(key) is not None  # type: ignore[arg-type]
+        drives = [d.id for d in state.drives.values() if d.node == node.uuid]
+        return {
+            "name": node.name, "uuid": node.uuid, "role": role, "connected": connected,
+            "state": "up" if connected else "down", "version": node.version,
+            "fault_set": node.fault_set or None, "drives": drives,
+        }  # fmt: skip
+
+    def drive(self, drive: Drive, state: MapState) -> Json:
+        """One drive with what it last reported."""
+        figures = self._stats.get(drive.id)
+        roles = Counter[str]()
+        for record in state.pgs().values():
+            if drive.id in record.insync:
+                roles["in_sync"] += 1
+            elif record.joiner(drive.id) is not None:
+                roles["joining"] += 1
+            elif drive.id in record.target or record.out_since(drive.id) is not None:
+                roles["out"] += 1
+        return {
+            "id": drive.id, "uuid": drive.uuid, "node": drive.node_name, "addr": drive.addr,
+            "state": drive.state.value, "reason": drive.reason or None, "serial": drive.serial,
+            "capacity": drive.capacity, "used": figures.used if figures else None,
+            "resync_bytes_left": figures.resync_left if figures else 0,
+            "resync_bytes_done": figures.resync_done if figures else 0,
+            "bad_blocks": figures.bad_blocks if figures else 0,
+            "healed_blocks": figures.healed_blocks if figures else 0,
+            "pgs": {name: roles[name] for name in ("in_sync", "joining", "out")},
+        }  # fmt: skip
+
+    async def pool(self, pool: Pool) -> Json:
+        """One pool with its space, in bytes of volumes."""
+        state = await self._feed.read()
+        targets = [record.target or record.insync for record in state.pgs(pool.id).values()]
+        sizes, free = self._sizes(state)
+        capacity = pool_capacity(pool, targets, sizes)
+        available = min(capacity, pool_capacity(pool, targets, free))
+        return {
+            "id": pool.id, "name": pool.name, "copies": pool.copies, "width": pool.width,
+            "min_insync": pool.min_insync, "failure_domain": pool.failure_domain.value,
+            "pg_count": pool.pg_count, "capacity": capacity, "used": capacity - available,
+            "available": available, "pgs": pg_counts(count_states(state, [pool])),
+        }  # fmt: skip
+
+    def used(self, volume: Volume) -> int | None:
+        """Bytes that a volume's own layers hold, counted once."""
+        return self._usage.used([link.layer for link in volume.chain])
+
+    def _sizes(self, state: MapState) -> tuple[dict[int, int], dict[int, int]]:
+        sizes: dict[int, int] = {}
+        free: dict[int, int] = {}
+        for drive in state.drives.values():
+            figures = self._stats.get(drive.id)
+            capacity = figures.capacity if figures else drive.capacity
+            sizes[drive.id] = capacity
+            spent = figures.used + figures.reserved if figures else 0
+            free[drive.id] = max(0, capacity - spent)
+        return sizes, free
+
+    def _resync_left(self, state: MapState) -> int:
+        found = [self._stats.get(drive) for drive in state.drives]
+        return sum(f.resync_left for f in found if f is not None)
+
+    def _resync_done(self, state: MapState) -> int:
+        found = [self._stats.get(drive) for drive in state.drives]
+        return sum(f.resync_done for f in found if f is not None)
+
+    def _issues(self, state: MapState, servers: list[Node], counts: Counter[str]) -> list[str]:
+        issues = [
+            f"{counts[name]} PGs are {what}"
+            for name, what in (
+                ("unavailable", "without a reachable in-sync copy"),
+                ("stalled", "below min_insync: writes wait"),
+                ("degraded", "missing a copy"),
+                ("resyncing", "being resynced"),
+            )
+            if counts[name]
+        ]
+        for pool in state.pools.values():
+            if pool.width < pool.copies:
+                issues.append(f"pool {pool.name}: {pool.width} of {pool.copies} copies")
+            domain = pool.failure_domain.value
+            if domain == "drive" and len(servers) < pool.copies:
+                issues.append(f"pool {pool.name}: copies share a node")
+        issues += [
+            f"node {node.name} is not connected"
+            for node in servers
+            if self._sessions.get(("server", node.uuid)) is None
+        ]
+        for drive in state.drives.values():
+            if drive.state is DriveState.DOWN:
+                why = f": {drive.reason}" if drive.reason else ""
+                issues.append(f"drive {drive.id} on {drive.node_name} is down{why}")
+        return issues
+
+
+def _health(counts: Counter[str], issues: list[str]) -> str:
+    if counts["unavailable"] or counts["stalled"]:
+        return "critical"
+    return "warning" if issues else "ok"
+
+
+def pg_counts(counts: Counter[str]) -> Json:
+    """The form in answers; `degraded` includes what is worse."""
+    worse = counts["stalled"] + counts["unavailable"]
+    return {
+        "total": counts.total(),
+        "in_sync": counts["in_sync"],
+        "degraded": counts["degraded"] + worse,
+        "resyncing": counts["resyncing"],
+        "stalled": counts["stalled"],
+        "unavailable": counts["unavailable"],
+    }
+
+
+def volume_json(volume: Volume, pool_name: str, used: int | None) -> Json:
+    """A volume as REST shows it."""
+    known = volume.content
+    fields = (("state", known.state.value), ("fs", known.fs), ("nonce", known.nonce))
+    content = {name: value for name, value in fields if value is not None}
+    return {
+        "id": format_id(volume.id),
+        "name": volume.name,
+        "size": volume.size,
+        "pool": pool_name,
+        "used": used,
+        "generation": volume.generation,
+        "clean": volume.clean,
+        "attributes": volume.attributes,
+        "content": content,
+        "publications": [{"node": p.node, "mode": p.mode.value} for p in volume.publications],
+        "attachments": [
+            {
+                "node": a.node, "client": a.client, "nonce": format_id(a.nonce),
+                "mode": a.mode.value, "state": a.state.value,
+            }
+            for a in volume.attachments
+        ],
+        "fencing": volume.fencing is not None,
+        "lost_pgs": [{"pg": lost.pg, "epoch": lost.epoch} for lost in volume.lost_pgs],
+    }  # fmt: skip

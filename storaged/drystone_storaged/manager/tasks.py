@@ -1,0 +1,164 @@
+"""Long work: recorded in the store, resumed by whoever leads, shown with its progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from drystone_common.errors import DrystoneError, InvalidArgumentError, NotFoundError
+from drystone_common.logs import get_logger
+from drystone_storaged.cluster import keys
+from drystone_storaged.cluster.codec import encode
+from drystone_storaged.cluster.ids import IdAllocator
+from drystone_storaged.cluster.membership import PgRef
+from drystone_storaged.cluster.membership_service import MembershipService
+from drystone_storaged.cluster.records import Drive, LostPg, Task, Volume
+from drystone_storaged.cluster.store import Delete, MetadataStore, Put
+from drystone_storaged.cluster.txn import read_all, read_record
+from drystone_storaged.cluster.volumes import VolumeService
+from drystone_storaged.manager.commander import Commander
+from drystone_storaged.proto import control_pb2 as pb
+
+log = get_logger(__name__)
+
+PAGE: Final = 500  # volumes between two records of progress
+LOST_MAX: Final = 1024  # lost PGs that a record lists; more is said by the latest ones just as well
+KEEP: Final = 200  # finished tasks that stay to be looked at; older ones go when a new one starts
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParts:
+    """What tasks work with."""
+
+    store: MetadataStore
+    ids: IdAllocator
+    commander: Commander
+    membership: MembershipService
+    volumes: VolumeService
+    wall: Callable[[], float]
+
+
+class TaskService:
+    """Starts, runs and lists tasks."""
+
+    def __init__(self, parts: TaskParts) -> None:
+        self._parts = parts
+        self._running: dict[int, asyncio.Task[None]] = {}
+
+    async def scrub(self, drive: Drive) -> Task:
+        """Read a drive back against its checksums."""
+        return await self._start("scrub", str(drive.id))
+
+    async def mark_lost(self, ref: PgRef) -> Task:
+        """Give a PG's data up. The PG itself changes before this returns."""
+        changed, record = await self._parts.membership.mark_lost(ref)
+        log.warning("PG marked lost", pool=ref.pool, pg=ref.pg, revision=changed.revision)
+        return await self._start("mark-lost", f"{ref.pool}.{ref.pg}.{record.epoch}")
+
+    async def get(self, number: int) -> Task:
+        """One task."""
+        found = await read_record(self._parts.store, keys.task(number), Task)
+        if found is None:
+            raise NotFoundError(f"there is no task {number}", code="task_not_found")
+        return found[0]
+
+    async def list(self) -> list[Task]:
+        """Every task that is still recorded."""
+        return await read_all(self._parts.store, keys.TASKS, Task)
+
+    async def resume(self) -> None:
+        """At election: go on with what was running."""
+        for task in await self.list():
+            if task.state == "running" and task.id not in self._running:
+                self._spawn(task)
+
+    async def close(self) -> None:
+        """Stop; tasks stay recorded as running and are resumed."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _start(self, kind: str, subject: str) -> Task:
+        known = await self.list()
+        for task in known:
+            if (task.kind, task.subject, task.state) == (kind, subject, "running"):
+                return task
+        finished = [task for task in known if task.state != "running"]
+        for old in finished[: max(0, len(finished) - KEEP)]:
+            await self._parts.store.txn([], [Delete(keys.task(old.id))])
+        number = await self._parts.ids.take("task")
+        task = Task(number, kind, subject, "running", created_s=int(self._parts.wall()))
+        await self._save(task)
+        self._spawn(task)
+        return task
+
+    def _spawn(self, task: Task) -> None:
+        running = asyncio.create_task(self._run(task))
+        self._running[task.id] = running
+        running.add_done_callback(lambda _: self._running.pop(task.id, None))
+
+    async def _run(self, task: Task) -> None:
+        work = {"scrub": self._scrub, "mark-lost": self._record_loss}.get(task.kind)
+        try:
+            if work is None:
+                raise InvalidArgumentError(f"unknown kind of task: {task.kind}")
+            await work(task)
+        except DrystoneError as error:
+            log.warning("a task failed", task=task.id, kind=task.kind, reason=str(error))
+            await self._save(replace(await self.get(task.id), state="failed", detail=str(error)))
+
+    async def _scrub(self, task: Task) -> None:
+        found = await read_record(self._parts.store, keys.drive(int(task.subject)), Drive)
+        if found is None:
+            raise NotFoundError("the drive is gone", code="drive_not_found")
+        latest: list[pb.CommandResult] = []
+        node = found[0].node
+        asked = asyncio.create_task(
+            self._parts.commander.scrub(node, task.id, found[0].id, latest.append)
+        )
+        try:
+            while not asked.done():
+                await asyncio.wait([asked], timeout=1.0)
+                if latest:
+                    await self._save(_scrub_progress(task, latest[-1]))
+                    del latest[:]
+        finally:
+            asked.cancel()
+        result = asked.result()
+        if result.code:
+            raise DrystoneError(result.message or result.code, code=result.code)
+        await self._save(replace(_scrub_progress(task, result), state="done"))
+
+    async def _record_loss(self, task: Task) -> None:
+        pool, pg, epoch = (int(part) for part in task.subject.split("."))
+        lost = LostPg(pg, epoch)
+        after = int(task.cursor, 16) if task.cursor else 0
+        more = True
+        while more:
+            volumes, more = await self._parts.volumes.list(after, PAGE)
+            for volume in volumes:
+                if volume.pool == pool:
+                    await self._parts.volumes.update(volume.id, lambda v: _with_loss(v, lost))
+            if volumes:
+                after = volumes[-1].id
+                task = replace(task, cursor=f"{after:016x}", done=task.done + len(volumes))
+                await self._save(task)
+        await self._save(replace(task, state="done"))
+
+    async def _save(self, task: Task) -> None:
+        await self._parts.store.txn([], [Put(keys.task(task.id), encode(task))])
+
+
+def _with_loss(volume: Volume, lost: LostPg) -> Volume:
+    if lost in volume.lost_pgs:
+        return volume
+    return replace(volume, lost_pgs=(*volume.lost_pgs, lost)[-LOST_MAX:])
+
+
+def _scrub_progress(task: Task, result: pb.CommandResult) -> Task:
+    scrub = result.scrub
+    detail = f"bad {scrub.bad_blocks}, healed {scrub.healed_blocks}"
+    return replace(task, done=scrub.bytes_done, total=scrub.bytes_total, detail=detail)

@@ -1,0 +1,234 @@
+"""`drystone server`: puts the parts together and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+from drystone_common import __version__
+from drystone_common.logs import configure_logging, get_logger
+from drystone_common.metrics import Metrics
+from drystone_common.settings import load_settings
+from drystone_storaged.agent.control import Control
+from drystone_storaged.agent.identity import IdentityFile
+from drystone_storaged.agent.mapfeed import MapFeed
+from drystone_storaged.agent.metrics_http import serving_metrics
+from drystone_storaged.agent.process import Background, run_daemon
+from drystone_storaged.agent.pump import Event, Pump
+from drystone_storaged.agent.register import Membership, Registrant, register
+from drystone_storaged.agent.session import Session
+from drystone_storaged.proto import control_pb2
+from drystone_storaged.server.commands import Commands, Controls
+from drystone_storaged.server.core import ServerCore
+from drystone_storaged.server.drive import DriveDeps, DriveKeeper
+from drystone_storaged.server.ledger import Ledger
+from drystone_storaged.server.prepare import DriveTools, Preparer
+from drystone_storaged.server.settings import ServerSettings
+from drystone_storaged.server.silence import Silence
+from drystone_storaged.server.status import ServerMetrics, StatusReporter
+from drystone_storaged.server.upcalls import Upcalls
+
+CLOSED_REPORT_S: Final = 2.0  # telling the manager at a stop; it notices by itself soon after
+
+_log = get_logger(__name__)
+
+
+class Server:
+    """One storage server around a native core."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        control: Control,
+        membership: Membership,
+        core: ServerCore,
+        tools: DriveTools,
+    ) -> None:
+        self.settings = settings
+        self.core = core
+        self.background = Background()
+        self._instance = nonce()
+        self._beacon_addr = core.start_beacon(settings.beacon_listen, self._instance)
+        self.maps = MapFeed(control, core.map)
+        self.controls = Controls(core)
+        self.silence = Silence(core, control)
+        self.drives: list[DriveKeeper] = []
+        hello = control_pb2.Hello(
+            instance=self._instance, version=__version__, beacon_addr=self._beacon_addr
+        )
+        self.session = Session(control, hello, self._on_message)
+        self.reporter = StatusReporter(
+            core, self.drives, lambda: self.maps.revision, self.session.send
+        )
+        self.session.on_open(self.reporter.session_opened)
+        self.commands = Commands(
+            core,
+            self.controls,
+            self.maps,
+            self.drives,
+            probe=self.reporter.probe,
+            answer=lambda result: self.session.send(control_pb2.SessionUp(result=result)),
+        )
+        self.upcalls = Upcalls(core, control, self.maps, self._nonce_of)
+        deps = DriveDeps(
+            core=core,
+            control=control,
+            membership=membership,
+            preparer=Preparer(tools, Ledger(Path(settings.state_dir)), membership),
+            machine_id=machine_id(),
+            nonce=nonce,
+            carry_out=self.commands.carry_out,
+        )
+        self.drives += [DriveKeeper(d, slot, deps) for slot, d in enumerate(settings.drives)]
+        self.pump = Pump(core, self._handlers())
+
+    async def run(self) -> None:
+        """Serve until cancelled, then close every drive in order and say so."""
+        try:
+            self.pump.start()
+            start = self.background.start
+            start(self.session.run(), "session")
+            start(self.maps.run_stream(), "map-stream")
+            start(self.maps.run_reads(), "map-reads")
+            start(self.upcalls.run_calls(), "upcalls")
+            start(self.upcalls.run_generations(), "generations")
+            start(self.reporter.run(), "status")
+            start(self.silence.run(), "silence")
+            for drive in self.drives:
+                start(drive.run(), f"drive-{drive.slot}")
+            await self.background.failure()
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        # Drives end first: "closed" promises that nothing is answered any more.
+        await asyncio.to_thread(self.core.stop)
+        try:
+            async with asyncio.timeout(CLOSED_REPORT_S):
+                await asyncio.gather(*(d.closed() for d in self.drives), return_exceptions=True)
+        except TimeoutError:
+            _log.warning("close_not_reported")
+        self.pump.stop()
+        await self.commands.stop()
+        await self.background.stop()
+
+    async def _on_message(self, message: control_pb2.SessionDown) -> None:
+        kind = message.WhichOneof("kind")
+        if kind == "welcome":
+            self.silence.voters(message.welcome.voters)
+            if message.welcome.map_revision > self.maps.revision:
+                self.maps.need(message.welcome.map_revision)
+        elif kind == "suspects":
+            self.silence.suspects(message.suspects)
+        elif kind == "command":
+            self.commands.start(message.command)
+
+    def _handlers(self) -> dict[str, Callable[[Event], None]]:
+        return {
+            "drive_ready": self._on_ready,
+            "drive_failed": lambda e: self._drive(e["drive"], DriveKeeper.on_failed, e),
+            "invariant": self._on_invariant,
+            "drive_closed": lambda e: _log.info("drive_closed", drive=e["drive"]),
+            "need_map": lambda e: self.maps.need(e["at_least"]),
+            "need_generations": self.upcalls.on_need_generations,
+            "copy_complete": self.upcalls.on_copy_complete,
+            "leave_pg": self.upcalls.on_leave,
+            "control_done": self.controls.on_done,
+            "report": self._on_report,
+            "quorum": self.silence.on_quorum,
+            "vote": self.commands.on_vote,
+            "silent": self.silence.on_silent,
+        }
+
+    def _on_ready(self, event: Event) -> None:
+        self.reporter.drive_opened(event["drive"])
+        self._drive(event["drive"], DriveKeeper.on_ready, event)
+
+    def _on_invariant(self, event: Event) -> None:
+        _log.error("invariant_broken", drive=event["drive"], what=event["what"])
+        self._drive(event["drive"], DriveKeeper.on_failed, event)
+
+    def _on_report(self, event: Event) -> None:
+        what = event["what"]
+        if what == "scrub_done":
+            self.commands.on_scrub_done(event)
+        elif what in ("drive_failed", "map_refused", "unrepaired"):
+            _log.error("engine_report", **dict(event))
+        elif what == "healed":
+            _log.warning("block_healed", **dict(event))
+        self.reporter.on_report(event)
+
+    def _drive(
+        self, number: int, handle: Callable[[DriveKeeper, Event], None], event: Event
+    ) -> None:
+        for drive in self.drives:
+            if drive.number == number:
+                handle(drive, event)
+
+    def _nonce_of(self, number: int) -> int:
+        return next((d.nonce for d in self.drives if d.number == number), 0)
+
+
+def nonce() -> int:
+    """Random 64 bits, never 0."""
+    return secrets.randbits(64) or 1
+
+
+def machine_id() -> str:
+    """Identity of this machine; a copied file on another one is noticed by it."""
+    try:
+        return Path("/etc/machine-id").read_text(encoding="ascii").strip() or "none"
+    except (OSError, UnicodeDecodeError):
+        return "none"
+
+
+def core_config(membership: Membership) -> str:
+    """Configuration of the native core."""
+    return json.dumps(
+        {
+            "cluster": str(membership.cluster),
+            "node": str(membership.identity.uuid),
+            "incarnation": membership.incarnation,
+            "feature_level": membership.feature_level,
+            "masters": [[membership.key_epoch, membership.master_key.hex()]],
+            "key_epoch": membership.key_epoch,
+        }
+    )
+
+
+async def serve(settings: ServerSettings) -> None:
+    """Run a server until cancelled."""
+    import drystone_native  # noqa: PLC0415 - only the process that serves needs the module
+
+    file = IdentityFile(Path(settings.state_dir))
+    identity = file.load_or_create(settings.name)
+    async with AsyncExitStack() as stack:
+        control = Control(settings.managers)
+        stack.push_async_callback(control.aclose)
+        registrant = Registrant(
+            control_pb2.ROLE_SERVER,
+            settings.join_token_file,
+            settings.fault_set,
+            settings.beacon_listen,
+        )
+        membership = await register(control, file, identity, registrant)
+        core = drystone_native.ServerCore(core_config(membership))
+        server = Server(settings, control, membership, core, drystone_native)
+        metrics = Metrics("server", __version__)
+        gauges = ServerMetrics(metrics, server.reporter)
+        await stack.enter_async_context(
+            serving_metrics(metrics, settings.metrics_listen, gauges.refresh)
+        )
+        await server.run()
+
+
+def run(config: Path) -> None:
+    """Run `drystone server` with a settings file, to its end."""
+    settings = load_settings(ServerSettings, file=config)
+    configure_logging("server", level=settings.log_level)
+    run_daemon(lambda: serve(settings))

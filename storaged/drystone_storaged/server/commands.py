@@ -1,0 +1,253 @@
+"""The manager's commands, carried out and answered. Every command may arrive again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+from drystone_common.errors import DeadlineError, DrystoneError, UnavailableError
+from drystone_common.logs import get_logger
+from drystone_storaged.agent.mapfeed import MapFeed
+from drystone_storaged.agent.pump import Event
+from drystone_storaged.proto import control_pb2
+from drystone_storaged.server.core import ServerCore
+from drystone_storaged.server.drive import DriveKeeper, DriveState
+
+BLOCK_BYTES: Final = 4096
+DEADLINE_DEFAULT_S: Final = 15.0  # for a command that names none
+ORDER_DEADLINE_S: Final = 60.0  # marking a layer deleted is one log record
+SCRUB_DEADLINE_S: Final = 7 * 86_400.0  # a scrub reads the whole drive beside its load
+SCRUB_NEWS_S: Final = 5.0  # how often a running scrub says that it runs
+COMMANDS_MAX: Final = 256
+"""At once. The manager repeats what was not answered, so refusing more loses nothing."""
+
+Answer = Callable[[control_pb2.CommandResult], None]
+_log = get_logger(__name__)
+
+
+class Controls:
+    """Requests to drive threads, each answered by one `control_done`."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self._core = core
+        self._last = 0
+        self._waiting: dict[tuple[int, int], asyncio.Future[Event]] = {}
+
+    async def request(self, drive: int, request: Mapping[str, object]) -> Event:
+        """Run one request; the caller bounds the wait."""
+        self._last += 1
+        key = (drive, self._last)
+        future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._waiting[key] = future
+        try:
+            try:
+                self._core.control(drive, self._last, json.dumps(request))
+            except Exception as error:
+                raise UnavailableError(str(error), code="drive_not_open") from error
+            return await future
+        finally:
+            del self._waiting[key]
+
+    def on_done(self, event: Event) -> None:
+        """Take `control_done`; an answer that nobody waits for any more is dropped."""
+        future = self._waiting.get((event["drive"], event["id"]))
+        if future is not None and not future.done():
+            future.set_result(event)
+
+
+class Commands:
+    """Runs commands as tasks of their own and answers each."""
+
+    def __init__(
+        self,
+        core: ServerCore,
+        controls: Controls,
+        maps: MapFeed,
+        drives: Sequence[DriveKeeper],
+        *,
+        probe: Callable[[int], Awaitable[control_pb2.DriveStatus | None]],
+        answer: Answer,
+    ) -> None:
+        self._core = core
+        self._controls = controls
+        self._maps = maps
+        self._drives = drives
+        self._probe = probe
+        self._answer = answer
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._votes: dict[tuple[str, int], asyncio.Future[bool]] = {}
+        self._scrubs: dict[int, asyncio.Future[Event]] = {}
+
+    def start(self, command: control_pb2.Command) -> None:
+        """Begin; one that is running already goes on and is answered once."""
+        if command.id in self._tasks:
+            return
+        if len(self._tasks) >= COMMANDS_MAX:
+            self._answer(control_pb2.CommandResult(id=command.id, code="busy"))
+            return
+        task = asyncio.create_task(self._run(command), name=f"command-{command.id}")
+        self._tasks[command.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(command.id, None))
+
+    def on_vote(self, event: Event) -> None:
+        """Take `vote`."""
+        future = self._votes.get((event["node"], event["round"]))
+        if future is not None and not future.done():
+            future.set_result(bool(event["granted"]))
+
+    def on_scrub_done(self, event: Event) -> None:
+        """Take the report `scrub_done`."""
+        future = self._scrubs.get(event["drive"])
+        if future is not None and not future.done():
+            future.set_result(event)
+
+    async def stop(self) -> None:
+        """Abandon what runs; the manager asks again after the restart."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def carry_out(self, drive: int, orders: Sequence[control_pb2.FreeLayer]) -> None:
+        """Let a drive that was just opened catch up with orders, durably."""
+        async with asyncio.timeout(ORDER_DEADLINE_S):
+            for order in orders:
+                done = await self._controls.request(
+                    drive, {"what": "free_layer", "layer": order.layer}
+                )
+                if not done["ok"]:
+                    raise UnavailableError(f"order {order.order} failed: {done['reason']}")
+
+    async def _run(self, command: control_pb2.Command) -> None:
+        kind = command.WhichOneof("kind")
+        handlers: dict[str, Callable[[Any], Coroutine[Any, Any, control_pb2.CommandResult]]] = {
+            "fence": self._fence,
+            "quiesce": self._quiesce,
+            "free_layer": self._free_layer,
+            "scrub": lambda scrub: self._scrub(command.id, scrub),
+            "promise": self._promise,
+            "probe": self._probe_drive,
+        }
+        handler = handlers.get(kind or "")
+        if handler is None:
+            result = control_pb2.CommandResult(code="failed", message="unknown command")
+        else:
+            limit_s = command.deadline_ms / 1000 or DEADLINE_DEFAULT_S
+            try:
+                async with asyncio.timeout(SCRUB_DEADLINE_S if kind == "scrub" else limit_s):
+                    result = await handler(getattr(command, str(kind)))
+            except (DrystoneError, TimeoutError) as error:
+                known = error if isinstance(error, DrystoneError) else DeadlineError("too slow")
+                code = known.code if known.code in ("drive_not_open", "busy") else "failed"
+                result = control_pb2.CommandResult(code=code, message=str(known)[:500])
+        result.id = command.id
+        self._answer(result)
+
+    def _serving(self, numbers: Sequence[int]) -> list[DriveKeeper]:
+        return [d for d in self._drives if d.state is DriveState.SERVING and d.number in numbers]
+
+    async def _each(
+        self, numbers: Sequence[int], request: Mapping[str, object]
+    ) -> list[tuple[int, Event]]:
+        """Ask every open drive of these at once; those that fail are left out."""
+        drives = self._serving(numbers)
+        answers = await asyncio.gather(
+            *(self._controls.request(d.number, request) for d in drives), return_exceptions=True
+        )
+        pairs = zip(drives, answers, strict=True)
+        return [(d.number, a) for d, a in pairs if not isinstance(a, BaseException) and a["ok"]]
+
+    async def _fence(self, fence: control_pb2.Fence) -> control_pb2.CommandResult:
+        await self._maps.wait_for(fence.map_revision)
+        request = {
+            "what": "fence",
+            "volume": fence.volume,
+            "generation": fence.generation,
+            "nonce": fence.nonce,
+        }
+        done = await self._each(fence.drives, request)
+        revision = self._maps.revision
+        return control_pb2.CommandResult(
+            drives=[
+                control_pb2.DriveDone(
+                    drive=number, sealed_generation=event["sealed"] or 0, map_revision=revision
+                )
+                for number, event in done
+            ]
+        )
+
+    async def _quiesce(self, quiesce: control_pb2.Quiesce) -> control_pb2.CommandResult:
+        if not self._serving([quiesce.drive]):
+            # What is not open answers no reads: the promise holds by itself.
+            return control_pb2.CommandResult()
+        for pg in quiesce.pgs:
+            request = {"what": "quiesce", "pool": pg.pool, "pg": pg.pg, "epoch": pg.epoch}
+            done = await self._controls.request(quiesce.drive, request)
+            if not done["ok"]:
+                return control_pb2.CommandResult(code="failed", message=str(done["reason"]))
+        return control_pb2.CommandResult()
+
+    async def _free_layer(self, order: control_pb2.FreeLayer) -> control_pb2.CommandResult:
+        done = await self._each(order.drives, {"what": "free_layer", "layer": order.layer})
+        revision = self._maps.revision
+        drives = [control_pb2.DriveDone(drive=n, map_revision=revision) for n, _ in done]
+        return control_pb2.CommandResult(drives=drives)
+
+    async def _promise(self, promise: control_pb2.Promise) -> control_pb2.CommandResult:
+        node = uuid_text(promise.suspect.node)
+        key = (node, promise.suspect.round)
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._votes[key] = future
+        try:
+            self._core.ask_vote(*key)
+            granted = await future
+        finally:
+            self._votes.pop(key, None)
+        return control_pb2.CommandResult(code="" if granted else "heard")
+
+    async def _probe_drive(self, probe: control_pb2.ProbeDrive) -> control_pb2.CommandResult:
+        if not self._serving([probe.drive]):
+            raise UnavailableError(f"drive {probe.drive} is not open", code="drive_not_open")
+        status = await self._probe(probe.drive)
+        if status is None:
+            return control_pb2.CommandResult(
+                code="failed", message=f"the thread of drive {probe.drive} does not answer"
+            )
+        return control_pb2.CommandResult(probe=status)
+
+    async def _scrub(self, command: int, scrub: control_pb2.Scrub) -> control_pb2.CommandResult:
+        found = self._serving([scrub.drive])
+        if not found:
+            raise UnavailableError(f"drive {scrub.drive} is not open", code="drive_not_open")
+        if scrub.drive in self._scrubs:
+            raise UnavailableError(f"drive {scrub.drive} is being scrubbed", code="busy")
+        future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._scrubs[scrub.drive] = future
+        total = found[0].capacity
+        try:
+            done = await self._controls.request(scrub.drive, {"what": "scrub"})
+            if not done["ok"]:
+                return control_pb2.CommandResult(code="failed", message=str(done["reason"]))
+            while not future.done():
+                progress = control_pb2.ScrubProgress(bytes_total=total)
+                self._answer(control_pb2.CommandResult(id=command, more=True, scrub=progress))
+                await asyncio.wait((future,), timeout=SCRUB_NEWS_S)
+            event = future.result()
+        finally:
+            del self._scrubs[scrub.drive]
+        return control_pb2.CommandResult(
+            scrub=control_pb2.ScrubProgress(
+                bytes_done=event["blocks"] * BLOCK_BYTES,
+                bytes_total=total,
+                bad_blocks=event["bad"],
+                healed_blocks=event.get("healed", 0),
+            )
+        )
+
+
+def uuid_text(raw: bytes) -> str:
+    """16 bytes as the canonical text."""
+    text = raw.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

@@ -1,0 +1,206 @@
+"""The life of one drive in a server: prepare, open, serve, report; a bad drive harms no other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from drystone_common.errors import DataError, DeadlineError, DrystoneError
+from drystone_common.logs import get_logger
+from drystone_storaged.agent.control import Control
+from drystone_storaged.agent.pump import Event
+from drystone_storaged.agent.register import FEATURE_LEVEL, Membership
+from drystone_storaged.proto import control_pb2
+from drystone_storaged.server.core import ServerCore
+from drystone_storaged.server.prepare import Preparer, Superblock, serial_of
+from drystone_storaged.server.settings import DriveSettings
+
+OPEN_DEADLINE_S: Final = 900.0
+"""Replay is bounded by the checkpoint to seconds; a drive that needs more than this is broken."""
+
+RETRY_MIN_S: Final = 0.5
+RETRY_MAX_S: Final = 30.0
+"""A drive that cannot be opened is looked at again: a file may come back, a lock may be freed."""
+
+_log = get_logger(__name__)
+
+
+class DriveState(StrEnum):
+    """Where a drive stands."""
+
+    CLOSED = "closed"
+    OPENING = "opening"
+    SERVING = "serving"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class DriveDeps:
+    """What the keepers of a server share."""
+
+    core: ServerCore
+    control: Control
+    membership: Membership
+    preparer: Preparer
+    machine_id: str
+    nonce: Callable[[], int]
+    carry_out: Callable[[int, Sequence[control_pb2.FreeLayer]], Awaitable[None]]
+    """Lets a drive carry out orders; returns when they are durable there."""
+
+
+class DriveKeeper:
+    """Keeps one drive open. ``number`` and ``nonce`` are 0 until the manager knows it."""
+
+    def __init__(self, settings: DriveSettings, slot: int, deps: DriveDeps) -> None:
+        self.settings = settings
+        self.slot = slot
+        self.number = 0
+        self.nonce = 0
+        self.capacity = 0
+        self.state = DriveState.CLOSED
+        self.reason = ""
+        self._deps = deps
+        self._outcome: asyncio.Future[Event] | None = None
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """Open, serve, and try again after a failure to open; until cancelled."""
+        wait_s = RETRY_MIN_S
+        while True:
+            try:
+                await self._open()
+            except (DrystoneError, OSError, ValueError) as error:
+                self._note(error)
+                self._close_native()
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+                continue
+            wait_s = RETRY_MIN_S
+            await self._ended.wait()
+            if self.state is DriveState.FAILED:
+                # A device that failed under load is not trusted again before a restart.
+                await self._report(control_pb2.DRIVE_STATE_FAILED, self.reason)
+                return
+
+    def on_ready(self, event: Event) -> None:
+        """Take `drive_ready`."""
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(event)
+
+    def on_failed(self, event: Event) -> None:
+        """Take `drive_failed` or `invariant`."""
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(event)
+            return
+        if self.state is DriveState.SERVING:
+            self.reason = str(event.get("reason") or event.get("what") or "failed")
+            self.state = DriveState.FAILED
+            _log.error("drive_failed", drive=self.number, reason=self.reason)
+            self._ended.set()
+
+    async def closed(self) -> None:
+        """Tell the manager that no request of this drive is answered any more."""
+        if self.state is DriveState.SERVING:
+            self.state = DriveState.CLOSED
+            await self._report(control_pb2.DRIVE_STATE_CLOSED, "the server was stopped")
+
+    async def _open(self) -> None:
+        self.state = DriveState.OPENING
+        block = await self._deps.preparer.prepare(self.settings)
+        self.capacity = block.size
+        opened = await self._take_into_use(block)
+        self.number = opened.drive
+        self._ended.clear()
+        self._outcome = asyncio.get_running_loop().create_future()
+        try:
+            self._start(opened)
+            event = await self._await_outcome(self._outcome)
+        finally:
+            self._outcome = None
+        _log.info(
+            "drive_open", drive=self.number, path=self.settings.path, open_us=event["open_us"],
+            replayed_bytes=event["replayed_bytes"], suspect=event["suspect"],
+        )  # fmt: skip
+        if opened.orders:
+            await self._deps.carry_out(self.number, tuple(opened.orders))
+        self.state, self.reason = DriveState.SERVING, ""
+        await self._report(control_pb2.DRIVE_STATE_READY, "")
+
+    async def _take_into_use(self, block: Superblock) -> control_pb2.OpenDriveResponse:
+        self.nonce = self._deps.nonce()
+        serial = await asyncio.to_thread(serial_of, self.settings.path, self._deps.machine_id)
+        request = control_pb2.OpenDriveRequest(
+            uuid=bytes.fromhex(block.uuid.replace("-", "")),
+            serial=serial,
+            nonce=self.nonce,
+            previous_nonce=block.nonce,
+            capacity_bytes=block.size,
+            addr=self.settings.listen,
+            incarnation=block.incarnation,
+            highest_revision=block.revision,
+            feature_level=FEATURE_LEVEL,
+            cluster=self._deps.membership.cluster.bytes,
+        )
+        return await self._deps.control.call(lambda stub: stub.OpenDrive, request)
+
+    def _start(self, opened: control_pb2.OpenDriveResponse) -> None:
+        config = {
+            "drive": opened.drive,
+            "path": self.settings.path,
+            "nonce": self.nonce,
+            "revision": opened.store_revision,
+            "listen": self.settings.listen,
+            "slot": self.slot,
+            "power_loss_protected": self.settings.power_loss_protected,
+        }
+        try:
+            self._deps.core.open_drive(json.dumps(config))
+        except Exception as error:
+            # The module's own exception type is not importable where a fake stands in for it.
+            raise DataError(
+                f"{self.settings.path} cannot be served at {self.settings.listen}: {error}",
+                code="drive_open_failed",
+                hint="see whether another process uses the address or the file",
+            ) from error
+
+    async def _await_outcome(self, outcome: asyncio.Future[Event]) -> Event:
+        try:
+            async with asyncio.timeout(OPEN_DEADLINE_S):
+                event = await outcome
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"{self.settings.path} was not open after {OPEN_DEADLINE_S:.0f} s",
+                code="drive_open_slow",
+            ) from error
+        if event["kind"] == "drive_ready":
+            return event
+        reason = str(event.get("reason") or event.get("what") or "it failed at once")
+        await self._report(control_pb2.DRIVE_STATE_FAILED, reason)
+        raise DataError(
+            f"{self.settings.path} cannot be opened: {reason}", code="drive_open_failed"
+        )
+
+    async def _report(self, state: control_pb2.DriveState.ValueType, reason: str) -> None:
+        request = control_pb2.ReportDriveRequest(
+            drive=self.number, nonce=self.nonce, state=state, reason=reason[:500]
+        )
+        await self._deps.control.call(lambda stub: stub.ReportDrive, request)
+
+    def _close_native(self) -> None:
+        """End the thread of an open that did not succeed to the end; often there is none."""
+        if self.number:
+            with contextlib.suppress(Exception):
+                self._deps.core.close_drive(self.number)
+
+    def _note(self, error: Exception) -> None:
+        """Log a reason once, not at every try."""
+        self.state = DriveState.CLOSED
+        if str(error) != self.reason:
+            code = error.code if isinstance(error, DrystoneError) else "drive_unusable"
+            _log.error("drive_refused", path=self.settings.path, code=code, reason=str(error))
+        self.reason = str(error)

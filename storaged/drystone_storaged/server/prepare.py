@@ -1,0 +1,189 @@
+"""From a path to a drive that may be opened: inspect, refuse with a reason, format if allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from drystone_common.errors import ConflictError, DataError, NotFoundError
+from drystone_common.ids import new_uuid
+from drystone_common.logs import get_logger
+from drystone_storaged.agent.register import Membership
+from drystone_storaged.server.ledger import Entry, Ledger, Phase
+from drystone_storaged.server.settings import DriveSettings
+
+_log = get_logger(__name__)
+
+_REFUSED: Final = {
+    "foreign": (
+        "drive_foreign",
+        "it holds something else; name another path, or wipe it if that is not needed",
+    ),
+    "damaged": (
+        "drive_damaged",
+        "no superblock copy is whole: replace the drive; its copies are elsewhere",
+    ),
+}
+
+
+class DriveTools(Protocol):
+    """Blocking functions of the native module."""
+
+    def inspect_drive(self, path: str) -> str:
+        """Say what is on a drive."""
+        ...
+
+    def format_drive(self, path: str, spec: str) -> str:
+        """Make a blank drive one of ours."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Superblock:
+    """What a drive says of itself."""
+
+    uuid: str
+    nonce: int
+    incarnation: int
+    revision: int
+    size: int
+
+
+class Preparer:
+    """Prepares the drives of one server."""
+
+    def __init__(self, tools: DriveTools, ledger: Ledger, membership: Membership) -> None:
+        self._tools = tools
+        self._ledger = ledger
+        self._membership = membership
+
+    async def prepare(self, drive: DriveSettings) -> Superblock:
+        """Give the superblock, formatting first where that is allowed and harmless."""
+        found = await self._inspect(drive.path)
+        entry = self._ledger.get(drive.path)
+        half_made = entry is not None and entry.phase is Phase.FORMATTING
+        if half_made and found["state"] == "damaged" and _is_file(drive.path):
+            # Our own format was cut short before the manager ever heard of this drive.
+            _log.warning("format_repeated", path=drive.path)
+            await asyncio.to_thread(Path(drive.path).unlink)
+            found = await self._inspect(drive.path)
+        if found["state"] in ("missing", "blank"):
+            found = await self._format(drive, found, entry)
+        if found["state"] == "in-use":
+            raise ConflictError(
+                f"{drive.path} is open in another process",
+                code="drive_in_use",
+                hint="end that process; the server tries again by itself",
+            )
+        if found["state"] != "drystone":
+            code, hint = _REFUSED.get(str(found["state"]), ("drive_unusable", None))
+            raise DataError(f"{drive.path}: {found['reason']}", code=code, hint=hint)
+        return self._known(drive, found, entry)
+
+    def _known(
+        self, drive: DriveSettings, found: dict[str, object], entry: Entry | None
+    ) -> Superblock:
+        cluster, uuid = str(found["cluster"]), str(found["uuid"])
+        if cluster != str(self._membership.cluster):
+            raise DataError(
+                f"{drive.path} belongs to cluster {cluster}",
+                code="wrong_cluster",
+                hint="name another path, or wipe the drive if its data is not needed",
+            )
+        if entry is not None and entry.uuid != uuid:
+            raise DataError(
+                f"{drive.path} was drive {entry.uuid} and is {uuid} now",
+                code="drive_exchanged",
+                hint="put the old file back; a copy of another drive is never served",
+            )
+        self._ledger.put(drive.path, Entry(uuid, Phase.KNOWN))
+        return Superblock(
+            uuid,
+            _number(found, "nonce"),
+            _number(found, "incarnation"),
+            _number(found, "revision"),
+            _number(found, "size"),
+        )
+
+    async def _format(
+        self, drive: DriveSettings, found: dict[str, object], entry: Entry | None
+    ) -> dict[str, object]:
+        missing = found["state"] == "missing"
+        if entry is not None and entry.phase is Phase.KNOWN:
+            raise DataError(
+                f"{drive.path} was drive {entry.uuid} and is {found['state']} now",
+                code="drive_lost",
+                hint="put the file back; its data is still on the other copies",
+            )
+        if not drive.init or (missing and drive.create_bytes is None):
+            raise NotFoundError(
+                f"{drive.path} is {found['state']}",
+                code="drive_not_formatted",
+                hint="set init = true (and create_bytes for a new file) to make it a drive",
+            )
+        uuid = entry.uuid if entry else str(new_uuid())
+        self._ledger.put(drive.path, Entry(uuid, Phase.FORMATTING))
+        spec = {
+            "cluster": str(self._membership.cluster),
+            "uuid": uuid,
+            "incarnation": self._membership.incarnation,
+            "feature_level": self._membership.feature_level,
+            "create_bytes": drive.create_bytes if missing else None,
+            "segment_bytes": drive.segment_bytes,
+        }
+        if missing:
+            Path(drive.path).parent.mkdir(parents=True, exist_ok=True)
+        made = await _native(self._tools.format_drive, drive.path, json.dumps(spec))
+        _log.info("drive_formatted", path=drive.path, uuid=uuid)
+        return made
+
+    async def _inspect(self, path: str) -> dict[str, object]:
+        return await _native(self._tools.inspect_drive, path)
+
+
+def serial_of(path: str, machine_id: str) -> str:
+    """Identity of the device below a drive: a copied file or a moved disk shows here.
+
+    The path of a file is no identity: a folder may be moved with everything in it.
+    """
+    found = os.stat(path)  # noqa: PTH116 - one call, its raw fields
+    if not stat.S_ISBLK(found.st_mode):
+        return f"file:{machine_id}:{found.st_dev:x}:{found.st_ino:x}"
+    device = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    for name in ("serial", "wwid", "device/serial", "device/wwid"):
+        try:
+            text = Path(f"/sys/dev/block/{device}/{name}").read_text(errors="replace").strip()
+        except OSError:
+            continue
+        if text:
+            return f"dev:{text[:200]}"
+    return f"dev:{machine_id}:{device}"
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).is_file() and not Path(path).is_symlink()
+
+
+async def _native(function: Callable[..., str], path: str, *rest: str) -> dict[str, object]:
+    try:
+        text = await asyncio.to_thread(function, path, *rest)
+    except Exception as error:
+        # The module's own exception type is not importable where a fake stands in for it.
+        raise DataError(f"{path}: {error}", code="drive_unusable") from error
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise DataError("the native side answered no object", code="bad_answer")
+    return data
+
+
+def _number(found: dict[str, object], key: str) -> int:
+    value = found.get(key)
+    if not isinstance(value, int):
+        raise DataError(f"the superblock has no {key}", code="bad_answer")
+    return value

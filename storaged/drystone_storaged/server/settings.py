@@ -1,0 +1,39 @@
+"""Settings of a storage server."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from drystone_storaged.agent.process import DaemonSettings
+
+SEGMENT_BYTES_MIN = 1 << 20  # smaller segments would be nothing but headers and summaries
+
+
+class DriveSettings(BaseModel):
+    """One drive of this node."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    path: str
+    """File or block device."""
+    listen: str
+    """`host:port` of this drive's reactor; servers and clients connect to it."""
+    init: bool = False
+    """Format the drive if it is blank. A drive with anything on it is never formatted."""
+    create_bytes: int | None = Field(default=None, gt=0)
+    """Create a missing file with this size (only together with `init`)."""
+    segment_bytes: int | None = Field(default=None, ge=SEGMENT_BYTES_MIN)
+    """Size of a segment at format; the engine's default if not given."""
+    power_loss_protected: bool = False
+    """The drive's cache survives a power cut: acknowledgements need no flush."""
+
+
+class ServerSettings(DaemonSettings):
+    """The file of `drystone server`."""
+
+    drives: list[DriveSettings]
+    """Drives of this node, in the order of their slots."""
+    beacon_listen: str
+    """`host:port` of the beacon's UDP socket."""
+    fault_set: str = ""
+    """Nodes that may fail together (a rack); empty = the node alone."""

@@ -1,0 +1,185 @@
+"""What the server tells of its drives every few seconds, and the same figures as metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from drystone_common.metrics import Metrics
+from drystone_storaged.agent.pump import Event
+from drystone_storaged.proto import control_pb2
+from drystone_storaged.server.core import ServerCore
+from drystone_storaged.server.drive import DriveKeeper, DriveState
+
+SLOT_BYTES: Final = 4096
+PERIOD_S: Final = 5.0  # the interface's figure
+HURRY_S: Final = 1.0  # at most one status a second when much changes
+LAYERS_MAX: Final = 10_000  # per message, the interface's limit
+
+
+@dataclass(slots=True)
+class DriveFigures:
+    """What is counted for one drive since it was opened."""
+
+    layers: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    changed: set[int] = field(default_factory=set)
+    bad_blocks: int = 0
+    healed_blocks: int = 0
+    resync_bytes: int = 0
+
+
+class StatusReporter:
+    """Collects figures and sends them; ``send`` takes one message for the session."""
+
+    def __init__(
+        self,
+        core: ServerCore,
+        drives: Sequence[DriveKeeper],
+        revision: Callable[[], int],
+        send: Callable[[control_pb2.SessionUp], None],
+    ) -> None:
+        self._core = core
+        self._drives = drives
+        self._revision = revision
+        self._send = send
+        self._figures: dict[int, DriveFigures] = defaultdict(DriveFigures)
+        self._complete = True
+        self._hurry = asyncio.Event()
+        self.last: Mapping[int, control_pb2.DriveStatus] = {}
+        self.counters: Mapping[int, Mapping[str, int]] = {}
+
+    def session_opened(self) -> None:
+        """Everything must be told again, soon."""
+        self._complete = True
+        self._hurry.set()
+
+    def drive_opened(self, drive: int) -> None:
+        """The drive counts its layers anew."""
+        self._figures[drive] = DriveFigures()
+        self._complete = True
+        self._hurry.set()
+
+    def on_report(self, event: Event) -> None:
+        """Take a `report` that changes figures."""
+        figures = self._figures[event["drive"]]
+        what = event["what"]
+        if what == "usage":
+            for layer, delta in event["layers"]:
+                figures.layers[layer] += delta
+                figures.changed.add(layer)
+        elif what == "healed":
+            figures.bad_blocks += 1
+            figures.healed_blocks += 1
+        elif what == "unrepaired":
+            figures.bad_blocks += 1
+        elif what == "resync":
+            figures.resync_bytes += event["bytes"]
+            self._hurry.set()
+
+    async def run(self) -> None:
+        """Send a status every period, sooner after large changes, until cancelled."""
+        while True:
+            for message in await self._messages():
+                self._send(control_pb2.SessionUp(status=message))
+            await asyncio.sleep(HURRY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_S - HURRY_S):
+                    await self._hurry.wait()
+            self._hurry.clear()
+
+    async def probe(self, drive: int) -> control_pb2.DriveStatus | None:
+        """Figures of now; None when the drive's thread does not answer in time."""
+        return (await self._read()).get(drive)
+
+    async def _read(self) -> dict[int, control_pb2.DriveStatus]:
+        text = await asyncio.to_thread(self._core.stats)
+        found: dict[str, dict[str, Any]] = json.loads(text)["drives"]
+        serving = {d.number for d in self._drives if d.state is DriveState.SERVING}
+        mine = {int(number): stats for number, stats in found.items() if int(number) in serving}
+        self.counters = {number: stats["counters"] for number, stats in mine.items()}
+        self.last = {number: self._status(number, stats) for number, stats in mine.items()}
+        return dict(self.last)
+
+    def _status(self, number: int, stats: Mapping[str, Any]) -> control_pb2.DriveStatus:
+        space, counters = stats["space"], stats["counters"]
+        figures = self._figures[number]
+        return control_pb2.DriveStatus(
+            drive=number,
+            capacity_bytes=space["total_slots"] * SLOT_BYTES,
+            used_bytes=space["live_slots"] * SLOT_BYTES,
+            reserved_bytes=(space["granted_slots"] + space["reserve_slots"]) * SLOT_BYTES,
+            oldest_io_us=stats["oldest_io_us"],
+            p99_us=counters.get("p99_us", 0),
+            resync_bytes_left=counters.get("resync_bytes_left", 0),
+            resync_bytes_done=counters.get("resync_bytes", figures.resync_bytes),
+            bad_blocks=figures.bad_blocks,
+            healed_blocks=figures.healed_blocks,
+        )
+
+    async def _messages(self) -> list[control_pb2.Status]:
+        drives = list((await self._read()).values())
+        complete, self._complete = self._complete, False
+        usages = list(self._usages(everything=complete))
+        first, rest = usages[:LAYERS_MAX], usages[LAYERS_MAX:]
+        messages = [
+            control_pb2.Status(
+                drives=drives,
+                layers=first,
+                layers_complete=complete,
+                map_revision=self._revision(),
+            )
+        ]
+        more = (rest[start : start + LAYERS_MAX] for start in range(0, len(rest), LAYERS_MAX))
+        return [*messages, *(control_pb2.Status(layers=layers) for layers in more)]
+
+    def _usages(self, *, everything: bool) -> Iterator[control_pb2.LayerUsage]:
+        for number, figures in self._figures.items():
+            chosen = list(figures.layers) if everything else sorted(figures.changed)
+            figures.changed.clear()
+            for layer in chosen:
+                slots = figures.layers[layer]
+                yield control_pb2.LayerUsage(
+                    drive=number, layer=layer, mapped_bytes=max(slots, 0) * SLOT_BYTES
+                )
+                if slots == 0:
+                    del figures.layers[layer]
+
+
+class ServerMetrics:
+    """Gauges of the drives, from the newest status."""
+
+    def __init__(self, metrics: Metrics, reporter: StatusReporter) -> None:
+        self._reporter = reporter
+        labels = ["drive"]
+        self._gauges = {
+            name: metrics.gauge(f"drive_{name}", text, labels)
+            for name, text in (
+                ("capacity_bytes", "Usable bytes of the drive."),
+                ("used_bytes", "Bytes of live data and headers."),
+                ("reserved_bytes", "Bytes kept for cleaning and for granted writes."),
+                ("bad_blocks", "Blocks that failed their checksum since the open."),
+                ("healed_blocks", "Of those, repaired from another copy."),
+                ("resync_bytes_left", "Bytes to copy until the drive is in sync."),
+            )
+        }
+        self._oldest = metrics.gauge(
+            "drive_oldest_io_seconds", "Age of the oldest operation at the device.", labels
+        )
+        self._counters = metrics.gauge(
+            "engine_count", "Counters of the engine since the open.", ["drive", "counter"]
+        )
+
+    def refresh(self) -> None:
+        """Bring the gauges up to date with the newest status."""
+        for number, status in self._reporter.last.items():
+            for name, gauge in self._gauges.items():
+                gauge.labels(str(number)).set(getattr(status, name))
+            self._oldest.labels(str(number)).set(status.oldest_io_us / 1e6)
+        for number, counters in self._reporter.counters.items():
+            for name, value in counters.items():
+                self._counters.labels(str(number), name).set(value)

@@ -1,0 +1,107 @@
+//! Events and requests of a server as JSON.
+
+use drystone_replica::{Control, ControlResult, LeaveWhy, Report};
+use drystone_server::ServerEvent;
+use drystone_types::{Epoch, Gen, LayerId, PgId, PoolId, VolumeId};
+use pyo3::PyResult;
+use serde::Deserialize;
+use serde_json::{json, Value};
+
+use crate::error::refuse;
+
+#[derive(Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case", deny_unknown_fields)]
+enum Request {
+    Fence { volume: u64, generation: u32, nonce: u64 },
+    Quiesce { pool: u16, pg: u32, epoch: u32 },
+    FreeLayer { layer: u64 },
+    Scrub {},
+}
+
+/// A control request.
+pub fn control_of(text: &str) -> PyResult<Control> {
+    Ok(match serde_json::from_str(text).map_err(refuse)? {
+        Request::Fence { volume, generation, nonce } => {
+            Control::Fence { vol: VolumeId(volume), gen: Gen(generation), nonce }
+        }
+        Request::Quiesce { pool, pg, epoch } => {
+            Control::Quiesce { pg: PgId { pool: PoolId(pool), pg }, epoch: Epoch(epoch) }
+        }
+        Request::FreeLayer { layer } => Control::FreeLayer { layer: LayerId(layer) },
+        Request::Scrub {} => Control::Scrub,
+    })
+}
+
+fn leave_text(why: LeaveWhy) -> &'static str {
+    match why {
+        LeaveWhy::Suspect => "the log prefix cannot be proven",
+        LeaveWhy::PeerCheck => "a stable version that a peer holds is missing here",
+        LeaveWhy::NoSpace => "no space for the copy",
+        LeaveWhy::DriveFailed => "the device failed",
+    }
+}
+
+/// One event.
+pub fn event_json(event: &ServerEvent) -> Value {
+    match event {
+        ServerEvent::DriveReady { drive, replayed_bytes, open_us, suspect } => {
+            json!({"kind": "drive_ready", "drive": drive.0, "replayed_bytes": replayed_bytes, "open_us": open_us, "suspect": suspect})
+        }
+        ServerEvent::DriveFailed { drive, reason } => json!({"kind": "drive_failed", "drive": drive.0, "reason": reason}),
+        ServerEvent::DriveClosed { drive } => json!({"kind": "drive_closed", "drive": drive.0}),
+        ServerEvent::Invariant { drive, what } => json!({"kind": "invariant", "drive": drive.0, "what": what}),
+        ServerEvent::NeedMap { at_least } => json!({"kind": "need_map", "at_least": at_least.0}),
+        ServerEvent::NeedGenerations { drive, pool, since } => {
+            json!({"kind": "need_generations", "drive": drive.0, "pool": pool.0, "since": since.0})
+        }
+        ServerEvent::CopyComplete { drive, pg, epoch } => {
+            json!({"kind": "copy_complete", "drive": drive.0, "pool": pg.pool.0, "pg": pg.pg, "epoch": epoch.0})
+        }
+        ServerEvent::LeavePg { drive, pg, why } => {
+            json!({"kind": "leave_pg", "drive": drive.0, "pool": pg.pool.0, "pg": pg.pg, "why": leave_text(*why)})
+        }
+        ServerEvent::ControlDone { drive, id, result } => control_json(drive.0, *id, *result),
+        ServerEvent::Report { drive, report } => report_json(drive.0, report),
+        ServerEvent::Quorum(inside) => json!({"kind": "quorum", "inside": inside}),
+        ServerEvent::Vote { node, round, granted } => {
+            json!({"kind": "vote", "node": node.to_string(), "round": round.0, "granted": granted})
+        }
+        ServerEvent::Silent(nodes) => {
+            json!({"kind": "silent", "nodes": nodes.iter().map(ToString::to_string).collect::<Vec<_>>()})
+        }
+    }
+}
+
+fn control_json(drive: u32, id: u64, result: ControlResult) -> Value {
+    let (ok, sealed, reason) = match result {
+        ControlResult::Done => (true, None, None),
+        ControlResult::Fenced(gen) => (true, Some(gen.0), None),
+        ControlResult::Failed(text) => (false, None, Some(text)),
+    };
+    json!({"kind": "control_done", "drive": drive, "id": id, "ok": ok, "sealed": sealed, "reason": reason})
+}
+
+fn report_json(drive: u32, report: &Report) -> Value {
+    let mut doc = match report {
+        Report::Usage(layers) => {
+            json!({"what": "usage", "layers": layers.iter().map(|(l, d)| (l.0, *d)).collect::<Vec<_>>()})
+        }
+        Report::Healed { vol, key, block } => {
+            json!({"what": "healed", "volume": vol.0, "layer": key.layer.0, "chunk": key.chunk, "block": block})
+        }
+        Report::Unrepaired { vol, key, block } => {
+            json!({"what": "unrepaired", "volume": vol.0, "layer": key.layer.0, "chunk": key.chunk, "block": block})
+        }
+        Report::ScrubDone { blocks, bad } => json!({"what": "scrub_done", "blocks": blocks, "bad": bad}),
+        Report::Resync { pg, chunks, bytes } => {
+            json!({"what": "resync", "pool": pg.pool.0, "pg": pg.pg, "chunks": chunks, "bytes": bytes})
+        }
+        Report::DriveFailed(text) => json!({"what": "drive_failed", "reason": text}),
+        Report::MapRefused(text) => json!({"what": "map_refused", "reason": text}),
+    };
+    if let Some(fields) = doc.as_object_mut() {
+        fields.insert("kind".to_owned(), json!("report"));
+        fields.insert("drive".to_owned(), json!(drive));
+    }
+    doc
+}

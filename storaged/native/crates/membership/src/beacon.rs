@@ -1,0 +1,323 @@
+//! The beacon of one node: heartbeats, quorum, read leases and silence votes (§4.5).
+//!
+//! A lease runs for 1.5 s from the *send* time of the newest own heartbeat that a majority of the
+//! voters echoed, so that it is over everywhere 1.5 s after a majority stopped echoing. All times are
+//! readings of the local monotonic clock.
+
+use drystone_types::consts::{Micros, BEACON_PERIOD, BEACON_SILENCE, LEASE_SLOT_FRESH, READ_LEASE};
+use drystone_types::trust::Key;
+use drystone_types::{Rev, Uuid};
+
+use crate::heartbeat::Heartbeat;
+use crate::lease::Slots;
+use crate::peers::{Heard, Peers};
+use crate::votes::{Promises, Suspect};
+
+/// Fixed settings.
+#[derive(Clone, Debug)]
+pub struct BeaconConfig {
+    /// This node.
+    pub node: Uuid,
+    /// Random number of this start.
+    pub boot: u64,
+    /// Cluster master key and its epoch.
+    pub master: Key,
+    /// Key epoch.
+    pub key_epoch: u32,
+    /// Answering threads, one lease slot each.
+    pub slots: usize,
+}
+
+/// What happens to a beacon.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time passed.
+    Tick,
+    /// A datagram arrived.
+    Datagram(Vec<u8>),
+    /// Counters of the lease page.
+    Slots(Vec<u64>),
+    /// Revision of the server's map; `read_at` is when a linearizable ReadMap that gave it *began*,
+    /// `None` for a pushed map.
+    Map {
+        /// Revision.
+        rev: Rev,
+        /// Start of the read.
+        read_at: Option<Micros>,
+    },
+    /// All `/suspect` keys at a revision.
+    Suspects {
+        /// Revision of the read.
+        as_of: Rev,
+        /// Keys.
+        keys: Vec<Suspect>,
+    },
+    /// Nodes to heartbeat, and which of them vote.
+    Voters {
+        /// Version of the list.
+        version: u64,
+        /// Expected voters.
+        voters: Vec<Uuid>,
+        /// Every node that has a beacon.
+        nodes: Vec<Uuid>,
+    },
+    /// No leases until the server's map is past `rev`.
+    Revoke {
+        /// Revision that must be passed.
+        rev: Rev,
+    },
+    /// The manager asks for a vote of silence.
+    AskVote(Suspect),
+    /// A suspicion is over.
+    Release(Suspect),
+}
+
+/// What a beacon wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Send a datagram.
+    Send {
+        /// Node.
+        to: Uuid,
+        /// Bytes.
+        bytes: Vec<u8>,
+    },
+    /// New content of the lease page: until when each slot may answer; 0 = not at all.
+    Lease(Vec<Micros>),
+    /// A lease waits for a ReadMap begun now or later.
+    NeedMap,
+    /// The lease page is zero and stays so: proof for the manager. Carried out after the preceding `Lease`.
+    Revoked {
+        /// Revision asked for.
+        rev: Rev,
+    },
+    /// Answer to `AskVote`.
+    Vote {
+        /// What was asked.
+        suspect: Suspect,
+        /// Whether the node is silent here, and promised not to be echoed.
+        granted: bool,
+    },
+    /// This node entered or left the quorum.
+    Quorum(bool),
+}
+
+/// The core.
+pub struct BeaconCore {
+    config: BeaconConfig,
+    started_at: Micros,
+    stepped_at: Micros,
+    seq: u64,
+    beat_at: Micros,
+    map_wanted_at: Option<Micros>,
+    map_rev: Rev,
+    map_read_at: Option<Micros>,
+    revoked: Option<Rev>,
+    voters_version: u64,
+    voters: Vec<Uuid>,
+    nodes: Vec<Uuid>,
+    peers: Peers,
+    promises: Promises,
+    slots: Slots,
+    page: Vec<Micros>,
+    quorum: bool,
+}
+
+impl BeaconCore {
+    /// A beacon that knows nobody yet.
+    pub fn new(config: BeaconConfig, now: Micros) -> BeaconCore {
+        let slots = Slots::new(config.slots, now);
+        BeaconCore {
+            started_at: now,
+            stepped_at: now,
+            seq: 0,
+            beat_at: now,
+            map_wanted_at: None,
+            map_rev: Rev(0),
+            map_read_at: None,
+            revoked: None,
+            voters_version: 0,
+            voters: Vec::new(),
+            nodes: Vec::new(),
+            peers: Peers::default(),
+            promises: Promises::default(),
+            page: slots.page(),
+            slots,
+            quorum: false,
+            config,
+        }
+    }
+
+    /// Takes an event.
+    pub fn step(&mut self, now: Micros, event: Event, out: &mut Vec<Action>) {
+        self.watch_clock(now);
+        self.slots.expire(now);
+        match event {
+            Event::Tick => {}
+            Event::Datagram(bytes) => self.datagram(now, &bytes),
+            Event::Slots(counters) => self.slots.counters(now, &counters),
+            Event::Map { rev, read_at } => self.map(rev, read_at),
+            Event::Suspects { as_of, keys } => self.promises.suspects(as_of, &keys),
+            Event::Voters { version, voters, nodes } => self.set_voters(version, voters, nodes),
+            Event::Revoke { rev } => self.revoke(now, rev, out),
+            Event::AskVote(suspect) => self.vote(now, suspect, out),
+            Event::Release(suspect) => self.promises.release(suspect),
+        }
+        if now >= self.beat_at {
+            self.beat(now, out);
+        }
+        self.renew(now);
+        self.report(now, out);
+    }
+
+    /// When `Tick` is due.
+    pub fn next_deadline(&self) -> Option<Micros> {
+        let lapse = self.page.iter().copied().filter(|until| *until != 0).min();
+        Some(lapse.map_or(self.beat_at, |l| l.min(self.beat_at)))
+    }
+
+    /// Nodes that were not heard for the silence limit: evidence for the manager.
+    pub fn silent(&self, now: Micros) -> Vec<Uuid> {
+        self.nodes.iter().filter(|n| **n != self.config.node && self.is_silent(now, n)).copied().collect()
+    }
+
+    /// Whether this node hears more than half of the expected voters.
+    pub fn in_quorum(&self) -> bool {
+        self.quorum
+    }
+
+    /// Lowest voters version shown by this node and every node it hears: the next change of the
+    /// voters waits for it.
+    pub fn voters_version_seen(&self, now: Micros) -> u64 {
+        let heard = self.peers.all().filter(|(_, p)| now.saturating_sub(p.heard_at) < BEACON_SILENCE);
+        heard.map(|(_, p)| p.voters_version).min().map_or(self.voters_version, |v| v.min(self.voters_version))
+    }
+
+    /// A step that comes far too late shows that the process or the machine stood still.
+    fn watch_clock(&mut self, now: Micros) {
+        if now.saturating_sub(self.stepped_at) > BEACON_PERIOD + LEASE_SLOT_FRESH {
+            self.void(now);
+        }
+        self.stepped_at = now;
+    }
+
+    fn void(&mut self, now: Micros) {
+        self.peers.void_basis();
+        self.slots.void(now);
+    }
+
+    fn datagram(&mut self, now: Micros, bytes: &[u8]) {
+        let (epoch, master) = (self.config.key_epoch, self.config.master);
+        let Ok(beat) = Heartbeat::open(bytes, |e| (e == epoch).then_some(master)) else { return };
+        if beat.node == self.config.node {
+            return;
+        }
+        if self.peers.heard(self.config.node, self.config.boot, now, &beat) == Heard::Paused {
+            self.void(now);
+        }
+    }
+
+    fn map(&mut self, rev: Rev, read_at: Option<Micros>) {
+        self.map_rev = self.map_rev.max(rev);
+        self.map_read_at = self.map_read_at.max(read_at);
+        if self.revoked.is_some_and(|revoked| self.map_rev > revoked) {
+            self.revoked = None;
+        }
+    }
+
+    fn set_voters(&mut self, version: u64, voters: Vec<Uuid>, nodes: Vec<Uuid>) {
+        if version >= self.voters_version {
+            (self.voters_version, self.voters, self.nodes) = (version, voters, nodes);
+        }
+    }
+
+    fn revoke(&mut self, now: Micros, rev: Rev, out: &mut Vec<Action>) {
+        if self.map_rev <= rev {
+            self.revoked = self.revoked.max(Some(rev));
+            self.slots.void(now);
+        }
+        self.publish(out);
+        out.push(Action::Revoked { rev });
+    }
+
+    fn vote(&mut self, now: Micros, suspect: Suspect, out: &mut Vec<Action>) {
+        let granted = suspect.node != self.config.node && self.is_silent(now, &suspect.node);
+        if granted {
+            self.promises.promise(suspect);
+        }
+        out.push(Action::Vote { suspect, granted });
+    }
+
+    fn is_silent(&self, now: Micros, node: &Uuid) -> bool {
+        let heard_at = self.peers.get(node).map_or(self.started_at, |p| p.heard_at);
+        now.saturating_sub(heard_at) >= BEACON_SILENCE
+    }
+
+    fn beat(&mut self, now: Micros, out: &mut Vec<Action>) {
+        self.seq += 1;
+        self.beat_at = now + BEACON_PERIOD;
+        self.peers.sent(self.seq, now);
+        let beat = Heartbeat {
+            node: self.config.node,
+            boot: self.config.boot,
+            seq: self.seq,
+            sent_at: now,
+            map_rev: self.map_rev,
+            voters_version: self.voters_version,
+            echoes: self.peers.echoes(now, |node| self.promises.forbids(node)),
+        };
+        let bytes = beat.seal(&self.config.master, self.config.key_epoch);
+        for to in self.nodes.iter().filter(|n| **n != self.config.node) {
+            out.push(Action::Send { to: *to, bytes: bytes.clone() });
+        }
+    }
+
+    /// Send time of the newest own heartbeat that a majority of the voters is known to have heard.
+    fn majority_basis(&self, now: Micros) -> Option<Micros> {
+        let basis = |node: &Uuid| match *node == self.config.node {
+            true => Some(now),
+            false => self.peers.get(node).and_then(|p| p.basis),
+        };
+        let mut bases: Vec<Micros> = self.voters.iter().filter_map(basis).collect();
+        bases.sort_unstable_by(|a, b| b.cmp(a));
+        bases.get(self.voters.len() / 2).copied()
+    }
+
+    fn renew(&mut self, now: Micros) {
+        if self.revoked.is_some() || self.map_rev < self.peers.highest_map() {
+            return;
+        }
+        if let Some(basis) = self.majority_basis(now) {
+            self.slots.extend(now, basis + READ_LEASE, self.map_read_at);
+        }
+    }
+
+    fn hears_majority(&self, now: Micros) -> bool {
+        let heard = self.voters.iter().filter(|n| **n == self.config.node || !self.is_silent(now, n));
+        heard.count() > self.voters.len() / 2
+    }
+
+    fn report(&mut self, now: Micros, out: &mut Vec<Action>) {
+        self.publish(out);
+        // At most one ReadMap asked per heartbeat period: the answer takes a round trip.
+        let asked_lately = self.map_wanted_at.is_some_and(|at| now.saturating_sub(at) < BEACON_PERIOD);
+        let behind = self.map_rev < self.peers.highest_map();
+        if (behind || self.slots.wants_map(self.map_read_at)) && !asked_lately {
+            self.map_wanted_at = Some(now);
+            out.push(Action::NeedMap);
+        }
+        let quorum = self.hears_majority(now);
+        if quorum != self.quorum {
+            self.quorum = quorum;
+            out.push(Action::Quorum(quorum));
+        }
+    }
+
+    fn publish(&mut self, out: &mut Vec<Action>) {
+        let page = self.slots.page();
+        if page != self.page {
+            self.page.clone_from(&page);
+            out.push(Action::Lease(page));
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The slots of the lease page: one per answering thread (§4.5).
+
+use drystone_types::consts::{Micros, LEASE_SLOT_FRESH};
+
+/// Most slots: threads of one server process, far above any machine's cores.
+pub const SLOTS_MAX: usize = 1024;
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    counter: u64,
+    moved_at: Option<Micros>,
+    valid_until: Micros,
+    /// When the lease ended; a ReadMap begun at or after it is needed to take it again.
+    lapsed_at: Option<Micros>,
+}
+
+/// All slots.
+#[derive(Debug)]
+pub struct Slots {
+    slots: Vec<Slot>,
+}
+
+impl Slots {
+    /// Slots without a lease: at start, too, a ReadMap comes first.
+    pub fn new(count: usize, now: Micros) -> Slots {
+        let slot = Slot { counter: 0, moved_at: None, valid_until: 0, lapsed_at: Some(now) };
+        Slots { slots: vec![slot; count.min(SLOTS_MAX)] }
+    }
+
+    /// Counters as read from the page.
+    pub fn counters(&mut self, now: Micros, counters: &[u64]) {
+        for (slot, counter) in self.slots.iter_mut().zip(counters) {
+            if slot.counter != *counter {
+                slot.counter = *counter;
+                slot.moved_at = Some(now);
+            }
+        }
+    }
+
+    /// Ends what is over. Returns whether a lease lapsed just now.
+    pub fn expire(&mut self, now: Micros) -> bool {
+        let mut lapsed = false;
+        for slot in self.slots.iter_mut().filter(|s| s.valid_until != 0 && s.valid_until <= now) {
+            (slot.valid_until, slot.lapsed_at, lapsed) = (0, Some(now), true);
+        }
+        lapsed
+    }
+
+    /// Takes every lease away.
+    pub fn void(&mut self, now: Micros) {
+        for slot in &mut self.slots {
+            (slot.valid_until, slot.lapsed_at) = (0, Some(now));
+        }
+    }
+
+    /// Extends the slots that moved lately to `until`; a lapsed one only if the newest ReadMap began
+    /// after the lapse.
+    pub fn extend(&mut self, now: Micros, until: Micros, map_read_at: Option<Micros>) {
+        if until <= now {
+            return;
+        }
+        for slot in &mut self.slots {
+            let fresh = slot.moved_at.is_some_and(|at| now.saturating_sub(at) <= LEASE_SLOT_FRESH);
+            let read_since = slot.lapsed_at.is_none_or(|lapse| map_read_at.is_some_and(|read| read >= lapse));
+            if fresh && read_since {
+                slot.lapsed_at = None;
+                slot.valid_until = slot.valid_until.max(until);
+            }
+        }
+    }
+
+    /// Whether a slot waits for a ReadMap begun after `map_read_at`.
+    pub fn wants_map(&self, map_read_at: Option<Micros>) -> bool {
+        self.slots.iter().any(|s| s.lapsed_at.is_some_and(|lapse| map_read_at.is_none_or(|read| read < lapse)))
+    }
+
+    /// Until when each slot's thread may answer reads; 0 = not at all.
+    pub fn page(&self) -> Vec<Micros> {
+        self.slots.iter().map(|s| s.valid_until).collect()
+    }
+}

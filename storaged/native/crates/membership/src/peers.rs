@@ -1,0 +1,155 @@
+//! What a beacon knows of the others: when they were heard, what they echoed, and whether their
+//! clocks show that this node was paused.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use drystone_types::consts::{Micros, BEACON_PERIOD, BEACON_SILENCE, LEASE_SLOT_FRESH, READ_LEASE};
+use drystone_types::{Rev, Uuid};
+
+use crate::heartbeat::{Echo, Heartbeat};
+
+/// Own heartbeats remembered: one whose lease would be over is of no use in an echo.
+const SENT_MAX: usize = (READ_LEASE / BEACON_PERIOD) as usize + 2;
+/// Own time over which the smallest clock offset is taken: several heartbeats, and so short that two
+/// clocks that drift 1 % each differ by far less than what counts as a pause.
+const OFFSET_WINDOW: Micros = 1_000_000;
+/// Most peers: the size of a large cluster four times over; more senders than that are not a cluster.
+const PEERS_MAX: usize = 256;
+
+/// One peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// When it was last heard.
+    pub heard_at: Micros,
+    /// Its boot.
+    pub boot: u64,
+    /// Its newest sequence number.
+    pub seq: u64,
+    /// Its server's map revision.
+    pub map_rev: Rev,
+    /// Its voters version.
+    pub voters_version: u64,
+    /// Send time of the newest own heartbeat it echoed.
+    pub basis: Option<Micros>,
+    offsets: Offsets,
+}
+
+/// Smallest (own clock − the peer's clock), of the window before and of the running one. The windows
+/// are measured in own time: when the own clock stands still, the older one does not move with the pause.
+#[derive(Clone, Copy, Debug)]
+struct Offsets {
+    settled: Option<i128>,
+    running: i128,
+    since: Micros,
+}
+
+/// What a heartbeat showed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// Nothing: older than what is known, or one peer too many.
+    Stale,
+    /// New.
+    Fresh,
+    /// New, and it shows that this node stood still while the peer went on.
+    Paused,
+}
+
+/// All peers and the own heartbeats they can echo.
+#[derive(Debug, Default)]
+pub struct Peers {
+    table: BTreeMap<Uuid, Peer>,
+    sent: VecDeque<(u64, Micros)>,
+}
+
+impl Peers {
+    /// Notes an own heartbeat.
+    pub fn sent(&mut self, seq: u64, at: Micros) {
+        if self.sent.len() == SENT_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((seq, at));
+    }
+
+    /// Takes a verified heartbeat.
+    pub fn heard(&mut self, me: Uuid, boot: u64, now: Micros, beat: &Heartbeat) -> Heard {
+        if !self.table.contains_key(&beat.node) && self.table.len() >= PEERS_MAX {
+            return Heard::Stale;
+        }
+        let offset = i128::from(now) - i128::from(beat.sent_at);
+        let peer = self.table.entry(beat.node).or_insert(Peer {
+            heard_at: now,
+            boot: beat.boot,
+            seq: 0,
+            map_rev: Rev(0),
+            voters_version: 0,
+            basis: None,
+            offsets: Offsets::new(offset, now),
+        });
+        if peer.boot == beat.boot && beat.seq <= peer.seq {
+            return Heard::Stale;
+        }
+        if peer.boot != beat.boot {
+            peer.offsets = Offsets::new(offset, now);
+        }
+        (peer.heard_at, peer.boot, peer.seq) = (now, beat.boot, beat.seq);
+        peer.map_rev = peer.map_rev.max(beat.map_rev);
+        peer.voters_version = beat.voters_version;
+        let echoed = beat.echoes.iter().find(|e| e.node == me && e.boot == boot).map(|e| e.seq);
+        let at = echoed.and_then(|seq| self.sent.iter().find(|(s, _)| *s == seq)).map(|(_, at)| *at);
+        peer.basis = peer.basis.max(at);
+        if peer.offsets.paused(offset, now) { Heard::Paused } else { Heard::Fresh }
+    }
+
+    /// What the next heartbeat echoes: every peer heard within the silence limit that is not in `promised`.
+    pub fn echoes(&self, now: Micros, promised: impl Fn(&Uuid) -> bool) -> Vec<Echo> {
+        self.table
+            .iter()
+            .filter(|(node, p)| now.saturating_sub(p.heard_at) < BEACON_SILENCE && !promised(node))
+            .map(|(node, p)| Echo { node: *node, boot: p.boot, seq: p.seq })
+            .collect()
+    }
+
+    /// One peer.
+    pub fn get(&self, node: &Uuid) -> Option<&Peer> {
+        self.table.get(node)
+    }
+
+    /// Every peer, by id.
+    pub fn all(&self) -> impl Iterator<Item = (&Uuid, &Peer)> {
+        self.table.iter()
+    }
+
+    /// Highest map revision any peer's server has shown.
+    pub fn highest_map(&self) -> Rev {
+        self.table.values().map(|p| p.map_rev).max().unwrap_or_default()
+    }
+
+    /// Forgets what echoes proved: after a pause nothing sent before it counts.
+    pub fn void_basis(&mut self) {
+        self.sent.clear();
+        for peer in self.table.values_mut() {
+            peer.basis = None;
+        }
+    }
+}
+
+impl Offsets {
+    fn new(offset: i128, now: Micros) -> Offsets {
+        Offsets { settled: None, running: offset, since: now }
+    }
+
+    /// The own clock fell behind the peer's by more than a slot may stand still: this node was paused.
+    /// The smallest offset counts, because a late heartbeat makes offsets larger, never smaller.
+    fn paused(&mut self, offset: i128, now: Micros) -> bool {
+        if self.settled.is_some_and(|settled| offset + i128::from(LEASE_SLOT_FRESH) < settled) {
+            *self = Offsets::new(offset, now);
+            return true;
+        }
+        if now.saturating_sub(self.since) >= OFFSET_WINDOW {
+            *self = Offsets { settled: Some(self.running), running: offset, since: now };
+        } else {
+            self.running = self.running.min(offset);
+        }
+        false
+    }
+}

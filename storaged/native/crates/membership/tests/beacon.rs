@@ -1,0 +1,266 @@
+//! Beacons of a small cluster, stepped by hand in virtual time.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use drystone_membership::beacon::{Action, BeaconConfig, BeaconCore, Event};
+use drystone_membership::{DropPolicy, DropReason, Evidence, PolicyAction, Suspect};
+use drystone_types::consts::{BEACON_PERIOD, READ_LEASE};
+use drystone_types::{Rev, Uuid};
+
+fn id(n: u8) -> Uuid {
+    Uuid([n; 16])
+}
+
+struct Cluster {
+    now: u64,
+    cores: Vec<BeaconCore>,
+    lease: Vec<u64>,
+    counter: u64,
+    /// Nodes whose datagrams are lost, in both directions.
+    cut: Vec<bool>,
+    /// Nodes whose answering thread hangs.
+    hung: Vec<bool>,
+    votes: Vec<(usize, Suspect, bool)>,
+    need_map: Vec<bool>,
+}
+
+impl Cluster {
+    fn new(n: u8) -> Cluster {
+        let config = |i| BeaconConfig { node: id(i), boot: 1, master: [9; 32], key_epoch: 1, slots: 1 };
+        let nodes: Vec<Uuid> = (0..n).map(id).collect();
+        let mut c = Cluster {
+            now: 1_000_000,
+            cores: (0..n).map(|i| BeaconCore::new(config(i), 1_000_000)).collect(),
+            lease: vec![0; n.into()],
+            counter: 0,
+            cut: vec![false; n.into()],
+            hung: vec![false; n.into()],
+            votes: vec![],
+            need_map: vec![false; n.into()],
+        };
+        for i in 0..n as usize {
+            c.event(i, Event::Voters { version: 1, voters: nodes.clone(), nodes: nodes.clone() });
+            c.event(i, Event::Suspects { as_of: Rev(1), keys: vec![] });
+            c.read_map(i, Rev(1));
+        }
+        c
+    }
+    fn read_map(&mut self, i: usize, rev: Rev) {
+        self.need_map[i] = false;
+        self.event(i, Event::Map { rev, read_at: Some(self.now) });
+    }
+    fn event(&mut self, i: usize, event: Event) {
+        let mut out = Vec::new();
+        self.cores[i].step(self.now, event, &mut out);
+        for action in out {
+            match action {
+                Action::Send { to, bytes } => {
+                    let to = usize::from(to.0[0]);
+                    if !self.cut[i] && !self.cut[to] {
+                        self.event(to, Event::Datagram(bytes));
+                    }
+                }
+                Action::Lease(page) => self.lease[i] = page[0],
+                Action::Vote { suspect, granted } => self.votes.push((i, suspect, granted)),
+                Action::NeedMap => self.need_map[i] = true,
+                Action::Revoked { .. } | Action::Quorum(_) => {}
+            }
+        }
+    }
+    /// Runs for `periods` heartbeat periods.
+    fn run(&mut self, periods: usize) {
+        for _ in 0..periods {
+            self.now += BEACON_PERIOD;
+            self.counter += 1;
+            for i in 0..self.cores.len() {
+                if !self.hung[i] {
+                    self.event(i, Event::Slots(vec![self.counter]));
+                }
+                self.event(i, Event::Tick);
+            }
+        }
+    }
+    fn has_lease(&self, i: usize) -> bool {
+        self.lease[i] > self.now
+    }
+}
+
+#[test]
+fn a_single_voter_is_in_quorum_and_has_a_lease() {
+    let mut c = Cluster::new(1);
+    c.run(3);
+    assert!(c.has_lease(0) && c.cores[0].in_quorum());
+}
+
+#[test]
+fn a_node_cut_off_loses_quorum_and_lease_and_the_others_keep_theirs() {
+    let mut c = Cluster::new(3);
+    c.run(5);
+    assert!((0..3).all(|i| c.has_lease(i)));
+    c.cut[2] = true;
+    c.run(12);
+    assert!(!c.has_lease(2) && !c.cores[2].in_quorum());
+    assert!(c.has_lease(0) && c.has_lease(1));
+    assert_eq!(c.cores[0].silent(c.now), vec![id(2)]);
+}
+
+#[test]
+fn a_lapsed_lease_returns_only_after_a_map_read_begun_after_the_lapse() {
+    let mut c = Cluster::new(3);
+    c.run(5);
+    let early = c.now;
+    c.cut[2] = true;
+    c.run(12);
+    c.cut[2] = false;
+    c.run(5);
+    assert!(!c.has_lease(2) && c.need_map[2]);
+    c.event(2, Event::Map { rev: Rev(1), read_at: Some(early) });
+    c.run(2);
+    assert!(!c.has_lease(2));
+    c.read_map(2, Rev(1));
+    c.run(2);
+    assert!(c.has_lease(2));
+}
+
+#[test]
+fn a_hung_thread_loses_its_lease_under_a_live_beacon() {
+    let mut c = Cluster::new(3);
+    c.run(5);
+    c.hung[1] = true;
+    c.run(14);
+    assert!(!c.has_lease(1) && c.has_lease(0));
+}
+
+#[test]
+fn a_server_with_an_older_map_than_its_peers_takes_no_lease() {
+    let mut c = Cluster::new(3);
+    c.run(5);
+    c.event(0, Event::Map { rev: Rev(5), read_at: None });
+    c.run(14);
+    assert!(c.has_lease(0) && !c.has_lease(1));
+    c.read_map(1, Rev(5));
+    c.run(2);
+    assert!(c.has_lease(1));
+}
+
+#[test]
+fn a_revoked_lease_stays_away_until_the_map_is_past_the_revision() {
+    let mut c = Cluster::new(3);
+    c.run(5);
+    c.event(1, Event::Revoke { rev: Rev(3) });
+    assert!(!c.has_lease(1));
+    c.run(3);
+    c.read_map(1, Rev(3));
+    c.run(3);
+    assert!(!c.has_lease(1));
+    for i in 0..3 {
+        c.read_map(i, Rev(4));
+    }
+    c.run(3);
+    assert!(c.has_lease(1));
+}
+
+#[test]
+fn a_pause_voids_the_lease() {
+    let mut c = Cluster::new(3);
+    c.run(5);
+    let until = c.lease[0];
+    c.now += 400_000 + BEACON_PERIOD;
+    assert!(until > c.now, "the lease would still run");
+    c.event(0, Event::Tick);
+    assert!(!c.has_lease(0));
+}
+
+#[test]
+fn a_clock_that_stood_still_is_seen_by_the_peers_heartbeats() {
+    let mut c = Cluster::new(3);
+    c.run(10);
+    // The peers' clocks run on while this node's stands still: their next heartbeats come from the future.
+    let beat = |node: u8, seq, sent_at| drystone_membership::Heartbeat {
+        node: id(node), boot: 1, seq, sent_at, map_rev: Rev(1), voters_version: 1, echoes: vec![],
+    };
+    for k in 1..20u64 {
+        let bytes = beat(1, 1000 + k, c.now + k * BEACON_PERIOD).seal(&[9; 32], 1);
+        c.event(0, Event::Datagram(bytes));
+    }
+    assert!(!c.has_lease(0));
+}
+
+#[test]
+fn a_vote_is_a_promise_that_only_the_store_ends() {
+    let mut c = Cluster::new(3);
+    c.run(5);
+    let suspect = Suspect { node: id(2), round: Rev(7) };
+    c.event(0, Event::AskVote(suspect));
+    assert_eq!(c.votes.pop(), Some((0, suspect, false)));
+    c.cut[2] = true;
+    c.run(6);
+    c.event(0, Event::AskVote(suspect));
+    c.event(1, Event::AskVote(suspect));
+    assert_eq!(c.votes, vec![(0, suspect, true), (1, suspect, true)]);
+    c.cut[2] = false;
+    c.run(40);
+    c.read_map(2, Rev(1));
+    c.run(5);
+    assert!(!c.has_lease(2), "nobody echoes it");
+    c.event(0, Event::Suspects { as_of: Rev(6), keys: vec![] });
+    c.run(5);
+    assert!(!c.has_lease(2), "that read was older than the suspicion");
+    c.event(0, Event::Suspects { as_of: Rev(8), keys: vec![] });
+    c.read_map(2, Rev(1));
+    c.run(5);
+    assert!(c.has_lease(2));
+}
+
+#[test]
+fn a_lease_ends_within_its_length_after_the_last_promise() {
+    let mut c = Cluster::new(3);
+    c.run(5);
+    c.cut[2] = true;
+    c.run(5);
+    let suspect = Suspect { node: id(2), round: Rev(7) };
+    let voted_at = c.now;
+    c.event(0, Event::AskVote(suspect));
+    c.event(1, Event::AskVote(suspect));
+    c.cut[2] = false;
+    c.run(1);
+    assert!(c.lease[2] <= voted_at + READ_LEASE);
+}
+
+#[test]
+fn the_policy_drops_after_a_majority_promised_and_the_lease_is_over() {
+    let mut p = DropPolicy::new(vec![id(0), id(1), id(2)]);
+    let mut out = Vec::new();
+    p.learn(100, Evidence::Silent { node: id(2), voter: id(0) }, &mut out);
+    p.tick(100, &mut out);
+    assert!(out.is_empty(), "one witness of three is no majority");
+    p.learn(100, Evidence::Silent { node: id(2), voter: id(1) }, &mut out);
+    p.tick(100, &mut out);
+    assert_eq!(out, vec![PolicyAction::WriteSuspect(id(2))]);
+    out.clear();
+    let suspect = Suspect { node: id(2), round: Rev(7) };
+    p.learn(200, Evidence::SuspectWritten(suspect), &mut out);
+    assert_eq!(out, vec![PolicyAction::AskVotes(suspect, vec![id(0), id(1)])]);
+    out.clear();
+    p.learn(300, Evidence::Voted { suspect, voter: id(0), granted: true }, &mut out);
+    p.learn(400, Evidence::Voted { suspect, voter: id(1), granted: true }, &mut out);
+    p.tick(400 + READ_LEASE, &mut out);
+    assert!(out.is_empty());
+    p.tick(400 + READ_LEASE * 21 / 20, &mut out);
+    assert_eq!(out, vec![PolicyAction::Drop(DropReason::LeaseOver(suspect))]);
+}
+
+#[test]
+fn a_suspicion_without_witnesses_is_cancelled() {
+    let mut p = DropPolicy::new(vec![id(0), id(1), id(2)]);
+    let mut out = Vec::new();
+    for voter in [id(0), id(1)] {
+        p.learn(100, Evidence::Silent { node: id(2), voter }, &mut out);
+    }
+    p.tick(100, &mut out);
+    let suspect = Suspect { node: id(2), round: Rev(7) };
+    p.learn(200, Evidence::SuspectWritten(suspect), &mut out);
+    p.learn(300, Evidence::Heard { node: id(2), voter: id(0) }, &mut out);
+    out.clear();
+    p.tick(300, &mut out);
+    assert_eq!(out, vec![PolicyAction::Cancel(suspect)]);
+}

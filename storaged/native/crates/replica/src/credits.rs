@@ -1,0 +1,259 @@
+//! Credits (W0): slots promised to a volume, so that an issued write never meets "no space".
+//!
+//! `granted` and `used` are cumulative and wrap, as the wire has them. What is granted and
+//! unused is reserved in the store; an upper bound of it is logged before it is told, and
+//! stays reserved after an open until the volume restates or is sealed anew.
+
+use drystone_store::api::{MetaKey, ObjectStore};
+use drystone_types::consts::Micros;
+use drystone_types::{Frame, Gen, Reader, Status, VolumeId, Writer};
+
+use crate::api::{PeerId, PeerRole};
+use crate::limits::{GRANT_FAST, GRANT_FIRST, GRANT_MAX, GRANT_MIN};
+use crate::replica::Replica;
+use crate::state::{Refusal, Then};
+
+/// Most volumes one SESSION restates: all that one daemon can have attached.
+const RESTATE_MAX: usize = 65_536;
+
+/// Credits of one volume on this drive.
+#[derive(Default)]
+pub(crate) struct Grant {
+    /// Generation they belong to.
+    pub gen: Gen,
+    granted: u32,
+    used: u32,
+    /// Issued before this open and not arrived yet; reserved beside the new grants.
+    restated: u64,
+    /// Set from an open until the volume restates: `restated` is only an upper bound then.
+    unrestated: bool,
+    /// Reserved for older generations, freed by RECOVERED.
+    old: u64,
+    /// Durable upper bound of what may be outstanding.
+    bound: u64,
+    /// A higher bound is being logged.
+    raising: bool,
+    /// Slots kept outstanding for the volume.
+    window: u64,
+    topped_at: Micros,
+}
+
+impl Grant {
+    /// Cumulative number told to this generation.
+    pub(crate) fn told(&self, gen: Gen) -> u32 {
+        if gen == self.gen { self.granted } else { 0 }
+    }
+    /// Granted in this open and not used.
+    fn open(&self) -> u64 {
+        u64::from(self.granted.wrapping_sub(self.used))
+    }
+    /// Everything reserved for the current generation.
+    fn outstanding(&self) -> u64 {
+        self.open() + self.restated
+    }
+    pub(crate) fn covers(&self, gen: Gen, slots: u64) -> bool {
+        gen == self.gen && self.outstanding() >= slots
+    }
+    /// What an open finds: the logged bound stays reserved.
+    pub(crate) fn reopened(gen: Gen, bound: u64) -> Grant {
+        Grant { gen, restated: bound, unrestated: true, bound, window: GRANT_FIRST, ..Grant::default() }
+    }
+    pub(crate) fn reserved_at_open(&self) -> u64 {
+        self.restated
+    }
+}
+
+impl<S: ObjectStore> Replica<S> {
+    /// A new generation starts with nothing granted; what the old one had stays reserved until
+    /// RECOVERED, because its writes may still be rolled forward.
+    pub(crate) fn new_grant(&mut self, vol_id: VolumeId, gen: Gen) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        let mut old = vol.grant.old + vol.grant.outstanding();
+        if vol.grant.unrestated {
+            // Reserved only because of the open; the new seal ends that (§4.4 W0).
+            self.store.grant(-signed(vol.grant.restated));
+            old -= vol.grant.restated;
+        }
+        vol.grant = Grant { gen, old, ..Grant::default() };
+    }
+
+    /// Logs the first bound of a generation together with its seal: nothing starts at zero (L1).
+    pub(crate) fn log_first_grant(&mut self, vol_id: VolumeId) -> Option<u64> {
+        let space = self.store.space();
+        let vol = self.vols.get_mut(&vol_id)?;
+        if vol.grant.bound > 0 || vol.ticket.is_none() {
+            return None;
+        }
+        let window = (space.grantable / 16).clamp(GRANT_MIN, GRANT_FIRST);
+        vol.grant.bound = window;
+        vol.grant.window = window;
+        let value = encode_grant(vol.grant.gen, window);
+        self.append_meta(MetaKey::Grant(vol_id), value).ok()
+    }
+
+    /// Fills the window when half of it is used. O(1), and rare by construction.
+    pub(crate) fn top_up(&mut self, vol_id: VolumeId, gen: Gen) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        let g = &mut vol.grant;
+        if gen != g.gen || g.open() * 2 >= g.window.max(1) {
+            return;
+        }
+        let space = self.store.space();
+        let scarce = space.grantable < (space.total / 64).max(GRANT_MIN);
+        let window = if scarce { g.window.min(GRANT_MIN) } else { g.window };
+        let want = window.saturating_sub(g.open());
+        let add = want.min(g.bound.saturating_sub(g.outstanding())).min(space.grantable);
+        let fast = self.now.saturating_sub(g.topped_at) < GRANT_FAST && g.topped_at > 0;
+        let grow = fast && !scarce && !g.raising && g.window < GRANT_MAX;
+        let next = (g.window * 2).min(GRANT_MAX);
+        if add > 0 {
+            g.topped_at = self.now;
+            g.granted = g.granted.wrapping_add(u32::try_from(add).unwrap_or(0));
+            self.store.grant(signed(add));
+            self.stats.slots_granted += add;
+            let after = self.store.space();
+            self.assert_that(
+                after.live + after.reserve + after.granted <= after.total,
+                "I20: more slots are granted than are free above the reserve",
+            );
+        }
+        if grow {
+            self.raise_bound(vol_id, next);
+        }
+    }
+
+    fn raise_bound(&mut self, vol_id: VolumeId, bound: u64) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        vol.grant.raising = true;
+        let gen = vol.grant.gen;
+        if let Ok(token) = self.append_meta(MetaKey::Grant(vol_id), encode_grant(gen, bound)) {
+            self.then(token, Then::GrantLogged(vol_id, gen, bound));
+        }
+    }
+
+    pub(crate) fn grant_logged(&mut self, vol_id: VolumeId, gen: Gen, bound: u64) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        if vol.grant.gen == gen {
+            vol.grant.raising = false;
+            vol.grant.bound = vol.grant.bound.max(bound);
+            vol.grant.window = vol.grant.window.max(bound);
+        }
+    }
+
+    /// A write used `slots`, of which the log took `taken` from its reservation when it admitted
+    /// them. What was issued before this open goes first: it is resent first.
+    pub(crate) fn use_credit(&mut self, vol_id: VolumeId, gen: Gen, slots: u64, taken: u64) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        let g = &mut vol.grant;
+        if gen != g.gen || slots == 0 {
+            return;
+        }
+        let before = slots.min(g.restated);
+        g.restated -= before;
+        let now = (slots - before).min(g.open());
+        g.used = g.used.wrapping_add(u32::try_from(now).unwrap_or(0));
+        self.store.grant(-signed((before + now).saturating_sub(taken)));
+    }
+
+    /// Slots a volume gives back unissued.
+    pub(crate) fn take_back(&mut self, vol_id: VolumeId, gen: Gen, slots: u32) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        let g = &mut vol.grant;
+        if gen != g.gen {
+            return;
+        }
+        let slots = u64::from(slots).min(g.open());
+        g.used = g.used.wrapping_add(u32::try_from(slots).unwrap_or(0));
+        self.store.grant(-signed(slots));
+    }
+
+    /// Slots this volume should give back because space is scarce.
+    pub(crate) fn recall_wanted(&mut self, vol_id: VolumeId, gen: Gen) -> u32 {
+        let space = self.store.space();
+        let Some(vol) = self.vols.get(&vol_id) else { return 0 };
+        if gen != vol.grant.gen || space.grantable >= (space.total / 64).max(GRANT_MIN) {
+            return 0;
+        }
+        let recall = vol.grant.open().saturating_sub(GRANT_MIN);
+        self.stats.slots_recalled += recall;
+        u32::try_from(recall).unwrap_or(0)
+    }
+
+    /// Whether this volume has too little and nobody holds slots that could come to it. While others
+    /// hold unused slots they are recalled first: no wrong ENOSPC (L2).
+    pub(crate) fn is_out_of_space(&self, vol_id: VolumeId, gen: Gen) -> bool {
+        let space = self.store.space();
+        let Some(vol) = self.vols.get(&vol_id) else { return false };
+        let mine = vol.grant.open();
+        gen == vol.grant.gen && mine < GRANT_MIN && space.grantable == 0 && space.granted.saturating_sub(mine) < GRANT_MIN
+    }
+
+    /// RECOVERED: nothing of older generations can arrive any more.
+    pub(crate) fn free_old_grants(&mut self, vol_id: VolumeId) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        let old = core::mem::take(&mut vol.grant.old);
+        self.store.grant(-signed(old));
+    }
+
+    /// SESSION: a peer restates what it has issued; answers the drive's nonce and whether it serves.
+    pub(crate) fn on_session(&mut self, peer: PeerId, frame: &Frame) -> Result<(), Refusal> {
+        let mut r = Reader::new(&frame.meta);
+        let stated = read_session(&mut r).ok_or(Refusal::Invalid)?;
+        let info = self.peer(peer).ok_or(Refusal::Denied)?;
+        for (vol, gen, slots) in stated {
+            if info.role != PeerRole::Client || self.is_client_of(vol, info.uuid) {
+                self.restate(vol, gen, u64::from(slots));
+            }
+        }
+        let serving = !self.failed && !self.cfg.suspect && self.map.revision.0 > 0;
+        let mut w = Writer::new();
+        w.u32(self.cfg.feature_level).u32(self.map.incarnation.max(self.cfg.incarnation));
+        w.u32(self.cfg.drive.0).u64(self.cfg.open_nonce).u8(u8::from(serving));
+        self.send(peer, &frame.hdr, Status::Ok, w.finish());
+        Ok(())
+    }
+
+    fn restate(&mut self, vol_id: VolumeId, gen: Gen, slots: u64) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        let g = &mut vol.grant;
+        if g.gen != gen || !g.unrestated {
+            return;
+        }
+        // Writes that arrived between the open and the restatement are counted already.
+        let keep = slots.min(g.restated);
+        let freed = g.restated - keep;
+        g.restated = keep;
+        g.unrestated = false;
+        self.store.grant(-signed(freed));
+        self.top_up(vol_id, gen);
+    }
+}
+
+fn read_session(r: &mut Reader<'_>) -> Option<Vec<(VolumeId, Gen, u32)>> {
+    let _feature_level = r.u32().ok()?;
+    let _incarnation = r.u32().ok()?;
+    let _map_rev = r.u64().ok()?;
+    let n = r.count(RESTATE_MAX).ok()?;
+    let mut out = Vec::with_capacity(n.min(r.remaining() / 16));
+    for _ in 0..n {
+        out.push((VolumeId(r.u64().ok()?), Gen(r.u32().ok()?), r.u32().ok()?));
+    }
+    Some(out)
+}
+
+fn signed(slots: u64) -> i64 {
+    i64::try_from(slots).unwrap_or(i64::MAX)
+}
+
+fn encode_grant(gen: Gen, bound: u64) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.u32(gen.0).u64(bound);
+    w.finish()
+}
+
+pub(crate) fn decode_grant(value: &[u8]) -> Option<(Gen, u64)> {
+    let mut r = Reader::new(value);
+    let grant = (Gen(r.u32().ok()?), r.u64().ok()?);
+    r.finish().ok()?;
+    Some(grant)
+}

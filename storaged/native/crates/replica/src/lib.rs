@@ -1,0 +1,48 @@
+//! The replica rules of one drive (engine §4.3, §8): what it admits, when it answers, what it keeps.
+//!
+//! A sans-IO core: [`Replica::step`] takes an [`Event`] and appends [`Action`]s. It has no clock,
+//! no randomness, no sockets and no device; the log of the drive is an
+//! [`ObjectStore`](drystone_store::api::ObjectStore). It decides nothing about membership.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `dispatch`, `fence`, `reply` | from frame to handler; R1-R3; answers |
+//! | `write`, `read`, `seal`, `ticket`, `stable`, `credits` | one message family each |
+//! | `adopt`, `join`, `resync` | maps, becoming a member, the copy |
+//! | `repair`, `peer_check`, `relay`, `requests` | what this drive asks of others |
+//! | `startup`, `control`, `stats`, `limits` | open, control requests, counters, limits |
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod adopt;
+mod api;
+mod control;
+mod credits;
+mod dispatch;
+mod fence;
+mod join;
+pub mod limits;
+mod peer_check;
+mod read;
+mod relay;
+mod repair;
+mod replica;
+mod reply;
+mod requests;
+mod resync;
+mod seal;
+mod slab;
+mod stable;
+mod startup;
+mod state;
+mod stats;
+mod tables;
+mod ticket;
+mod write;
+
+pub use api::{
+    Action, Config, Control, ControlResult, Event, LeaveWhy, PeerId, PeerInfo, PeerRole, Report, TicketKeys,
+};
+pub use replica::Replica;
+pub use startup::OpenError;
+pub use stats::Stats;

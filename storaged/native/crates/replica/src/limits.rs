@@ -1,0 +1,72 @@
+//! Limits of one drive, each with its reason.
+
+use drystone_types::consts::Micros;
+
+/// Most volumes a drive keeps a seal for: 24 bytes each in the design, about 300 with its
+/// ticket, so 30 MB at the limit; a cluster is designed for 100 000 volumes.
+pub const VOLUMES_MAX: usize = 100_000;
+/// Most tickets of read-only and snapshot attachments: RAM only, the oldest go first
+/// (the client is then asked for its ticket again).
+pub const GUEST_TICKETS_MAX: usize = 100_000;
+/// Most bytes of a ticket: 64 layers and 64 parents need under 6 KiB.
+pub const TICKET_BYTES_MAX: usize = 8192;
+/// Most requests parked for a newer map: what the deepest queue of a few clients holds.
+pub const PARKED_MAX: usize = 4096;
+/// Most data bytes parked: bounds memory while the manager is slow.
+pub const PARKED_BYTES_MAX: usize = 256 << 20;
+/// A map that was asked for and did not come is asked for again after this long.
+pub const NEED_MAP_AGAIN: Micros = 100_000;
+/// A generations list that did not come is asked for again after this long.
+pub const NEED_GENERATIONS_AGAIN: Micros = 500_000;
+/// A stable value is logged this long after it first rose ("at most 1 s late", with room
+/// for the write itself).
+pub const STABLE_LOG_DELAY: Micros = 800_000;
+/// Space deltas are reported this often (§7).
+pub const USAGE_PERIOD: Micros = 5_000_000;
+/// Most requests in flight on this drive; past it the drive answers RETRY: 64 connections
+/// with a full queue each.
+pub const OPS_MAX: usize = 65_536;
+/// Most requests relayed for others at a time.
+pub const RELAYS_MAX: usize = 4096;
+/// A relayed request without an answer is forgotten after this long: the asker's own
+/// stall handling started long before.
+pub const RELAY_TTL: Micros = 5_000_000;
+/// Entries of one part of a SEAL answer: 29 bytes each, within the metadata limit.
+pub const SEAL_ENTRIES_MAX: usize = 30_000;
+/// Most blocks of one TRIM or ZERO: one chunk.
+pub const HOLE_BLOCKS_MAX: u32 = 1024;
+/// Requests up to this many blocks use the small stream (64 KiB).
+pub const SMALL_BLOCKS_MAX: u32 = 16;
+/// Chunks in one page of a digest list.
+pub const DIGEST_LIST_MAX: usize = 4096;
+/// Resync requests in flight of one joiner while clients are active ("1 local, 2 remote
+/// requests" at StorPool, rounded to a power of two).
+pub const RESYNC_BUSY: usize = 4;
+/// Resync requests in flight while no client was heard for `RESYNC_IDLE_AFTER`.
+pub const RESYNC_IDLE: usize = 16;
+/// Silence of clients after which resync speeds up.
+pub const RESYNC_IDLE_AFTER: Micros = 100_000;
+/// A resync request without an answer for this long moves to another source.
+pub const RESYNC_TIMEOUT: Micros = 2_000_000;
+/// Pause before a source that refused is asked again.
+pub const RESYNC_BACKOFF: Micros = 20_000;
+/// A finished copy is told again while the promotion has not come.
+pub const COMPLETE_AGAIN: Micros = 1_000_000;
+/// DIGEST and COPY requests served at a time: bounds the reads a joiner can queue before clients'.
+pub const SOURCE_JOBS_MAX: usize = 64;
+/// Block repairs at a time: a rotten segment must not become a resync of its own.
+pub const REPAIRS_MAX: usize = 64;
+/// Versions exchanged in one peer check.
+pub const PEER_CHECK_MAX: usize = 64;
+/// A peer that does not answer the check for this long is passed over; dead members are
+/// not waited for, so that a cold start of everything goes through.
+pub const PEER_CHECK_TIMEOUT: Micros = 500_000;
+/// Slots granted to a volume at first: three writes of 1 MiB.
+pub const GRANT_FIRST: u64 = 1024;
+/// Most slots granted and unused per volume: 64 MiB, what fills a fast link for a
+/// round trip of a busy drive.
+pub const GRANT_MAX: u64 = 16_384;
+/// Smallest useful grant: one write of 1 MiB with its header slot.
+pub const GRANT_MIN: u64 = 257;
+/// A grant used up faster than this doubles.
+pub const GRANT_FAST: Micros = 100_000;

@@ -1,0 +1,197 @@
+//! The peer check at every open: one in-sync peer per PG tells its last stable versions; a drive
+//! that misses one has lost acked writes (a lying cache, an old image of the drive) and leaves.
+
+use std::collections::BTreeMap;
+
+use drystone_store::api::{ObjectDigest, ObjectStore};
+use drystone_types::consts::CHUNK_BLOCKS;
+use drystone_types::{CodecError, DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Reader, Status, Version, VolumeId, Writer};
+
+use crate::api::{Action, LeaveWhy, PeerId};
+use crate::limits::{PEER_CHECK_MAX, PEER_CHECK_TIMEOUT, SOURCE_JOBS_MAX};
+use crate::replica::Replica;
+use crate::requests::Ask;
+use crate::resync::compare::{cells, object};
+use crate::resync::wire::decode_version;
+use crate::state::{CheckItem, Op, Then};
+
+/// A version somewhere.
+type Known = (VolumeId, ObjKey, u16, Version);
+
+/// The check of one PG.
+struct Check {
+    /// Peers not asked yet.
+    peers: Vec<DriveId>,
+    /// Digests of ours still awaited.
+    left: usize,
+    missing: bool,
+}
+
+/// A peer's question being answered.
+struct Answer {
+    peer: PeerId,
+    hdr: Box<Header>,
+    found: Vec<u8>,
+    left: usize,
+}
+
+/// Checks of our own and of peers.
+#[derive(Default)]
+pub(crate) struct Checks {
+    own: BTreeMap<PgId, Check>,
+    next: u64,
+    answers: BTreeMap<u64, Answer>,
+}
+
+impl<S: ObjectStore> Replica<S> {
+    pub(crate) fn start_peer_check(&mut self, id: PgId) {
+        let me = self.cfg.drive;
+        let Some(pg) = self.pgs.get_mut(&id).filter(|_| self.cfg.peer_check) else { return };
+        let mut peers: Vec<DriveId> = pg.rec.insync.iter().copied().filter(|d| *d != me).collect();
+        if peers.is_empty() {
+            return;
+        }
+        peers.reverse();
+        pg.checking = true;
+        self.checks.own.insert(id, Check { peers, left: 0, missing: false });
+        self.next_check(id);
+    }
+
+    /// Asks the next peer; when none is left, nobody alive contradicts this drive.
+    fn next_check(&mut self, id: PgId) {
+        let Some(check) = self.checks.own.get_mut(&id) else { return };
+        let Some(peer) = check.peers.pop() else {
+            self.end_check(id);
+            return;
+        };
+        let mut w = Writer::new();
+        w.u32(0);
+        let hdr = Header { kind: MsgType::PeerCheck, pg: id, ..Header::default() };
+        self.ask(peer, hdr, w.finish(), Ask::Check(id), PEER_CHECK_TIMEOUT);
+    }
+
+    pub(crate) fn check_answered(&mut self, _drive: DriveId, id: PgId, frame: Option<Frame>) {
+        let ok = frame.filter(|f| f.hdr.status == Status::Ok);
+        let Some(list) = ok.and_then(|f| decode_known(&f.meta).ok()) else {
+            self.next_check(id);
+            return;
+        };
+        let freed = &self.freed;
+        let list = list.into_iter().filter(|(_, key, _, _)| !freed.contains(&key.layer)).collect();
+        let groups = by_chunk(list);
+        let Some(check) = self.checks.own.get_mut(&id) else { return };
+        check.left = groups.len();
+        if groups.is_empty() {
+            self.end_check(id);
+        }
+        for ((vol, chunk), expect) in groups {
+            let op = self.ops.insert(Op { left: 1, then: Then::CheckDigest { pg: id, expect } });
+            self.store.digest(vol, chunk, op);
+        }
+    }
+
+    pub(crate) fn check_digest(&mut self, id: PgId, expect: &[CheckItem], objects: &[ObjectDigest]) {
+        let Some(check) = self.checks.own.get_mut(&id) else { return };
+        check.missing |= expect.iter().any(|item| !holds(objects, item));
+        check.left = check.left.saturating_sub(1);
+        if check.left == 0 {
+            self.end_check(id);
+        }
+    }
+
+    fn end_check(&mut self, id: PgId) {
+        let Some(check) = self.checks.own.remove(&id) else { return };
+        if check.missing {
+            // The PG stays closed here until the map drops this drive.
+            self.stats.peer_checks_failed += 1;
+            self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::PeerCheck });
+            return;
+        }
+        self.stats.peer_checks += 1;
+        if let Some(pg) = self.pgs.get_mut(&id) {
+            pg.checking = false;
+        }
+    }
+
+    /// A peer's check. It is answered as soon as the log is replayed, before this drive serves.
+    pub(crate) fn on_peer_check(&mut self, peer: PeerId, frame: &Frame) -> Result<(), crate::state::Refusal> {
+        use crate::state::Refusal;
+        let h = &frame.hdr;
+        let list = decode_known(&frame.meta).map_err(|_| Refusal::Invalid)?;
+        if list.is_empty() {
+            let recent = self.store.recent_stable(h.pg, PEER_CHECK_MAX);
+            self.send(peer, h, Status::Ok, encode_known(&recent));
+            return Ok(());
+        }
+        if self.checks.answers.len() >= SOURCE_JOBS_MAX {
+            return Err(Refusal::Retry);
+        }
+        self.checks.next += 1;
+        let job = self.checks.next;
+        let found = vec![0; list.len()];
+        let groups = by_chunk(list);
+        let answer = Answer { peer, hdr: Box::new(*h), found, left: groups.len() };
+        self.checks.answers.insert(job, answer);
+        for ((vol, chunk), items) in groups {
+            let op = self.ops.insert(Op { left: 1, then: Then::AnswerCheckDigest { job, items } });
+            self.store.digest(vol, chunk, op);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn answer_check_digest(&mut self, job: u64, items: &[CheckItem], objects: &[ObjectDigest]) {
+        let Some(answer) = self.checks.answers.get_mut(&job) else { return };
+        for item in items {
+            if let Some(slot) = answer.found.get_mut(item.0) {
+                *slot = u8::from(holds(objects, item) || self.freed.contains(&item.1));
+            }
+        }
+        answer.left = answer.left.saturating_sub(1);
+        if answer.left > 0 {
+            return;
+        }
+        let Some(answer) = self.checks.answers.remove(&job) else { return };
+        let mut w = Writer::new();
+        w.count(answer.found.len()).bytes(&answer.found);
+        self.send(answer.peer, &answer.hdr, Status::Ok, w.finish());
+    }
+}
+
+/// Present or newer; a trimmed block shows as a hole or, once its hole was dropped, the peer
+/// that asks has dropped it as well.
+fn holds(objects: &[ObjectDigest], (_, layer, block, version): &CheckItem) -> bool {
+    let cell = cells(object(objects, *layer)).get(usize::from(*block)).copied().flatten();
+    cell.is_some_and(|c| c.version >= *version)
+}
+
+fn by_chunk(list: Vec<Known>) -> BTreeMap<(VolumeId, u64), Vec<CheckItem>> {
+    let mut groups: BTreeMap<(VolumeId, u64), Vec<CheckItem>> = BTreeMap::new();
+    for (i, (vol, key, block, version)) in list.into_iter().enumerate() {
+        groups.entry((vol, key.chunk)).or_default().push((i, key.layer, block, version));
+    }
+    groups
+}
+
+fn encode_known(list: &[Known]) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.count(list.len());
+    for (vol, key, block, version) in list {
+        let number = key.chunk * u64::from(CHUNK_BLOCKS) + u64::from(*block);
+        w.u64(vol.0).u64(key.layer.0).u64(number).u32(version.gen.0).u64(version.seq);
+    }
+    w.finish()
+}
+
+fn decode_known(meta: &[u8]) -> Result<Vec<Known>, CodecError> {
+    let mut r = Reader::new(meta);
+    let n = r.count(PEER_CHECK_MAX)?;
+    let mut list = Vec::with_capacity(n);
+    for _ in 0..n {
+        let (vol, layer, number) = (VolumeId(r.u64()?), LayerId(r.u64()?), r.u64()?);
+        let chunk = number / u64::from(CHUNK_BLOCKS);
+        let block = u16::try_from(number % u64::from(CHUNK_BLOCKS)).unwrap_or(0);
+        list.push((vol, ObjKey { layer, chunk }, block, decode_version(&mut r)?));
+    }
+    r.finish()?;
+    Ok(list)
+}

@@ -1,0 +1,111 @@
+//! Resync (§8): a joiner pulls every chunk that changed, on either side, since it was last in sync.
+//!
+//! Unit is a chunk with all its layers. The source wins over everything older than the join; a
+//! block written directly since the join is kept.
+
+pub(crate) mod compare;
+pub(crate) mod joiner;
+pub(crate) mod source;
+pub(crate) mod wire;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use drystone_store::api::ObjectDigest;
+use drystone_types::consts::Micros;
+use drystone_types::{DriveId, Epoch, LayerId, VolumeId};
+
+/// A chunk of one lineage.
+pub(crate) type ChunkId = (VolumeId, u64);
+
+/// Where a copy stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// The next page of changed chunks is to be asked for.
+    NeedList,
+    /// It is asked for.
+    Listing,
+    /// Its chunks are compared and copied.
+    Page,
+    /// Everything is admitted; waiting until it is durable.
+    Draining,
+    /// Durable in the adopted epoch, and told.
+    Complete,
+    /// No space: this drive asked to leave.
+    Stopped,
+}
+
+/// The copy of one PG. In RAM only: a restart begins again at the first chunk (B6).
+pub(crate) struct Resync {
+    pub join: Epoch,
+    pub e0: Epoch,
+    pub source: Option<DriveId>,
+    pub phase: Phase,
+    /// Every chunk up to here is as the source has it.
+    pub cursor: Option<ChunkId>,
+    /// End of the page; `None` = it is the last one.
+    pub page_end: Option<ChunkId>,
+    pub queue: VecDeque<ChunkId>,
+    pub done: BTreeSet<ChunkId>,
+    pub jobs: BTreeMap<u64, Job>,
+    pub next_job: u64,
+    /// The source is left alone until then.
+    pub pause_until: Micros,
+    pub tell_again: Micros,
+    pub chunks: u64,
+    pub bytes: u64,
+}
+
+/// One chunk in work.
+pub(crate) struct Job {
+    pub chunk: ChunkId,
+    pub theirs: Option<Vec<ObjectDigest>>,
+    pub ours: Option<Vec<ObjectDigest>>,
+    /// COPY requests to make: a layer and runs of blocks.
+    pub copies: VecDeque<(LayerId, Vec<(u16, u16)>)>,
+    pub in_flight: usize,
+    pub compared: bool,
+}
+
+impl Resync {
+    pub(crate) fn new(join: Epoch, e0: Epoch) -> Resync {
+        Resync {
+            join,
+            e0,
+            source: None,
+            phase: Phase::NeedList,
+            cursor: None,
+            page_end: None,
+            queue: VecDeque::new(),
+            done: BTreeSet::new(),
+            jobs: BTreeMap::new(),
+            next_job: 0,
+            pause_until: 0,
+            tell_again: 0,
+            chunks: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Whether the blocks of a chunk are no longer void.
+    pub(crate) fn is_copied(&self, chunk: ChunkId) -> bool {
+        matches!(self.phase, Phase::Draining | Phase::Complete)
+            || self.cursor.is_some_and(|cursor| chunk <= cursor)
+            || self.done.contains(&chunk)
+    }
+
+    /// Starts a chunk again, first in the queue.
+    pub(crate) fn requeue(&mut self, job: u64) {
+        if let Some(job) = self.jobs.remove(&job) {
+            self.queue.push_front(job.chunk);
+        }
+    }
+
+    pub(crate) fn requeue_all(&mut self) {
+        while let Some((_, job)) = self.jobs.pop_last() {
+            self.queue.push_front(job.chunk);
+        }
+        if self.phase == Phase::Listing {
+            self.phase = Phase::NeedList;
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Opening: what the small values of the log say.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use drystone_store::api::{MetaKey, ObjectStore};
+use drystone_types::{ClusterMap, Epoch, LayerId, PoolId, Reader, Rev, Writer};
+
+use crate::api::Config;
+use crate::credits::{decode_grant, Grant};
+use crate::join::Generations;
+use crate::limits::USAGE_PERIOD;
+use crate::replica::Replica;
+use crate::slab::Slab;
+use crate::stable::decode_version;
+use crate::stats::Stats;
+use crate::tables::{sorted_keys, Table};
+use crate::ticket::decode_seal;
+
+/// What the log keeps of a PG.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct StoredPg {
+    /// Adopted epoch.
+    pub epoch: Epoch,
+    /// Join epoch whose generations are applied; 0 when not joining.
+    pub join: Epoch,
+    /// QUIESCE that was answered.
+    pub quiesced: Epoch,
+}
+
+impl StoredPg {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.u32(self.epoch.0).u32(self.join.0).u32(self.quiesced.0);
+        w.finish()
+    }
+    fn decode(value: &[u8]) -> Option<StoredPg> {
+        let mut r = Reader::new(value);
+        let stored = StoredPg {
+            epoch: Epoch(r.u32().ok()?),
+            join: Epoch(r.u32().ok()?),
+            quiesced: Epoch(r.u32().ok()?),
+        };
+        r.finish().ok()?;
+        Some(stored)
+    }
+}
+
+/// Key of the revision of the generations applied for a pool. The high bits keep it apart from
+/// other values of the drive.
+pub(crate) fn generations_key(pool: PoolId) -> u64 {
+    GENERATIONS << 32 | u64::from(pool.0)
+}
+
+/// Key of the list of layers freed lately.
+pub(crate) const FREED_KEY: u64 = 0x4652_4545 << 32;
+/// Freed layers remembered for peer checks: more than are freed while a node restarts.
+pub(crate) const FREED_MAX: usize = 256;
+
+const GENERATIONS: u64 = 0x4745_4e53;
+
+/// Why a drive cannot be opened by its log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OpenError {
+    /// A value of the log does not decode: the drive must be treated as SUSPECT.
+    BadValue(MetaKey),
+}
+
+impl core::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let OpenError::BadValue(key) = self;
+        write!(f, "the value {key:?} in the drive's log does not decode: drop the drive and re-add it as blank")
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl<S: ObjectStore> Replica<S> {
+    /// A drive whose log is replayed. It serves once a map came.
+    pub fn open(cfg: Config, store: S) -> Result<Replica<S>, OpenError> {
+        let metas = store.metas();
+        let mut replica = Replica::empty(cfg, store);
+        for (key, value) in metas {
+            if !value.is_empty() {
+                replica.load(key, &value).ok_or(OpenError::BadValue(key))?;
+            }
+        }
+        for vol_id in sorted_keys(&replica.vols) {
+            let Some(vol) = replica.vols.get(&vol_id) else { continue };
+            let (stable, reserved) = (vol.stable, vol.grant.reserved_at_open());
+            replica.store.set_stable(vol_id, stable, true);
+            replica.store.grant(i64::try_from(reserved).unwrap_or(i64::MAX));
+        }
+        Ok(replica)
+    }
+
+    fn empty(cfg: Config, store: S) -> Replica<S> {
+        Replica {
+            cfg,
+            store,
+            now: 0,
+            out: Vec::new(),
+            vols: Table::default(),
+            pgs: Table::default(),
+            map: Arc::new(ClusterMap::default()),
+            adopted_rev: Rev(0),
+            peers: Table::default(),
+            ops: Slab::new(),
+            recs: Slab::new(),
+            parked: VecDeque::new(),
+            parked_bytes: 0,
+            no_park: false,
+            park_deadline: None,
+            need_map: None,
+            lease_until: 0,
+            guests: Default::default(),
+            freezes: Table::default(),
+            stable_queue: VecDeque::new(),
+            generations: BTreeMap::new(),
+            relays: Default::default(),
+            requests: Default::default(),
+            repairs: Default::default(),
+            checks: Default::default(),
+            copy_jobs: Default::default(),
+            digest_jobs: 0,
+            resyncing: Default::default(),
+            resync_wake: None,
+            freed: VecDeque::new(),
+            stored_pgs: Table::default(),
+            dirty_pgs: VecDeque::new(),
+            last_client: 0,
+            usage_at: USAGE_PERIOD,
+            failed: false,
+            stats: Stats::default(),
+            dev: Vec::new(),
+        }
+    }
+
+    fn load(&mut self, key: MetaKey, value: &[u8]) -> Option<()> {
+        match key {
+            MetaKey::Seal(vol) => {
+                let seal = decode_seal(value)?;
+                let known = self.vols.entry(vol).or_default();
+                known.sealed = seal.sealed;
+                known.nonce = seal.nonce;
+                known.ticket = seal.ticket;
+                known.ticket_bytes = seal.ticket_bytes;
+            }
+            MetaKey::Stable(vol) => {
+                let stable = decode_version(value)?;
+                let known = self.vols.entry(vol).or_default();
+                known.stable = stable;
+                known.stable_logged = stable;
+            }
+            MetaKey::Freeze(layer) => {
+                self.freezes.insert(layer, decode_version(value)?);
+            }
+            MetaKey::Adopt(pg) => {
+                self.stored_pgs.insert(pg, StoredPg::decode(value)?);
+            }
+            MetaKey::Grant(vol) => {
+                let (gen, bound) = decode_grant(value)?;
+                self.vols.entry(vol).or_default().grant = Grant::reopened(gen, bound);
+            }
+            MetaKey::Drive(id) if id >> 32 == GENERATIONS => {
+                let applied = Rev(Reader::new(value).u64().ok()?);
+                let pool = PoolId(u16::try_from(id & 0xffff).ok()?);
+                self.generations.insert(pool, Generations { applied, again_at: None });
+            }
+            MetaKey::Drive(FREED_KEY) => {
+                let mut r = Reader::new(value);
+                while r.remaining() > 0 && self.freed.len() < FREED_MAX {
+                    self.freed.push_back(LayerId(r.u64().ok()?));
+                }
+            }
+            MetaKey::Drive(_) => {}
+        }
+        Some(())
+    }
+}

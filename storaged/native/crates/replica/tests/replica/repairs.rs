@@ -1,0 +1,118 @@
+//! Read repair and the peer check at open.
+
+use crate::rig::*;
+use crate::world::World;
+use drystone_replica::{Action, Config, Control, LeaveWhy, Report};
+use drystone_store::testing::NaiveStore;
+use drystone_types::*;
+
+const KEY: ObjKey = ObjKey { layer: LAYER, chunk: 0 };
+
+#[test]
+fn a_rotten_block_answers_bad_checksum_and_is_healed_from_a_peer() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    w.drive(1).r.store_mut().corrupt(KEY, 5);
+    assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::BadChecksum);
+    w.settle();
+    assert_eq!(w.drive(1).byte(1, 5), Some(5));
+    assert_eq!(w.drive(1).count("healed"), 1);
+    assert!(w.actions.iter().any(|(d, a)| *d == 1 && matches!(a, Action::Report(Report::Healed { block: 5, .. }))));
+}
+
+#[test]
+fn i8_a_write_during_the_repair_cancels_it() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    w.drive(1).r.store_mut().corrupt(KEY, 5);
+    assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::BadChecksum);
+    w.drive(1).run();
+    assert_eq!(w.drive(1).write(1, 2, 5, 6), Status::Ok);
+    w.settle();
+    assert_eq!(w.drive(1).byte(1, 5), Some(6));
+    assert_eq!(w.drive(1).count("healed"), 0);
+}
+
+#[test]
+fn a_block_that_no_peer_can_give_is_reported() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    for d in 1..=3 {
+        w.drive(d).r.store_mut().corrupt(KEY, 5);
+    }
+    let done = w.drive(1).control(Control::Repair { vol: VOL, key: KEY, block: 5 });
+    assert_eq!(done, drystone_replica::ControlResult::Done);
+    w.settle();
+    assert!(w.actions.iter().any(|(d, a)| *d == 1 && matches!(a, Action::Report(Report::Unrepaired { block: 5, .. }))));
+}
+
+fn checked(drive: u32) -> Config {
+    Config { peer_check: true, open_nonce: 2, ..config(drive) }
+}
+
+fn reopened(w: &mut World) {
+    let rig = w.drives.remove(&1).unwrap().restart_as(checked(1));
+    w.drives.insert(1, rig);
+    w.drive(1).map(map(1, 1, &[1, 2, 3], &[]));
+}
+
+#[test]
+fn an_open_asks_a_peer_before_it_serves() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    w.stable(&[1, 2, 3], 1, Version::new(1, 1));
+    reopened(&mut w);
+    assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::Retry);
+    w.settle();
+    assert_eq!(w.drive(1).count("peer_checks"), 1);
+    assert_eq!(w.drive(1).byte(1, 5), Some(5));
+}
+
+#[test]
+fn p14_a_drive_that_misses_a_stable_version_leaves_and_serves_nothing() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    // A lying cache: drive 1 acked this write and lost it.
+    w.write(&[2, 3], 1, 2, 5, 6);
+    w.stable(&[2, 3], 1, Version::new(1, 2));
+    reopened(&mut w);
+    w.settle();
+    assert!(w.actions.iter().any(|(d, a)| *d == 1 && matches!(a, Action::LeavePg { why: LeaveWhy::PeerCheck, .. })));
+    assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::Retry);
+    // Dropped and joined anew, it serves writes again.
+    w.map(map(2, 2, &[2, 3], &[]));
+    w.map(map(3, 3, &[2, 3], &[joiner(1, 3, 0)]));
+    w.drive(1).generations(3, &[]);
+    assert_eq!(w.drive(1).write(1, 3, 5, 7), Status::Ok);
+}
+
+#[test]
+fn a_cold_start_of_everything_goes_through() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    w.drives.remove(&2);
+    w.drives.remove(&3);
+    reopened(&mut w);
+    w.settle();
+    assert_eq!(w.drive(1).byte(1, 5), Some(5));
+}
+
+#[test]
+fn a_silent_peer_is_passed_over() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    w.tap = Some(Box::new(|_, _, _| false));
+    reopened(&mut w);
+    w.settle();
+    assert_eq!(w.drive(1).byte(1, 5), Some(5));
+}
+
+#[test]
+fn a_peer_check_is_answered_before_any_map_came() {
+    let mut rig = Rig::open(config(1), NaiveStore::new(1000));
+    let mut meta = Writer::new();
+    meta.u32(1).u64(VOL.0).u64(LAYER.0).u64(5).u32(1).u64(1);
+    let hdr = rig.hdr(MsgType::PeerCheck, 0);
+    let answer = rig.call_from(SERVER, Frame::with_meta(hdr, meta.finish()));
+    assert_eq!((answer.hdr.status, answer.meta.as_slice()), (Status::Ok, &[1, 0, 0, 0, 0][..]));
+}

@@ -1,0 +1,237 @@
+//! R4, R5, R6, R6b, credits.
+
+use crate::rig::*;
+use drystone_store::api::ObjectStore;
+use drystone_types::*;
+
+#[test]
+fn r4_an_unknown_layer_or_size_asks_for_the_ticket() {
+    let mut rig = Rig::active(1);
+    let mut frame = rig.write_frame(1, 1, 0, 1, 1);
+    frame.hdr.layer = LayerId(71);
+    assert_eq!(rig.call(frame).hdr.status, Status::NeedTicket);
+    let frame = rig.write_frame(1, 1, 64 << 8, 1, 1);
+    assert_eq!(rig.call(frame).hdr.status, Status::NeedTicket);
+    let mut newer = ticket(1, 1);
+    newer.serial = 2;
+    newer.size = 128 << 20;
+    newer.chain.insert(0, (LayerId(71), Version::ZERO));
+    let layer = rig.layer_frame(1, &newer);
+    assert_eq!(rig.call(layer).hdr.status, Status::Ok);
+    let mut frame = rig.write_frame(1, 1, 64 << 8, 1, 1);
+    frame.hdr.layer = LayerId(71);
+    assert_eq!(rig.call(frame).hdr.status, Status::Ok);
+}
+
+#[test]
+fn a_ticket_serial_only_rises_and_survives_a_restart() {
+    let mut rig = Rig::active(1);
+    let mut newer = ticket(1, 1);
+    newer.serial = 2;
+    newer.size = 128 << 20;
+    for t in [&newer, &ticket(1, 1)] {
+        let layer = rig.layer_frame(1, t);
+        assert_eq!(rig.call(layer).hdr.status, Status::Ok);
+    }
+    let mut rig = rig.restart(2);
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    let frame = rig.write_frame(1, 1, 64 << 8, 1, 1);
+    assert_eq!(rig.call(frame).hdr.status, Status::Ok);
+}
+
+#[test]
+fn r4_a_frozen_layer_takes_nothing_above_its_cut() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    let cut = Version::new(1, 1);
+    let hdr = Header { seq: 1, stable: cut, ..rig.hdr(MsgType::Freeze, 1) };
+    assert_eq!(rig.call(Frame::bare(hdr)).hdr.status, Status::Ok);
+    assert_eq!(rig.write(1, 2, 0, 2), Status::Invalid);
+    let mut rig = rig.restart(2);
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    assert_eq!(rig.write(1, 2, 0, 2), Status::Invalid);
+    assert_eq!(rig.byte(1, 0), Some(1));
+}
+
+#[test]
+fn p22_a_roll_at_or_below_stable_is_ok_before_layer_and_freeze_are_looked_at() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 5, 0, 1), Status::Ok);
+    assert_eq!(rig.stable(1, Version::new(1, 5)).hdr.status, Status::Ok);
+    let mut frame = rig.roll(1, Version::new(1, 4), 0, 2);
+    frame.hdr.layer = LayerId(5);
+    assert_eq!(rig.call(frame).hdr.status, Status::Ok);
+    assert_eq!(rig.byte(1, 0), Some(1));
+}
+
+#[test]
+fn r5_an_older_version_never_replaces_a_newer_one() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 5, 0, 5), Status::Ok);
+    assert_eq!(rig.write(1, 4, 0, 4), Status::Ok);
+    assert_eq!(rig.byte(1, 0), Some(5));
+}
+
+#[test]
+fn r5_decides_per_block() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 5, 1, 5), Status::Ok);
+    let frame = rig.write_frame(1, 4, 0, 3, 4);
+    assert_eq!(rig.call(frame).hdr.status, Status::Ok);
+    assert_eq!([rig.byte(1, 0), rig.byte(1, 1), rig.byte(1, 2)], [Some(4), Some(5), Some(4)]);
+}
+
+#[test]
+fn p10_a_duplicate_of_a_trimmed_write_stays_out() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    let hdr = Header { block: 0, count: 1, seq: 2, ..rig.hdr(MsgType::Trim, 1) };
+    assert_eq!(rig.call(Frame::bare(hdr)).hdr.status, Status::Ok);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    assert_eq!(rig.byte(1, 0), None);
+}
+
+#[test]
+fn b8_a_hole_outlives_a_stable_value_that_a_restart_forgets() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    let hdr = Header { block: 0, count: 1, seq: 2, ..rig.hdr(MsgType::Trim, 1) };
+    assert_eq!(rig.call(Frame::bare(hdr)).hdr.status, Status::Ok);
+    assert_eq!(rig.stable(1, Version::new(1, 2)).hdr.status, Status::Ok);
+    // The stable value was not logged yet when the power went.
+    let mut rig = rig.restart(2);
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    assert_eq!(rig.byte(1, 0), None);
+}
+
+#[test]
+fn r6_nothing_is_acked_before_it_is_durable() {
+    let mut rig = Rig::active(1);
+    let frame = rig.write_frame(1, 1, 0, 1, 1);
+    rig.send(frame);
+    assert!(rig.take_answers().is_empty());
+    rig.run();
+    assert_eq!(rig.statuses(), [Status::Ok]);
+}
+
+#[test]
+fn p2_r6b_a_duplicate_is_acked_only_when_the_original_is_durable() {
+    let mut rig = Rig::active(1);
+    let frame = rig.write_frame(1, 1, 0, 1, 1);
+    rig.send(frame.clone());
+    rig.send_from(SERVER, frame);
+    assert!(rig.take_answers().is_empty());
+    rig.run();
+    assert_eq!(rig.statuses(), [Status::Ok, Status::Ok]);
+    assert_eq!(rig.count("blocks_written"), 1);
+}
+
+#[test]
+fn a_read_never_sees_what_a_power_cut_could_take_back() {
+    let mut rig = Rig::active(1);
+    let write = rig.write_frame(1, 1, 0, 1, 1);
+    rig.send(write);
+    let read = rig.read_frame(1, 0, 1);
+    rig.send(read);
+    let answers = rig.take_answers();
+    assert_eq!(answers.len(), 1);
+    assert!(answers[0].data.is_empty());
+}
+
+fn outstanding(granted: u32, used: u32) -> u32 {
+    granted.wrapping_sub(used)
+}
+
+#[test]
+fn l1_credits_come_with_the_seal_and_a_write_with_a_credit_is_never_refused() {
+    let mut rig = Rig::open(config(1), drystone_store::testing::NaiveStore::new(4000));
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    let frame = rig.seal_frame(1, &ticket(1, 1));
+    let mut granted = rig.call(frame).hdr.credits;
+    assert!(granted >= 257);
+    let (mut used, mut seq) = (0, 0);
+    while outstanding(granted, used) >= 2 {
+        seq += 1;
+        used += 2;
+        let frame = rig.write_frame(1, seq, seq, 1, 1);
+        let answer = rig.call(frame);
+        assert_eq!(answer.hdr.status, Status::Ok, "write {seq} had a credit");
+        granted = answer.hdr.credits;
+        if seq == 3000 {
+            break;
+        }
+    }
+    assert!(seq > 1000, "credits went on while there was space: {seq}");
+}
+
+#[test]
+fn l2_a_poll_says_full_only_when_nobody_holds_slots_that_could_come() {
+    let mut rig = Rig::open(config(1), drystone_store::testing::NaiveStore::new(2000));
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    let frame = rig.seal_frame(1, &ticket(1, 1));
+    let (mut granted, mut used, mut seq) = (rig.call(frame).hdr.credits, 0, 0);
+    let full = loop {
+        if outstanding(granted, used) >= 2 {
+            (seq, used) = (seq + 1, used + 2);
+            let frame = rig.write_frame(1, seq, seq, 1, 1);
+            let answer = rig.call(frame);
+            assert_eq!(answer.hdr.status, Status::Ok);
+            granted = answer.hdr.credits;
+            continue;
+        }
+        let poll = rig.stable(1, Version::new(1, seq));
+        if poll.hdr.credits == granted {
+            break poll.hdr.status;
+        }
+        granted = poll.hdr.credits;
+    };
+    assert_eq!(full, Status::Full);
+    // An overwrite of mapped blocks needs no credit.
+    let mut frame = rig.write_frame(1, seq + 1, 1, 1, 9);
+    frame.hdr.flags = Flags::OVERWRITE;
+    assert_eq!(rig.call(frame).hdr.status, Status::Ok);
+    let trim = Header { block: 1, count: 1, seq: seq + 2, ..rig.hdr(MsgType::Trim, 1) };
+    assert_eq!(rig.call(Frame::bare(trim)).hdr.status, Status::Ok);
+}
+
+#[test]
+fn l3_what_was_granted_stays_reserved_after_an_open_until_it_is_restated() {
+    let rig = Rig::active(1);
+    let before = rig.r.store().space().granted;
+    assert!(before > 0);
+    let mut rig = rig.restart(2);
+    assert!(rig.r.store().space().granted >= before);
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    let mut w = Writer::new();
+    w.u32(1).u32(1).u64(1).u32(1).u64(VOL.0).u32(1).u32(10);
+    let hdr = rig.hdr(MsgType::Session, 0);
+    let answer = rig.call(Frame::with_meta(hdr, w.finish()));
+    assert_eq!(answer.hdr.status, Status::Ok);
+    let poll = rig.stable(1, Version::ZERO);
+    assert_eq!(rig.r.store().space().granted, u64::from(poll.hdr.credits) + 10);
+}
+
+#[test]
+fn credits_of_an_old_generation_are_freed_by_recovered() {
+    let mut rig = Rig::active(1);
+    let one = rig.r.store().space().granted;
+    rig.seal(2);
+    assert!(rig.r.store().space().granted > one);
+    let hdr = rig.hdr(MsgType::Recovered, 2);
+    assert_eq!(rig.call(Frame::bare(hdr)).hdr.status, Status::Ok);
+    assert_eq!(rig.r.store().space().granted, one);
+}
+
+#[test]
+fn returned_slots_are_free_again() {
+    let mut rig = Rig::active(1);
+    let before = rig.r.store().space().grantable;
+    let mut w = Writer::new();
+    w.u32(1_000_000);
+    let hdr = rig.hdr(MsgType::Stable, 1);
+    let answer = rig.call(Frame::with_meta(hdr, w.finish()));
+    assert_eq!(answer.hdr.status, Status::Ok);
+    // It came back as a new grant at once, because space is plentiful: never more than before.
+    assert_eq!(rig.r.store().space().grantable, before);
+}

@@ -1,0 +1,279 @@
+//! One drive: a reactor thread around the replica core.
+//!
+//! A turn: completions and commands become events of the core; its actions become frames, device
+//! operations and news; at the end everything is handed to the kernel at once, so that what
+//! arrived together is written in one group.
+
+mod config;
+mod dev;
+mod peers;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use drystone_link::{DialClasses, DialEvent, Dialer, Item, PeerUp};
+use drystone_reactor::{Ctx, Event as ConnEvent, Handler, OpResult, Remote, TimerId, UserToken};
+use drystone_replica::{Action, Control, ControlResult, Event, Replica};
+use drystone_store::LogStore;
+use drystone_types::consts::Micros;
+use drystone_types::{ClusterMap, DriveId, Frame, Gen, PoolId, Rev, VolumeId};
+
+pub use config::{spawn_drive, DriveConfig, DriveHandle};
+
+use crate::events::{EventSink, ServerEvent};
+use crate::lease::LeasePage;
+use dev::Device;
+use peers::Peers;
+
+const CLASS_DEV: u32 = 10;
+const CLASS_TICK: u32 = 11;
+const CLASS_SLOT: u32 = 12;
+const DIAL: DialClasses = DialClasses { conn: 20, connect: 21, timer: 22 };
+/// The thread's slot in the lease page moves at least this often when nothing happens (§4.5).
+const SLOT_PERIOD: Micros = 100_000;
+/// Internal id of the shutdown request; the process's own ids start above it.
+const SHUTDOWN: u64 = 0;
+
+/// What the process tells a drive.
+pub enum DriveCommand {
+    /// A newer map.
+    Map(Arc<ClusterMap>),
+    /// Answer to [`ServerEvent::NeedGenerations`].
+    Generations {
+        /// Pool.
+        pool: PoolId,
+        /// Revision of the quorum read.
+        revision: Rev,
+        /// (volume, generation, owner nonce).
+        list: Vec<(VolumeId, Gen, u64)>,
+    },
+    /// A control request; ids from 1.
+    Control {
+        /// Echoed in [`ServerEvent::ControlDone`].
+        id: u64,
+        /// What.
+        req: Control,
+    },
+    /// Counters and space.
+    Stats(std::sync::mpsc::Sender<DriveStats>),
+    /// Write clean state and end.
+    Stop,
+}
+
+/// Counters and space of a drive.
+#[derive(Clone, Debug, Default)]
+pub struct DriveStats {
+    /// Counters of the replica core by name.
+    pub counters: Vec<(&'static str, u64)>,
+    /// Slots: total, live, grantable, granted, reserve.
+    pub space: [u64; 5],
+    /// Age of the oldest device operation in microseconds.
+    pub oldest_io_us: u64,
+    /// Connected peers.
+    pub peers: u64,
+}
+
+/// How the process reaches a drive's thread.
+pub type DriveRemote = Remote<DriveCommand>;
+
+pub(crate) struct DriveHandler {
+    drive: DriveId,
+    slot: usize,
+    page: LeasePage,
+    lease: Micros,
+    replica: Replica<LogStore>,
+    device: Device,
+    peers: Peers,
+    dialer: Dialer,
+    known: BTreeMap<DriveId, SocketAddr>,
+    events: EventSink,
+    actions: Vec<Action>,
+    tick: Option<(Micros, TimerId)>,
+    stopping: bool,
+}
+
+impl Handler for DriveHandler {
+    type Command = DriveCommand;
+
+    fn on_command(&mut self, cx: &mut Ctx, command: DriveCommand) {
+        match command {
+            DriveCommand::Map(map) => {
+                self.learn_drives(cx, &map);
+                self.step(cx, Event::Map(map));
+            }
+            DriveCommand::Generations { pool, revision, list } => {
+                self.step(cx, Event::Generations { pool, revision, list });
+            }
+            DriveCommand::Control { id, req } => self.step(cx, Event::Control { id, req }),
+            DriveCommand::Stats(reply) => {
+                let _ = reply.send(self.stats(cx));
+            }
+            DriveCommand::Stop => {
+                self.stopping = true;
+                self.step(cx, Event::Control { id: SHUTDOWN, req: Control::Shutdown });
+            }
+        }
+    }
+
+    fn on_completion(&mut self, cx: &mut Ctx, token: UserToken, result: OpResult) {
+        if token.class == CLASS_DEV {
+            if let Some((id, result)) = self.device.completed(cx, token, result) {
+                self.step(cx, Event::Dev { id, result });
+            }
+        } else if self.dialer.owns(token) {
+            self.dialer.on_completion(cx, token, result);
+        } else {
+            self.peers.on_completion(cx, token, result);
+        }
+    }
+
+    fn on_timer(&mut self, cx: &mut Ctx, timer: TimerId, token: UserToken) {
+        match token.class {
+            CLASS_TICK => {
+                self.tick = self.tick.filter(|(_, id)| *id != timer);
+                self.step(cx, Event::Tick);
+            }
+            CLASS_SLOT => {
+                cx.timer(SLOT_PERIOD, UserToken::new(CLASS_SLOT, 0));
+            }
+            _ if self.dialer.owns(token) => self.dialer.on_timer(cx, token),
+            _ => self.peers.on_timer(cx, token),
+        }
+    }
+
+    fn on_turn_end(&mut self, cx: &mut Ctx) {
+        self.page.bump(self.slot);
+        self.take_lease(cx);
+        self.take_frames(cx);
+        self.take_dialled(cx);
+        let mut actions = core::mem::take(&mut self.actions);
+        self.replica.flush(cx.now_us(), &mut actions);
+        self.actions = actions;
+        self.perform(cx);
+        self.peers.flush(cx);
+        self.dialer.flush(cx);
+        self.arm_tick(cx);
+    }
+}
+
+impl DriveHandler {
+    fn step(&mut self, cx: &mut Ctx, event: Event) {
+        let mut actions = core::mem::take(&mut self.actions);
+        self.replica.step(cx.now_us(), event, &mut actions);
+        self.actions = actions;
+        self.perform(cx);
+    }
+
+    fn take_lease(&mut self, cx: &mut Ctx) {
+        let valid_until = self.page.valid_until(self.slot);
+        if valid_until != self.lease {
+            self.lease = valid_until;
+            self.step(cx, Event::Lease { valid_until });
+        }
+    }
+
+    fn take_frames(&mut self, cx: &mut Ctx) {
+        while let Some((peer, event)) = self.peers.next(cx) {
+            match event {
+                ConnEvent::Item(Item::Frame(frame)) => self.step(cx, Event::Frame { peer, frame }),
+                ConnEvent::Item(Item::Up(PeerUp::Accepted(who))) => {
+                    self.step(cx, Event::PeerUp { peer, info: peers::info(&who) });
+                }
+                ConnEvent::Item(Item::Up(PeerUp::Connected { .. })) => {}
+                ConnEvent::Closed(_) => self.step(cx, Event::PeerGone(peer)),
+            }
+        }
+    }
+
+    fn take_dialled(&mut self, cx: &mut Ctx) {
+        while let Some(event) = self.dialer.next(cx) {
+            match event {
+                DialEvent::Up { .. } => {}
+                DialEvent::Down { drive, .. } => self.step(cx, Event::DriveDown { drive }),
+                DialEvent::Frame { drive, frame } => self.step(cx, Event::DriveReply { drive, frame }),
+            }
+        }
+    }
+
+    fn perform(&mut self, cx: &mut Ctx) {
+        // Actions may make actions (a frame that cannot be sent is a drive that is down).
+        while !self.actions.is_empty() {
+            let mut actions = core::mem::take(&mut self.actions);
+            for action in actions.drain(..) {
+                self.act(cx, action);
+            }
+            if self.actions.is_empty() {
+                self.actions = actions;
+            }
+        }
+    }
+
+    fn act(&mut self, cx: &mut Ctx, action: Action) {
+        let drive = self.drive;
+        match action {
+            Action::Send { peer, frame } => self.peers.send(peer, &frame),
+            Action::SendDrive { drive, frame } => self.send_drive(cx, drive, frame),
+            Action::Dev(op) => self.device.start(cx, op),
+            Action::NeedMap { at_least } => self.events.put(ServerEvent::NeedMap { at_least }),
+            Action::NeedGenerations { pool, since } => self.events.put(ServerEvent::NeedGenerations { drive, pool, since }),
+            Action::CopyComplete { pg, epoch } => self.events.put(ServerEvent::CopyComplete { drive, pg, epoch }),
+            Action::LeavePg { pg, why } => self.events.put(ServerEvent::LeavePg { drive, pg, why }),
+            Action::ControlDone { id, result } => self.control_done(cx, id, result),
+            Action::Report(report) => self.events.put(ServerEvent::Report { drive, report }),
+            Action::Invariant(what) => {
+                // A drive whose rules are broken must not answer anything any more.
+                self.events.put(ServerEvent::Invariant { drive, what });
+                cx.stop();
+            }
+        }
+    }
+
+    fn send_drive(&mut self, cx: &mut Ctx, drive: DriveId, frame: Frame) {
+        if !self.dialer.send(cx, drive, frame) {
+            let mut actions = core::mem::take(&mut self.actions);
+            self.replica.step(cx.now_us(), Event::DriveDown { drive }, &mut actions);
+            self.actions = actions;
+        }
+    }
+
+    fn control_done(&mut self, cx: &mut Ctx, id: u64, result: ControlResult) {
+        if id == SHUTDOWN && self.stopping {
+            self.events.put(ServerEvent::DriveClosed { drive: self.drive });
+            cx.stop();
+        } else {
+            self.events.put(ServerEvent::ControlDone { drive: self.drive, id, result });
+        }
+    }
+
+    fn learn_drives(&mut self, cx: &mut Ctx, map: &ClusterMap) {
+        for info in map.drives.iter().filter(|d| d.id != self.drive) {
+            let Ok(addr) = info.addr.parse::<SocketAddr>() else { continue };
+            if self.known.insert(info.id, addr) != Some(addr) {
+                self.dialer.set_target(cx, info.id, addr, false);
+            }
+        }
+    }
+
+    fn arm_tick(&mut self, cx: &mut Ctx) {
+        let wanted = self.replica.next_deadline();
+        if self.tick.map(|(at, _)| at) == wanted {
+            return;
+        }
+        if let Some((_, old)) = self.tick.take() {
+            cx.cancel_timer(old);
+        }
+        self.tick = wanted.map(|at| (at, cx.timer_at(at, UserToken::new(CLASS_TICK, 0))));
+    }
+
+    fn stats(&self, cx: &Ctx) -> DriveStats {
+        use drystone_store::api::ObjectStore;
+        let s = self.replica.store().space();
+        DriveStats {
+            counters: self.replica.stats().list(),
+            space: [s.total, s.live, s.grantable, s.granted, s.reserve],
+            oldest_io_us: self.device.oldest_us(cx.now_us()),
+            peers: self.peers.len() as u64,
+        }
+    }
+}

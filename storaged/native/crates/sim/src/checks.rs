@@ -1,0 +1,181 @@
+//! Protocol invariants of engine §4.6, watched from outside the cores: on the frames they exchange and
+//! on the store's records.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drystone_store::api::{Held, ObjectStore};
+use drystone_types::{DriveId, Epoch, Flags, Frame, Gen, Header, MsgType, ObjKey, PgId, Status, VolumeId};
+
+use crate::world::World;
+
+/// A version a client issued.
+#[derive(Clone, Debug)]
+struct Issued {
+    pg: PgId,
+    key: ObjKey,
+    first: u16,
+    count: u32,
+    data: bool,
+    oks: Vec<(Epoch, DriveId)>,
+}
+
+/// What the watcher remembers.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// Highest generation each drive has answered a SEAL of.
+    sealed: BTreeMap<(DriveId, VolumeId), Gen>,
+    /// Highest generation that was ACTIVE.
+    active: BTreeMap<VolumeId, Gen>,
+    issued: BTreeMap<(VolumeId, Gen, u64), Issued>,
+    stable: BTreeMap<(VolumeId, Gen), u64>,
+    /// Blocks ever trimmed or zeroed: they may be absent.
+    holes: BTreeSet<(ObjKey, u16)>,
+}
+
+fn is_change(kind: MsgType) -> bool {
+    matches!(kind, MsgType::Write | MsgType::Trim | MsgType::Zero)
+}
+
+impl World {
+    /// A sequencer sends a request.
+    pub fn check_client_sends(&mut self, _client: usize, frame: &Frame) {
+        let h = &frame.hdr;
+        if is_change(h.kind) && !h.flags.has(Flags::ROLL) {
+            let key = ObjKey { layer: h.layer, chunk: h.block / 1024 };
+            let first = (h.block % 1024) as u16;
+            let data = h.kind == MsgType::Write;
+            if !data {
+                self.checks.holes.extend((0..h.count as u16).map(|i| (key, first + i)));
+            }
+            let fresh = Issued { pg: h.pg, key, first, count: h.count, data, oks: Vec::new() };
+            self.checks.issued.entry((h.vol, h.gen, h.seq)).or_insert(fresh);
+        }
+        if h.stable.gen == h.gen && h.gen.0 > 0 {
+            self.stable_rises(h);
+        }
+    }
+
+    /// I5, I11 and I1 for every version that `stable` newly covers.
+    fn stable_rises(&mut self, h: &Header) {
+        let seen = self.checks.stable.entry((h.vol, h.gen)).or_insert(0);
+        if *seen >= h.stable.seq {
+            return;
+        }
+        let from = *seen + 1;
+        *seen = h.stable.seq;
+        let range = (h.vol, h.gen, from)..=(h.vol, h.gen, h.stable.seq);
+        let keys: Vec<_> = self.checks.issued.range(range).map(|(k, _)| *k).collect();
+        for key in keys {
+            if let Some(issued) = self.checks.issued.remove(&key) {
+                self.check_completed(key, &issued);
+            }
+        }
+    }
+
+    fn check_completed(&mut self, (vol, gen, seq): (VolumeId, Gen, u64), issued: &Issued) {
+        let name = format!("volume {vol} version {gen}:{seq} (pg {}, block {} of chunk {})", issued.pg.pg, issued.first, issued.key.chunk);
+        let epochs: BTreeSet<Epoch> = issued.oks.iter().map(|(e, _)| *e).collect();
+        let whole = epochs.iter().any(|e| {
+            let record = self.meta.history.get(&(issued.pg.pg, *e));
+            record.is_some_and(|r| r.members().all(|d| issued.oks.contains(&(*e, d))))
+        });
+        if !whole {
+            self.fail("I5", format!("{name} counts as complete with {:?}", issued.oks));
+            return;
+        }
+        let Some(record) = self.meta.pg(issued.pg.pg).cloned() else { return };
+        for id in record.insync {
+            let Some(d) = self.drives.iter().position(|d| d.id == id) else { continue };
+            if let Some(block) = self.lacks(d, gen, seq, issued) {
+                self.fail("I1", format!("{name} is acknowledged, but in-sync drive {id} does not hold block {block}"));
+                return;
+            }
+        }
+        self.counts.hit("check.i1_i5");
+    }
+
+    /// First block of the version that a live drive does not hold durably, or newer.
+    fn lacks(&self, d: usize, gen: Gen, seq: u64, issued: &Issued) -> Option<u16> {
+        let replica = self.drives.get(d)?.replica.as_ref()?;
+        (issued.first..issued.first + issued.count as u16).find(|block| {
+            let version = drystone_types::Version { gen, seq };
+            match replica.store().held(issued.key, *block) {
+                Held::Old => false,
+                Held::Known { version: held, durable, .. } => held < version || (held == version && !durable),
+                Held::Absent => issued.data && !self.checks.holes.contains(&(issued.key, *block)),
+            }
+        })
+    }
+
+    /// A drive answers.
+    pub fn check_server_sends(&mut self, d: usize, frame: &Frame) {
+        let h = &frame.hdr;
+        self.count_answer(h);
+        if h.status != Status::Ok {
+            return;
+        }
+        let id = self.drives[d].id;
+        if matches!(h.kind, MsgType::Seal | MsgType::Fence) {
+            let sealed = self.checks.sealed.entry((id, h.vol)).or_default();
+            *sealed = (*sealed).max(h.gen);
+            return;
+        }
+        let request = is_change(h.kind) || h.kind == MsgType::Read;
+        if !request || h.drive != id {
+            return;
+        }
+        let sealed = self.checks.sealed.get(&(id, h.vol)).copied().unwrap_or_default();
+        if h.gen < sealed {
+            self.fail("I7", format!("drive {id} answered {:?} of generation {} after SEAL({sealed}) of volume {}", h.kind, h.gen, h.vol));
+        }
+        let record = self.meta.pg(h.pg.pg).cloned().unwrap_or_default();
+        if h.kind == MsgType::Read && !h.flags.has(Flags::ROLL) && !record.is_insync(id) {
+            self.fail("I10", format!("drive {id} answered a read of pg {} though it is not in sync (epoch {})", h.pg.pg, record.epoch));
+        }
+        let active = self.checks.active.get(&h.vol).copied().unwrap_or_default();
+        if h.gen < active && h.pg_epoch == record.epoch && record.is_member(id) {
+            self.fail("I4", format!("drive {id} answered {:?} of generation {} though generation {active} of volume {} is ACTIVE", h.kind, h.gen, h.vol));
+        }
+    }
+
+    fn count_answer(&mut self, h: &Header) {
+        self.counts.hit(match h.status {
+            Status::Ok => "answer.ok",
+            Status::NackGen => "answer.nack_gen",
+            Status::NackEpoch => "answer.nack_epoch",
+            Status::NeedTicket => "answer.need_ticket",
+            Status::Retry => "answer.retry",
+            Status::Full => "answer.full",
+            Status::Eio => "answer.eio",
+            Status::Invalid => "answer.invalid",
+            Status::Denied => "answer.denied",
+            Status::BadChecksum => "answer.bad_checksum",
+        });
+        let active = self.checks.active.get(&h.vol).copied().unwrap_or_default();
+        if h.status == Status::NackGen && active > Gen(0) {
+            self.counts.hit(if h.kind == MsgType::Read { "zombie.read_refused" } else { "zombie.write_refused" });
+        }
+    }
+
+    /// An answer reaches a sequencer.
+    pub fn check_client_receives(&mut self, _client: usize, _drive: usize, frame: &Frame) {
+        let h = &frame.hdr;
+        if is_change(h.kind) && h.status == Status::Ok && !h.flags.has(Flags::ROLL) {
+            if let Some(issued) = self.checks.issued.get_mut(&(h.vol, h.gen, h.seq)) {
+                issued.oks.push((h.pg_epoch, h.drive));
+            }
+        }
+    }
+
+    /// A client became ACTIVE.
+    pub fn check_active(&mut self, c: usize) {
+        let (vol, gen) = (self.clients[c].vol, self.clients[c].gen);
+        let active = self.checks.active.entry(vol).or_default();
+        if gen < *active {
+            let newer = *active;
+            self.fail("FENCING", format!("client{c} became ACTIVE with generation {gen} after generation {newer} of volume {vol}"));
+            return;
+        }
+        *active = gen;
+    }
+}

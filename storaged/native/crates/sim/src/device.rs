@@ -1,0 +1,147 @@
+//! A drive's medium with a volatile cache: what was not flushed may be lost, in any subset of 4 KiB
+//! sectors, when the power goes; what is in flight may be torn.
+
+use std::collections::{BTreeMap, HashMap};
+
+use drystone_store::api::{DevOp, DevResult};
+use drystone_types::{Buf, BufMut};
+
+use crate::rng::Rng;
+
+const SECTOR: u64 = 4096;
+
+/// The medium. Survives restarts of the process that uses it.
+#[derive(Debug, Default)]
+pub struct Device {
+    size: u64,
+    stable: HashMap<u64, Buf>,
+    cache: Vec<(u64, Buf)>,
+    inflight: BTreeMap<u64, DevOp>,
+    /// Says "durable" for what is only in its cache (a lying cache).
+    pub lies: bool,
+    /// Sectors lost or torn by power cuts so far.
+    pub sectors_lost: u64,
+}
+
+impl Device {
+    /// A blank device.
+    pub fn new(size: u64) -> Device {
+        Device { size, ..Device::default() }
+    }
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+    /// Takes an operation; it ends with `finish`.
+    pub fn submit(&mut self, id: u64, op: DevOp) {
+        self.inflight.insert(id, op);
+    }
+    /// Ends an operation that was submitted; `None` when a power cut or restart took it.
+    pub fn finish(&mut self, id: u64) -> Option<DevResult> {
+        let op = self.inflight.remove(&id)?;
+        Some(match op {
+            DevOp::Write { offset, bufs, durable, .. } => {
+                self.write(offset, &bufs, durable && !self.lies);
+                DevResult::Ok(Buf::empty())
+            }
+            DevOp::Read { offset, len, .. } => DevResult::Ok(self.read(offset, len as usize)),
+            DevOp::Flush { .. } => {
+                if !self.lies {
+                    self.flush();
+                }
+                DevResult::Ok(Buf::empty())
+            }
+            DevOp::Discard { offset, len, .. } => {
+                for sector in offset / SECTOR..(offset + len) / SECTOR {
+                    self.stable.remove(&sector);
+                    self.cache.retain(|(s, _)| *s != sector);
+                }
+                DevResult::Ok(Buf::empty())
+            }
+        })
+    }
+    /// Writes at once.
+    pub fn write(&mut self, offset: u64, bufs: &[Buf], durable: bool) {
+        let mut sector = offset / SECTOR;
+        for buf in bufs {
+            for i in 0..buf.len() / 4096 {
+                if durable {
+                    // A durable write replaces what the cache holds of the sector.
+                    if !self.cache.is_empty() {
+                        self.cache.retain(|(s, _)| *s != sector);
+                    }
+                    self.stable.insert(sector, buf.block(i));
+                } else {
+                    self.cache.push((sector, buf.block(i)));
+                }
+                sector += 1;
+            }
+        }
+    }
+    /// Reads at once, through the cache.
+    pub fn read(&self, offset: u64, len: usize) -> Buf {
+        let mut out = BufMut::zeroed(len);
+        for (i, chunk) in out.as_mut_slice().chunks_mut(4096).enumerate() {
+            let sector = offset / SECTOR + i as u64;
+            let cached = self.cache.iter().rev().find(|(s, _)| *s == sector).map(|(_, b)| b);
+            if let Some(b) = cached.or_else(|| self.stable.get(&sector)) {
+                if let Some(bytes) = b.as_slice().get(..chunk.len()) {
+                    chunk.copy_from_slice(bytes);
+                }
+            }
+        }
+        out.freeze()
+    }
+    /// Everything in the cache becomes durable.
+    pub fn flush(&mut self) {
+        for (sector, buf) in self.cache.drain(..) {
+            self.stable.insert(sector, buf);
+        }
+    }
+    /// The process died; the kernel finishes some of what was in flight, in no order.
+    pub fn process_gone(&mut self, rng: &mut Rng) {
+        let ops = std::mem::take(&mut self.inflight);
+        for op in ops.into_values() {
+            if let (DevOp::Write { offset, bufs, durable, .. }, true) = (op, rng.chance(500)) {
+                self.write(offset, &bufs, durable && !self.lies);
+            }
+        }
+    }
+    /// The power went: a random subset of unflushed sectors and of writes in flight is lost.
+    pub fn power_cut(&mut self, rng: &mut Rng) {
+        let keep = [0, 300, 500, 900].get(rng.index(4)).copied().unwrap_or(0);
+        let ops = std::mem::take(&mut self.inflight);
+        for op in ops.into_values() {
+            if let DevOp::Write { offset, bufs, .. } = op {
+                self.write(offset, &bufs, false);
+            }
+        }
+        for (sector, buf) in std::mem::take(&mut self.cache) {
+            if rng.chance(keep) {
+                self.stable.insert(sector, buf);
+            } else {
+                self.sectors_lost += 1;
+            }
+        }
+    }
+    /// Flips one bit of a stored sector. Returns whether there was one.
+    pub fn flip(&mut self, sector: u64, bit: usize) -> bool {
+        let Some(buf) = self.stable.get(&sector) else { return false };
+        let mut bytes = buf.as_slice().to_vec();
+        if let Some(byte) = bytes.get_mut(bit / 8 % 4096) {
+            *byte ^= 1 << (bit % 8);
+        }
+        self.stable.insert(sector, Buf::copy_from(&bytes));
+        true
+    }
+    /// Sectors that hold something durable, ascending.
+    pub fn sectors(&self) -> Vec<u64> {
+        let mut all: Vec<u64> = self.stable.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+    /// A stored sector.
+    pub fn sector(&self, sector: u64) -> Option<&[u8]> {
+        self.stable.get(&sector).map(Buf::as_slice)
+    }
+}

@@ -1,0 +1,221 @@
+//! What clients asked and were told, checked sector by sector against [`Register`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use drystone_sequencer::Pieces;
+use drystone_types::{Buf, BufMut, Gen, VolumeId};
+
+use crate::register::{OpId, Register, Tag};
+
+/// Bytes of a sector.
+pub const SECTOR: u64 = 512;
+
+/// What an operation does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// Read.
+    Read,
+    /// Write of bytes made from the tag.
+    Write(Tag),
+    /// Zeros over the whole range.
+    Zero,
+    /// Zeros over the whole blocks of the range.
+    Trim,
+}
+
+/// One operation of a client.
+#[derive(Clone, Debug)]
+pub struct Op {
+    /// Number.
+    pub id: OpId,
+    /// Client.
+    pub client: usize,
+    /// Volume.
+    pub vol: VolumeId,
+    /// Generation of the client.
+    pub gen: Gen,
+    /// What.
+    pub what: What,
+    /// First sector.
+    pub first: u64,
+    /// Sectors.
+    pub count: u64,
+}
+
+impl Op {
+    /// Sectors whose value the operation changes or sees.
+    fn sectors(&self) -> std::ops::Range<u64> {
+        match self.what {
+            What::Trim => self.first.next_multiple_of(8)..(self.first + self.count) / 8 * 8,
+            _ => self.first..self.first + self.count,
+        }
+    }
+}
+
+/// Why a history cannot be explained.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// Oracle.
+    pub oracle: &'static str,
+    /// What was seen.
+    pub text: String,
+}
+
+/// Everything asked and told.
+#[derive(Debug, Default)]
+pub struct History {
+    sectors: HashMap<(VolumeId, u64), Register>,
+    open: BTreeMap<OpId, Op>,
+    /// Writes whose outcome is unknown until the next generation, by volume.
+    unknown: BTreeMap<OpId, Op>,
+    touched: BTreeMap<VolumeId, BTreeSet<u64>>,
+    next: OpId,
+}
+
+impl History {
+    /// A number for an operation; also its tag.
+    pub fn next_id(&mut self) -> OpId {
+        self.next += 1;
+        self.next
+    }
+    /// An operation starts.
+    pub fn invoke(&mut self, op: Op) {
+        for sector in op.sectors() {
+            let register = self.sectors.entry((op.vol, sector)).or_default();
+            match op.what {
+                What::Read => register.invoke_read(op.id),
+                What::Write(tag) => register.invoke_write(op.id, tag),
+                What::Zero | What::Trim => register.invoke_write(op.id, 0),
+            }
+            if op.what != What::Read {
+                self.touched.entry(op.vol).or_default().insert(sector / 8);
+            }
+        }
+        self.open.insert(op.id, op);
+    }
+    /// Operations open of one client on overlapping sectors, to bound the oracle's work.
+    pub fn crowded(&self, vol: VolumeId, first: u64, count: u64, limit: usize) -> bool {
+        (first..first + count).any(|s| self.sectors.get(&(vol, s)).is_some_and(|r| r.open_count() >= limit))
+    }
+    /// An open operation.
+    pub fn op(&self, id: OpId) -> Option<&Op> {
+        self.open.get(&id)
+    }
+    /// Operations open of a client.
+    pub fn open_of(&self, client: usize) -> usize {
+        self.open.values().filter(|o| o.client == client).count()
+    }
+
+    /// A write, zero or trim was acknowledged.
+    pub fn acked(&mut self, id: OpId) -> Result<(), Broken> {
+        let Some(op) = self.open.remove(&id) else { return Ok(()) };
+        for sector in op.sectors() {
+            let register = self.sectors.entry((op.vol, sector)).or_default();
+            if let Err(v) = register.write_done(id) {
+                let text = format!(
+                    "{:?} op{id} of client{} (volume {} generation {}) was acknowledged but can not have taken effect at sector {sector}; possible {:?}",
+                    op.what, op.client, op.vol, op.gen, v.possible
+                );
+                return Err(Broken { oracle: "LINEARIZABILITY", text });
+            }
+        }
+        Ok(())
+    }
+    /// A read returned bytes.
+    pub fn returned(&mut self, id: OpId, pieces: &Pieces) -> Result<(), Broken> {
+        let Some(op) = self.open.remove(&id) else { return Ok(()) };
+        let bytes: Vec<u8> = pieces.iter().flat_map(|p| p.as_slice().iter().copied()).collect();
+        if bytes.len() as u64 != op.count * SECTOR {
+            return Err(Broken { oracle: "LENGTH", text: format!("read op{id} returned {} bytes of {}", bytes.len(), op.count * SECTOR) });
+        }
+        for (sector, data) in op.sectors().zip(bytes.chunks(SECTOR as usize)) {
+            let Some(tag) = read_tag(op.vol, sector, data) else {
+                let text = format!("read op{id} of client{} returned bytes nobody wrote to volume {} sector {sector}", op.client, op.vol);
+                return Err(Broken { oracle: "I16", text });
+            };
+            let register = self.sectors.entry((op.vol, sector)).or_default();
+            if let Err(v) = register.read_done(id, tag) {
+                let text = format!(
+                    "read op{id} of client{} (generation {}) returned {tag} for volume {} sector {sector} (block {}); possible {:?}",
+                    op.client, op.gen, op.vol, sector / 8, v.possible
+                );
+                return Err(Broken { oracle: "LINEARIZABILITY", text });
+            }
+        }
+        Ok(())
+    }
+    /// An operation failed. `ended`: the generation is over, so a write may still take effect until the next is active.
+    pub fn failed(&mut self, id: OpId, ended: bool) {
+        let Some(op) = self.open.remove(&id) else { return };
+        if op.what != What::Read && ended {
+            self.unknown.insert(id, op);
+            return;
+        }
+        for sector in op.sectors() {
+            let register = self.sectors.entry((op.vol, sector)).or_default();
+            match op.what {
+                What::Read => register.read_gone(id),
+                _ => register.write_failed(id),
+            }
+        }
+    }
+    /// A client says nothing more: its reads do not matter, its writes are unknown.
+    pub fn client_gone(&mut self, client: usize) {
+        let ids: Vec<OpId> = self.open.values().filter(|o| o.client == client).map(|o| o.id).collect();
+        for id in ids {
+            self.failed(id, true);
+        }
+    }
+    /// A generation became active: writes of older ones took effect by now, or never.
+    pub fn active(&mut self, vol: VolumeId, gen: Gen) {
+        let older = |o: &&Op| o.vol == vol && o.gen < gen && o.what != What::Read;
+        let unknown: Vec<Op> = self.unknown.values().filter(older).cloned().collect();
+        let open: Vec<Op> = self.open.values().filter(older).cloned().collect();
+        for op in unknown.iter().chain(&open) {
+            for sector in op.sectors() {
+                let register = self.sectors.entry((vol, sector)).or_default();
+                register.fence(|id| unknown.iter().chain(&open).any(|o| o.id == id));
+                register.forget(|id| unknown.iter().any(|o| o.id == id));
+            }
+        }
+        for op in unknown {
+            self.unknown.remove(&op.id);
+        }
+    }
+    /// Blocks ever written, trimmed or zeroed.
+    pub fn blocks(&self, vol: VolumeId) -> Vec<u64> {
+        self.touched.get(&vol).map(|s| s.iter().copied().collect()).unwrap_or_default()
+    }
+    /// Operations neither acknowledged nor failed.
+    pub fn pending(&self) -> usize {
+        self.open.len()
+    }
+    /// Values a sector may have.
+    pub fn possible(&self, vol: VolumeId, sector: u64) -> Vec<Tag> {
+        self.sectors.get(&(vol, sector)).map(Register::possible).unwrap_or_else(|| vec![0])
+    }
+}
+
+fn word(vol: VolumeId, sector: u64, tag: Tag, i: u64) -> u64 {
+    (tag ^ sector.rotate_left(32) ^ vol.0.rotate_left(48)).wrapping_mul(0x9e37_79b9_7f4a_7c15 | 1).wrapping_add(i)
+}
+
+/// The bytes of a tag over a range of sectors.
+pub fn pattern(vol: VolumeId, first: u64, count: u64, tag: Tag) -> Buf {
+    let mut out = BufMut::with_len((count * SECTOR) as usize);
+    for (s, sector) in out.as_mut_slice().chunks_mut(SECTOR as usize).enumerate() {
+        for (i, bytes) in sector.chunks_mut(8).enumerate() {
+            let value = if i == 0 { tag } else { word(vol, first + s as u64, tag, i as u64) };
+            bytes.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    out.freeze()
+}
+
+/// The tag of a sector; `None` when the bytes are of no tag.
+pub fn read_tag(vol: VolumeId, sector: u64, data: &[u8]) -> Option<Tag> {
+    let mut words = data.chunks(8).map(|b| b.try_into().map(u64::from_le_bytes).unwrap_or(0));
+    let tag = words.next()?;
+    let ok = words.zip(1u64..).all(|(w, i)| w == if tag == 0 { 0 } else { word(vol, sector, tag, i) });
+    ok.then_some(tag)
+}

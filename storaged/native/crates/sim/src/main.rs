@@ -1,0 +1,91 @@
+//! `sim`: runs seeds and says what they did.
+//!
+//! `sim --seeds N --from S [--jobs J]` runs many; `sim --seed S [--trace]` replays one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use drystone_sim::runner::{run_guarded, run_many, Verdict};
+use drystone_types::Rules;
+
+struct Args {
+    seeds: u64,
+    from: u64,
+    jobs: usize,
+    seed: Option<u64>,
+    trace: bool,
+    keep_going: bool,
+}
+
+fn parse() -> Result<Args, String> {
+    let mut args = Args { seeds: 100, from: 0, jobs: 2, seed: None, trace: false, keep_going: false };
+    let mut list = std::env::args().skip(1);
+    while let Some(name) = list.next() {
+        let mut number = || list.next().and_then(|v| v.parse::<u64>().ok()).ok_or(format!("{name} needs a number"));
+        match name.as_str() {
+            "--seeds" => args.seeds = number()?,
+            "--from" => args.from = number()?,
+            "--jobs" => args.jobs = number()? as usize,
+            "--seed" => args.seed = Some(number()?),
+            "--trace" => args.trace = true,
+            "--keep-going" => args.keep_going = true,
+            _ => return Err(format!("unknown option {name}; see the head of main.rs")),
+        }
+    }
+    Ok(args)
+}
+
+fn show_failure(verdict: &Verdict) {
+    let Some(failure) = &verdict.failure else { return };
+    println!("SEED {} FAILED at {:.6} s: oracle {}", verdict.seed, failure.at as f64 / 1e6, failure.oracle);
+    println!("  {}", failure.text);
+    println!("  replay: make sim SEED={}", verdict.seed);
+}
+
+fn one(seed: u64, trace: bool) -> ExitCode {
+    let verdict = run_guarded(seed, Rules::ALL, true);
+    if trace || verdict.failure.is_some() {
+        verdict.trace.iter().for_each(|line| println!("{line}"));
+    }
+    for (name, n) in verdict.counts.all() {
+        println!("{name:<40} {n}");
+    }
+    if verdict.failure.is_some() {
+        show_failure(&verdict);
+        return ExitCode::FAILURE;
+    }
+    println!("seed {seed} passed, {} events", verdict.events);
+    ExitCode::SUCCESS
+}
+
+fn main() -> ExitCode {
+    let args = match parse() {
+        Ok(args) => args,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Some(seed) = args.seed {
+        return one(seed, args.trace);
+    }
+    let start = Instant::now();
+    let done = |v: &Verdict| {
+        show_failure(v);
+        v.failure.is_none() || args.keep_going
+    };
+    let (counts, failures, events) = run_many(args.from, args.seeds, args.jobs, Rules::ALL, &done);
+    for (name, n) in counts.all() {
+        println!("{name:<40} {n}");
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{} seeds from {}: {} failed, {events} events in {seconds:.1} s", args.seeds, args.from, failures.len());
+    if let Some(first) = failures.iter().map(|v| v.seed).min() {
+        let verdict = run_guarded(first, Rules::ALL, true);
+        verdict.trace.iter().for_each(|line| println!("{line}"));
+        show_failure(&verdict);
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

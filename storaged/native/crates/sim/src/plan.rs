@@ -1,0 +1,202 @@
+//! What one seed does: its topology, its network and the random subset of faults it enables (swarm).
+
+use crate::rng::Rng;
+use crate::world::Time;
+
+/// Faults a seed may enable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum Fault {
+    /// A server process is killed and started again.
+    KillServer,
+    /// A node loses power, then comes back.
+    PowerCut,
+    /// A server process stands still with its beacon.
+    FreezeServer,
+    /// The answering threads hang under a live beacon.
+    HangReactor,
+    /// A client dies and another attaches.
+    CrashClient,
+    /// Another client takes the volume while the old one lives on.
+    StealVolume,
+    /// A client stands still.
+    FreezeClient,
+    /// A one-way or two-way cut between two machines.
+    Cut,
+    /// A connection breaks.
+    BreakConnection,
+    /// A live drive is dropped after QUIESCE.
+    RetireDrive,
+    /// A drive is replaced by a blank one with a new id.
+    BlankDrive,
+    /// A drive becomes slow.
+    SlowDrive,
+    /// The leading manager stands still.
+    FreezeManager,
+    /// Bits flip on one copy, then a scrub.
+    BitFlip,
+    /// A volume is fenced without an attach.
+    Fence,
+}
+
+/// Every fault, for the swarm and for the "was it there" test.
+pub const FAULTS: [Fault; 15] = [
+    Fault::KillServer,
+    Fault::PowerCut,
+    Fault::FreezeServer,
+    Fault::HangReactor,
+    Fault::CrashClient,
+    Fault::StealVolume,
+    Fault::FreezeClient,
+    Fault::Cut,
+    Fault::BreakConnection,
+    Fault::RetireDrive,
+    Fault::BlankDrive,
+    Fault::SlowDrive,
+    Fault::FreezeManager,
+    Fault::BitFlip,
+    Fault::Fence,
+];
+
+impl Fault {
+    /// Name of its counter.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::KillServer => "fault.kill_server",
+            Fault::PowerCut => "fault.power_cut",
+            Fault::FreezeServer => "fault.freeze_server",
+            Fault::HangReactor => "fault.hang_reactor",
+            Fault::CrashClient => "fault.crash_client",
+            Fault::StealVolume => "fault.steal_volume",
+            Fault::FreezeClient => "fault.freeze_client",
+            Fault::Cut => "fault.cut",
+            Fault::BreakConnection => "fault.break_connection",
+            Fault::RetireDrive => "fault.retire_drive",
+            Fault::BlankDrive => "fault.blank_drive",
+            Fault::SlowDrive => "fault.slow_drive",
+            Fault::FreezeManager => "fault.freeze_manager",
+            Fault::BitFlip => "fault.bit_flip",
+            Fault::Fence => "fault.fence",
+        }
+    }
+}
+
+/// Settings of one seed.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Server nodes.
+    pub nodes: usize,
+    /// Drives per node.
+    pub drives_per_node: usize,
+    /// Copies.
+    pub copies: usize,
+    /// `min_insync` of the pool.
+    pub min_insync: usize,
+    /// PGs, a power of two.
+    pub pgs: u32,
+    /// Volumes.
+    pub volumes: usize,
+    /// Chunks per volume.
+    pub chunks: u64,
+    /// Blocks used of each chunk: few, so that requests collide.
+    pub hot_blocks: u64,
+    /// Slots of a drive.
+    pub drive_slots: u64,
+    /// Requests open per client at most.
+    pub depth: usize,
+    /// Mean pause between two requests of a client.
+    pub think: Time,
+    /// Virtual time of the faulty phase.
+    pub span: Time,
+    /// Client operations of the faulty phase at least.
+    pub operations: u64,
+    /// Faults enabled.
+    pub faults: Vec<Fault>,
+    /// Mean pause between two faults.
+    pub fault_every: Time,
+    /// Longest turn of a drive's reactor: requests that arrive in one are flushed together; 0 = one each.
+    pub turn: Time,
+    /// Per mille of frames that arrive twice.
+    pub duplicates: u64,
+    /// Per mille of frames that overtake or are overtaken.
+    pub reorder: u64,
+    /// Per mille of frames that are late by up to `late`.
+    pub delays: u64,
+    /// Longest extra delay.
+    pub late: Time,
+    /// Per mille of datagrams lost.
+    pub datagram_loss: u64,
+    /// Per mille of store transactions whose reply is lost.
+    pub lost_replies: u64,
+    /// Per mille of store transactions that are slow (up to a second).
+    pub slow_store: u64,
+    /// Per mille of map pushes that do not arrive.
+    pub lost_pushes: u64,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn of_seed(seed: u64) -> Plan {
+        let mut r = Rng::new(seed).fork(1);
+        let nodes = 3 + r.index(2);
+        let copies = if r.chance(800) { 3 } else { 2 };
+        let faults: Vec<Fault> = FAULTS.into_iter().filter(|_| r.chance(450)).collect();
+        let faults = if faults.len() < 3 { FAULTS[..6].to_vec() } else { faults };
+        let on = |r: &mut Rng, max: u64| if r.chance(600) { r.range(1, max) } else { 0 };
+        Plan {
+            nodes,
+            drives_per_node: 1 + r.index(2),
+            copies,
+            min_insync: if r.chance(700) { 2.min(copies) } else { 1 },
+            pgs: [2, 4, 8][r.index(3)],
+            volumes: 1 + r.index(3),
+            chunks: r.range(3, 8),
+            hot_blocks: [8, 16, 40, 64][r.index(4)],
+            drive_slots: if r.chance(150) { r.range(1200, 2000) } else { 16_384 },
+            depth: [1, 4, 8, 16][r.index(4)],
+            think: r.range(8_000, 40_000),
+            span: 60_000_000,
+            operations: 2000,
+            fault_every: r.range(600_000, 3_000_000),
+            faults,
+            turn: [0, 10, 60][r.index(3)],
+            duplicates: on(&mut r, 40),
+            reorder: on(&mut r, 60),
+            delays: on(&mut r, 40),
+            late: [2_000, 30_000, 400_000][r.index(3)],
+            datagram_loss: on(&mut r, 100),
+            lost_replies: on(&mut r, 150),
+            slow_store: on(&mut r, 100),
+            lost_pushes: on(&mut r, 400),
+        }
+    }
+
+    /// A quiet world for a scripted scenario: three nodes, one PG, one volume, no faults of its own.
+    pub fn quiet() -> Plan {
+        Plan {
+            nodes: 3,
+            drives_per_node: 1,
+            copies: 3,
+            min_insync: 1,
+            pgs: 1,
+            volumes: 1,
+            chunks: 2,
+            hot_blocks: 4,
+            drive_slots: 16_384,
+            depth: 1,
+            think: 1_000_000,
+            span: 0,
+            operations: 0,
+            faults: Vec::new(),
+            fault_every: Time::MAX,
+            turn: 0,
+            duplicates: 0,
+            reorder: 0,
+            delays: 0,
+            late: 0,
+            datagram_loss: 0,
+            lost_replies: 0,
+            slow_store: 0,
+            lost_pushes: 0,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! One seed from start to verdict, and many seeds on several threads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+
+use drystone_types::{Rules, VolumeId};
+
+use crate::counts::Counts;
+use crate::event::Ev;
+use crate::final_check::HEAL_MAX;
+use crate::manager::Manager;
+use crate::meta::DriveRecord;
+use crate::net::node_uuid;
+use crate::plan::Plan;
+use crate::server::{Drive, Node};
+use crate::storage;
+use crate::world::{drive_id, Failure, World};
+
+/// Virtual time after which a seed that has not done its operations ends its faulty phase all the same.
+const SPAN_MAX_FACTOR: u64 = 4;
+
+/// Verdict of a seed.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Seed.
+    pub seed: u64,
+    /// What broke, if anything.
+    pub failure: Option<Failure>,
+    /// Counters.
+    pub counts: Counts,
+    /// Last lines of the trace, when one was kept.
+    pub trace: Vec<String>,
+    /// Events handled.
+    pub events: u64,
+}
+
+/// A world with its machines switched on and one client per volume.
+pub fn build(seed: u64, plan: Plan, rules: Rules) -> World {
+    let mut w = World::empty(seed, plan, rules);
+    for n in 0..w.plan.nodes {
+        w.nodes.push(Node {
+            power: true,
+            up: false,
+            life: 0,
+            beacon: None,
+            page: Vec::new(),
+            map: None,
+            reading: None,
+            opening: 0,
+        });
+        for k in 0..w.plan.drives_per_node {
+            let id = drive_id(n * w.plan.drives_per_node + k);
+            let serial = w.fresh();
+            w.meta.drives.insert(id, DriveRecord { nonce: 0, serial, node: node_uuid(n) });
+            let dev = storage::blank_device(w.plan.drive_slots);
+            w.drives.push(Drive::new(id, n, serial, dev));
+        }
+    }
+    for _ in 0..2 {
+        w.managers.push(Manager::default());
+    }
+    for n in 0..w.nodes.len() {
+        w.after(10 + n as u64, Ev::StartServer(n));
+    }
+    for m in 0..w.managers.len() {
+        w.after(1_000 + 50_000 * m as u64, Ev::ManagerTick(m));
+    }
+    for v in 1..=w.plan.volumes as u64 {
+        w.add_client(VolumeId(v));
+    }
+    w
+}
+
+/// Runs a seed.
+pub fn run_seed(seed: u64, rules: Rules, tracing: bool) -> Verdict {
+    let mut w = build(seed, Plan::of_seed(seed), rules);
+    w.tracing = tracing;
+    w.after(3_000_000, Ev::Fault);
+    faulty_phase(&mut w);
+    healing_phase(&mut w);
+    for d in 0..w.drives.len() {
+        w.collect_replica(d);
+    }
+    for c in 0..w.clients.len() {
+        w.collect_client(c);
+    }
+    if w.failure.is_none() {
+        w.compare_copies();
+    }
+    let (operations, faults) = (w.operations, w.faults_done);
+    w.counts.add("total.operations", operations);
+    w.counts.add("total.faults", faults);
+    let virtual_seconds = w.now / 1_000_000;
+    w.counts.add("total.virtual_seconds", virtual_seconds);
+    let lost = w.drives.iter().map(|d| d.dev.sectors_lost).sum();
+    w.counts.add("device.sectors_lost", lost);
+    Verdict { seed, failure: w.failure.clone(), trace: w.trace_lines().cloned().collect(), events: w.events, counts: w.counts }
+}
+
+fn faulty_phase(w: &mut World) {
+    let start = w.now;
+    let (span, most) = (start + w.plan.span, start + w.plan.span * SPAN_MAX_FACTOR);
+    w.run_until(span, &mut |_| false);
+    w.run_until(most, &mut |w| w.worked_enough());
+}
+
+/// Heals everything, demands progress, reads everything.
+fn healing_phase(w: &mut World) {
+    w.heal_world();
+    let until = w.now + HEAL_MAX;
+    w.run_until(until, &mut |w| w.events % 64 == 0 && w.healed());
+    if w.failure.is_none() && !w.healed() {
+        let why = w.not_healed();
+        w.fail("LIVENESS", why);
+        return;
+    }
+    for v in 1..=w.plan.volumes as u64 {
+        w.read_all(VolumeId(v));
+    }
+    let until = w.now + HEAL_MAX;
+    w.run_until(until, &mut |w| w.events % 64 == 0 && w.volumes_ready());
+    if w.failure.is_none() && !w.volumes_ready() {
+        let why = w.not_healed();
+        w.fail("LIVENESS", why);
+    }
+    // STABLE and holes settle before the copies are compared.
+    let until = w.now + 3_000_000;
+    w.run_until(until, &mut |_| false);
+}
+
+/// Runs a seed and turns a panic of a core into a failure.
+pub fn run_guarded(seed: u64, rules: Rules, tracing: bool) -> Verdict {
+    let result = std::panic::catch_unwind(|| run_seed(seed, rules, tracing));
+    result.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+            .unwrap_or_else(|| "a panic without a message".to_owned());
+        let failure = Failure { oracle: "PANIC".to_owned(), text, at: 0 };
+        Verdict { seed, failure: Some(failure), counts: Counts::default(), trace: Vec::new(), events: 0 }
+    })
+}
+
+/// Runs seeds `from .. from + count` on `jobs` threads; `done` hears each verdict.
+pub fn run_many(from: u64, count: u64, jobs: usize, rules: Rules, done: &(dyn Fn(&Verdict) -> bool + Sync)) -> (Counts, Vec<Verdict>, u64) {
+    let next = AtomicU64::new(0);
+    let stop = AtomicU64::new(0);
+    let total = Mutex::new((Counts::default(), Vec::new(), 0u64));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= count || stop.load(Ordering::Relaxed) > 0 {
+                    return;
+                }
+                let verdict = run_guarded(from + i, rules, false);
+                if !done(&verdict) {
+                    stop.store(1, Ordering::Relaxed);
+                }
+                let Ok(mut all) = total.lock() else { return };
+                all.0.merge(&verdict.counts);
+                all.2 += verdict.events;
+                if verdict.failure.is_some() {
+                    all.1.push(verdict);
+                }
+            });
+        }
+    });
+    total.into_inner().unwrap_or_default()
+}

@@ -1,0 +1,285 @@
+//! Reads: which slots to fetch for which blocks, and what the fetched slots prove.
+
+use crate::api::*;
+use crate::csums::CsumCache;
+use crate::entry::{BlockEntry, Entry};
+use crate::group::{Expect, GroupHeader};
+use crate::index::Index;
+use crate::loc::{Loc, SLOT};
+use crate::segs::Segs;
+use crate::layout::Layout;
+use drystone_csum::block_csum;
+use drystone_types::consts::CHUNK_BLOCKS;
+use drystone_types::{Buf, Epoch, LayerId, ObjKey, Version, VolumeId};
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+
+/// A header at most this many slots before the data is read in the same operation.
+const ADJACENT_MAX: u64 = 3;
+
+/// A range of slots to fetch.
+#[derive(Debug)]
+pub struct Part {
+    /// First slot.
+    pub slot: u64,
+    /// Slots.
+    pub slots: u64,
+    /// The bytes when they are here; empty after a failed read.
+    pub buf: Option<Buf>,
+}
+
+/// A block that needs the device.
+#[derive(Clone, Copy, Debug)]
+struct Want {
+    key: ObjKey,
+    block: u16,
+    loc: Loc,
+    csum: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Plan {
+    Answer(BlockRead),
+    Data(Want),
+}
+
+#[derive(Debug)]
+struct DigestPlan {
+    key: ObjKey,
+    last_mod: Epoch,
+    blocks: Vec<(u16, Loc, Option<Version>)>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Read(VolumeId, Vec<Plan>),
+    Exact(VolumeId, Want, Version),
+    Digest(Vec<DigestPlan>),
+}
+
+/// A read until every part is here.
+#[derive(Debug)]
+pub struct ReadJob {
+    token: Token,
+    kind: Kind,
+    /// What to fetch.
+    pub parts: Vec<Part>,
+    /// Parts not here yet.
+    pub missing: usize,
+    /// Segments that must not be reused meanwhile (I14).
+    pub pins: SmallVec<[u32; 4]>,
+}
+
+/// What planning needs of the store.
+pub struct View<'a> {
+    /// Index.
+    pub index: &'a Index,
+    /// Segments.
+    pub segs: &'a Segs,
+    /// Layout.
+    pub layout: &'a Layout,
+    /// Cache.
+    pub csums: &'a mut CsumCache,
+}
+
+impl View<'_> {
+    fn seq_of(&self, slot: u64) -> Option<(u32, u64)> {
+        let seg = self.layout.seg_of(slot)?;
+        self.segs.get(seg).map(|s| (seg, s.seq))
+    }
+    fn want(&mut self, key: ObjKey, block: u16, loc: Loc) -> Want {
+        let seq = self.seq_of(loc.slot()).map_or(0, |s| s.1);
+        Want { key, block, loc, csum: self.csums.get(loc.slot(), seq) }
+    }
+    fn plan_block(&mut self, chain: &[LayerId], chunk: u64, block: u16) -> Plan {
+        for layer in chain {
+            let key = ObjKey { layer: *layer, chunk };
+            let Some(loc) = self.index.loc(key, block) else { continue };
+            match loc.kind() {
+                BlockKind::Hole => continue,
+                BlockKind::Zero => return Plan::Answer(BlockRead::Masked),
+                BlockKind::Bad => return Plan::Answer(BlockRead::Bad),
+                BlockKind::Data => return Plan::Data(self.want(key, block, loc)),
+            }
+        }
+        Plan::Answer(BlockRead::Absent)
+    }
+    /// Plans a read through a chain.
+    pub fn plan_read(&mut self, vol: VolumeId, chain: &[LayerId], chunk: u64, range: (u16, u16), token: Token) -> ReadJob {
+        let end = range.0.saturating_add(range.1).min(CHUNK_BLOCKS as u16);
+        let plans: Vec<Plan> = (range.0..end).map(|b| self.plan_block(chain, chunk, b)).collect();
+        let mut parts = Vec::new();
+        let mut run: Option<(Want, u64, bool)> = None;
+        for plan in &plans {
+            let Plan::Data(w) = plan else { continue };
+            match &mut run {
+                Some((first, n, cold)) if first.loc.slot() + *n == w.loc.slot() && first.loc.header() == w.loc.header() => {
+                    *n += 1;
+                    *cold |= w.csum.is_none();
+                }
+                _ => run.replace((*w, 1, w.csum.is_none())).into_iter().for_each(|r| add_run(&mut parts, r)),
+            }
+        }
+        run.into_iter().for_each(|r| add_run(&mut parts, r));
+        self.job(token, Kind::Read(vol, plans), parts)
+    }
+    /// Plans a read of one version; `None` if the block is absent.
+    pub fn plan_exact(&mut self, vol: VolumeId, key: ObjKey, block: u16, version: Version, token: Token) -> Option<ReadJob> {
+        let loc = self.index.loc(key, block)?;
+        let want = Want { key, block, loc, csum: None };
+        let mut parts = Vec::new();
+        if loc.is_data() {
+            add_run(&mut parts, (want, 1, true));
+        } else {
+            parts.push(Part { slot: loc.slot(), slots: 1, buf: None });
+        }
+        Some(self.job(token, Kind::Exact(vol, want, version), parts))
+    }
+    /// Plans a digest; `version` gives versions that are in memory.
+    pub fn plan_digest(&mut self, vol: VolumeId, chunk: u64, version: impl Fn(ObjKey, u16) -> Option<Version>, token: Token) -> ReadJob {
+        let keys: Vec<ObjKey> = self.index.layers_of(vol, chunk).map(|layer| ObjKey { layer, chunk }).collect();
+        let mut headers = BTreeMap::new();
+        let mut objects = Vec::new();
+        for key in keys {
+            let Some(o) = self.index.get(key) else { continue };
+            let mut blocks = Vec::new();
+            o.leaf.visit(0, CHUNK_BLOCKS as u16, |x| {
+                headers.insert(x.loc.header(), ());
+                blocks.extend((0..x.count).map(|i| (x.first + i, x.loc.advance(i), version(key, x.first + i))));
+            });
+            objects.push(DigestPlan { key, last_mod: o.last_mod, blocks });
+        }
+        let parts = headers.into_keys().map(|slot| Part { slot, slots: 1, buf: None }).collect();
+        self.job(token, Kind::Digest(objects), parts)
+    }
+    fn job(&self, token: Token, kind: Kind, parts: Vec<Part>) -> ReadJob {
+        let mut pins: SmallVec<[u32; 4]> = parts.iter().filter_map(|p| self.layout.seg_of(p.slot)).collect();
+        pins.sort_unstable();
+        pins.dedup();
+        ReadJob { token, kind, missing: parts.len(), parts, pins }
+    }
+}
+
+fn add_run(parts: &mut Vec<Part>, (first, n, cold): (Want, u64, bool)) {
+    let (slot, dist) = (first.loc.slot(), first.loc.dist());
+    if cold && dist <= ADJACENT_MAX {
+        parts.push(Part { slot: slot - dist, slots: n + dist, buf: None });
+        return;
+    }
+    parts.push(Part { slot, slots: n, buf: None });
+    let header = first.loc.header();
+    if cold && !parts.iter().any(|p| p.slot == header) {
+        parts.push(Part { slot: header, slots: 1, buf: None });
+    }
+}
+
+/// The entry of a header that holds a block at `loc`, and the checksum of the block.
+pub fn find_entry(header: &GroupHeader, key: ObjKey, block: u16, loc: Loc) -> Option<(&BlockEntry, Option<u64>)> {
+    let mut found = None;
+    for (entry, slot, csums) in header.walk() {
+        let Entry::Blocks(b) = entry else { continue };
+        let covers = b.key == key && !b.forget && (b.first..b.first + b.count).contains(&block);
+        if !covers || b.kind != loc.kind() {
+            continue;
+        }
+        let skip = block - b.first;
+        if !b.has_data() {
+            found = Some((b, None));
+        } else if slot + u64::from(skip) == loc.slot() {
+            return csums.get(usize::from(skip)).map(|c| (b, Some(*c)));
+        }
+    }
+    found
+}
+
+/// Resolves finished jobs.
+struct Proof<'a> {
+    view: View<'a>,
+    parts: &'a [Part],
+    headers: BTreeMap<u64, Option<GroupHeader>>,
+}
+
+impl Proof<'_> {
+    fn slot(&self, slot: u64) -> Option<Buf> {
+        let part = self.parts.iter().find(|p| (p.slot..p.slot + p.slots).contains(&slot))?;
+        let at = (slot - part.slot) as usize * SLOT;
+        part.buf.as_ref().map(|b| b.slice(at..at + SLOT)).filter(|b| b.len() == SLOT)
+    }
+    fn header(&mut self, slot: u64) -> Option<&GroupHeader> {
+        if !self.headers.contains_key(&slot) {
+            let seq = self.view.seq_of(slot).map_or(0, |s| s.1);
+            let parsed = self.slot(slot).and_then(|b| GroupHeader::decode(b.as_slice(), Expect { seg_seq: seq, slot }).ok());
+            self.headers.insert(slot, parsed.map(|p| p.0));
+        }
+        self.headers.get(&slot)?.as_ref()
+    }
+    fn block(&mut self, vol: VolumeId, w: &Want) -> BlockRead {
+        let known = w.csum.or_else(|| {
+            let header = self.header(w.loc.header())?;
+            find_entry(header, w.key, w.block, w.loc)?.1
+        });
+        let (Some(csum), Some(data)) = (known, self.slot(w.loc.slot())) else { return BlockRead::Corrupt };
+        let number = w.key.chunk.wrapping_mul(u64::from(CHUNK_BLOCKS)).wrapping_add(u64::from(w.block));
+        if block_csum(vol, number, data.as_slice()) != csum {
+            return BlockRead::Corrupt;
+        }
+        if w.csum.is_none() {
+            let seq = self.view.seq_of(w.loc.slot()).map_or(0, |s| s.1);
+            self.view.csums.put(w.loc.slot(), seq, csum);
+        }
+        BlockRead::Data(data, csum)
+    }
+    fn exact(&mut self, vol: VolumeId, w: &Want, version: Version) -> Option<(BlockKind, BlockRead)> {
+        let header = self.header(w.loc.header())?;
+        let (entry, csum) = find_entry(header, w.key, w.block, w.loc)?;
+        if entry.version != version {
+            return None;
+        }
+        let kind = entry.kind;
+        let answer = match kind {
+            BlockKind::Data => self.block(vol, &Want { csum, ..*w }),
+            BlockKind::Hole => BlockRead::Absent,
+            BlockKind::Zero => BlockRead::Masked,
+            BlockKind::Bad => BlockRead::Bad,
+        };
+        Some((kind, answer))
+    }
+    /// A block whose header is rotten appears with a checksum that matches nothing, so that a
+    /// comparison with another copy finds it.
+    fn digest(&mut self, plan: DigestPlan) -> ObjectDigest {
+        let mut runs: Vec<DigestRun> = Vec::new();
+        for (block, loc, known) in plan.blocks {
+            let found = self.header(loc.header()).and_then(|h| find_entry(h, plan.key, block, loc));
+            let version = found.map(|f| f.0.version).or(known).unwrap_or(Version::ZERO);
+            let (kind, csum) = (loc.kind(), found.and_then(|f| f.1).unwrap_or(0));
+            let same = |r: &&mut DigestRun| r.first + r.count == block && r.kind == kind && r.version == version;
+            let csums = (kind == BlockKind::Data).then_some(csum);
+            match runs.last_mut().filter(same) {
+                Some(r) => {
+                    r.count += 1;
+                    r.csums.extend(csums);
+                }
+                None => runs.push(DigestRun { first: block, count: 1, kind, version, csums: csums.into_iter().collect() }),
+            }
+        }
+        ObjectDigest { layer: plan.key.layer, last_mod_epoch: plan.last_mod, runs }
+    }
+}
+
+impl ReadJob {
+    /// The answer, once no part is missing.
+    pub fn resolve(self, view: View<'_>) -> StoreEvent {
+        let mut proof = Proof { view, parts: &self.parts, headers: BTreeMap::new() };
+        match self.kind {
+            Kind::Read(vol, plans) => {
+                let blocks = plans.into_iter().map(|p| match p {
+                    Plan::Answer(a) => a,
+                    Plan::Data(w) => proof.block(vol, &w),
+                });
+                StoreEvent::Read(self.token, blocks.collect())
+            }
+            Kind::Exact(vol, want, version) => StoreEvent::ReadExact(self.token, proof.exact(vol, &want, version)),
+            Kind::Digest(objects) => StoreEvent::Digest(self.token, objects.into_iter().map(|o| proof.digest(o)).collect()),
+        }
+    }
+}

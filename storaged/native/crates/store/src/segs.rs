@@ -1,0 +1,170 @@
+//! States of the segments: who may be written, collected, reused (I14).
+
+use crate::layout::Layout;
+use std::collections::VecDeque;
+
+/// State of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SegState {
+    /// Nothing in it counts; it may be given to a stream.
+    Free,
+    /// A stream writes it, or its summary is not durable yet.
+    Open,
+    /// Summary durable; may be collected.
+    Closed,
+    /// No index entry points into it since the log stood at this sequence number. It is free once a
+    /// durable checkpoint starts there or later, and no read started before is running.
+    Emptied(u64),
+    /// Being discarded.
+    Discarding,
+    /// Holds a checkpoint.
+    Checkpoint,
+    /// Something in it can neither be read nor be moved; it is left alone.
+    Stuck,
+}
+
+/// One segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Seg {
+    /// Sequence number of its present use.
+    pub seq: u64,
+    /// State.
+    pub state: SegState,
+    /// Reads that were planned on it and are running.
+    pub reads: u32,
+    /// Highest log sequence number in it.
+    pub last_lsn: u64,
+    /// Stream.
+    pub stream: u8,
+}
+
+/// The table of segments.
+#[derive(Debug)]
+pub struct Segs {
+    list: Vec<Seg>,
+    free: VecDeque<u32>,
+    emptied: Vec<u32>,
+    /// Sequence number of the next segment opened.
+    pub next_seq: u64,
+}
+
+impl Segs {
+    /// All free.
+    pub fn new(layout: &Layout, next_seq: u64) -> Segs {
+        let seg = Seg { seq: 0, state: SegState::Free, reads: 0, last_lsn: 0, stream: 0 };
+        Segs { list: vec![seg; layout.segments as usize], free: (0..layout.segments).collect(), emptied: Vec::new(), next_seq }
+    }
+    /// One segment.
+    pub fn get(&self, seg: u32) -> Option<&Seg> {
+        self.list.get(seg as usize)
+    }
+    /// All with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Seg)> {
+        (0u32..).zip(&self.list)
+    }
+    /// Segments that may be opened.
+    pub fn free_count(&self) -> usize {
+        self.free.len()
+    }
+    /// Segments that wait for a checkpoint or a read.
+    pub fn emptied_count(&self) -> usize {
+        self.emptied.len()
+    }
+    /// Ends loading: what is still free may be opened.
+    pub fn finish_load(&mut self) {
+        let free = (0u32..).zip(&self.list).filter(|(_, s)| s.state == SegState::Free);
+        self.free = free.map(|(n, _)| n).collect();
+    }
+    /// Sets a segment as recovery found it; `finish_load` follows.
+    pub fn load(&mut self, seg: u32, to: Seg) {
+        if let Some(s) = self.list.get_mut(seg as usize) {
+            *s = to;
+        }
+        if matches!(to.state, SegState::Emptied(_)) {
+            self.emptied.push(seg);
+        }
+    }
+    /// Takes a free segment for a stream, or for a checkpoint (`None`).
+    pub fn open(&mut self, stream: Option<u8>) -> Option<(u32, u64)> {
+        let seg = self.free.pop_front()?;
+        let s = self.list.get_mut(seg as usize)?;
+        s.state = if stream.is_some() { SegState::Open } else { SegState::Checkpoint };
+        s.stream = stream.unwrap_or(0);
+        s.last_lsn = 0;
+        s.seq = 0;
+        if stream.is_some() {
+            s.seq = self.next_seq;
+            self.next_seq += 1;
+        }
+        Some((seg, s.seq))
+    }
+    /// Notes a record in an open segment.
+    pub fn saw_lsn(&mut self, seg: u32, lsn: u64) {
+        if let Some(s) = self.list.get_mut(seg as usize) {
+            s.last_lsn = s.last_lsn.max(lsn);
+        }
+    }
+    /// The summary of a segment is durable.
+    pub fn close(&mut self, seg: u32) {
+        self.set(seg, SegState::Closed);
+    }
+    /// Leaves a segment alone from now on.
+    pub fn stick(&mut self, seg: u32) {
+        self.set(seg, SegState::Stuck);
+    }
+    fn set(&mut self, seg: u32, state: SegState) {
+        if let Some(s) = self.list.get_mut(seg as usize) {
+            s.state = state;
+        }
+    }
+    /// No index entry points into a segment any more; `next_lsn` is where the log stands.
+    pub fn empty(&mut self, seg: u32, next_lsn: u64) {
+        if self.get(seg).is_some_and(|s| matches!(s.state, SegState::Closed | SegState::Stuck)) {
+            self.set(seg, SegState::Emptied(next_lsn));
+            self.emptied.push(seg);
+        }
+    }
+    /// A checkpoint segment is not needed any more.
+    pub fn release(&mut self, seg: u32, discard: bool, out: &mut Vec<u32>) {
+        self.free_or_discard(seg, discard, out);
+    }
+    /// Frees what a durable checkpoint from `lsn` on allows; with `discard` the segments go to `out`
+    /// and are free after `discarded`.
+    pub fn reclaim(&mut self, lsn: u64, discard: bool, out: &mut Vec<u32>) {
+        let list = core::mem::take(&mut self.emptied);
+        for seg in list {
+            let free = self.get(seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(at) if at <= lsn));
+            if free {
+                self.free_or_discard(seg, discard, out);
+            } else {
+                self.emptied.push(seg);
+            }
+        }
+    }
+    fn free_or_discard(&mut self, seg: u32, discard: bool, out: &mut Vec<u32>) {
+        if discard {
+            self.set(seg, SegState::Discarding);
+            out.push(seg);
+        } else {
+            self.set(seg, SegState::Free);
+            self.free.push_back(seg);
+        }
+    }
+    /// A discard ended.
+    pub fn discarded(&mut self, seg: u32) {
+        self.set(seg, SegState::Free);
+        self.free.push_back(seg);
+    }
+    /// A read was planned on a segment.
+    pub fn pin(&mut self, seg: u32) {
+        if let Some(s) = self.list.get_mut(seg as usize) {
+            s.reads += 1;
+        }
+    }
+    /// A read ended.
+    pub fn unpin(&mut self, seg: u32) {
+        if let Some(s) = self.list.get_mut(seg as usize) {
+            s.reads = s.reads.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! `LogStore`: the state of an open drive, and how device operations move it on.
+
+use crate::api::*;
+use crate::ckpt::Ckpt;
+use crate::csums::CsumCache;
+use crate::hot::Hot;
+use crate::index::Index;
+use crate::layout::Layout;
+use crate::loc::SLOT;
+use crate::reader::{ReadJob, View};
+use crate::segs::{SegState, Segs};
+use crate::superblock::Superblock;
+use crate::walk::Walks;
+use crate::writer::{Stream as LogStream, WriteCtx};
+use drystone_types::{Buf, BufMut, Epoch, LayerId, ObjKey, PgId};
+use hashbrown::HashMap;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Settings of an open drive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The drive keeps what it acked without FUA (power-loss protection, write-through).
+    pub power_loss_protected: bool,
+    /// Discard segments when they become free.
+    pub discard: bool,
+    /// Memory for checksums. 64 MiB cover the checksums of 16 GiB of recently used blocks.
+    pub csum_cache_bytes: usize,
+    /// Device writes running per stream: two keep the drive busy while the next batch gathers;
+    /// more would only make batches smaller.
+    pub inflight_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { power_loss_protected: false, discard: false, csum_cache_bytes: 64 << 20, inflight_max: 2 }
+    }
+}
+
+/// What a device operation was for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Op {
+    Write(usize),
+    Summary(usize, u32),
+    Read(u64, usize),
+    Checkpoint,
+    Superblock,
+    Discard(u32),
+    Walk(usize),
+}
+
+/// The log of one drive, open.
+pub struct LogStore {
+    pub(crate) cfg: Config,
+    pub(crate) layout: Layout,
+    pub(crate) sb: Superblock,
+    pub(crate) index: Index,
+    pub(crate) hot: Hot,
+    pub(crate) segs: Segs,
+    pub(crate) streams: [LogStream; 3],
+    pub(crate) csums: CsumCache,
+    pub(crate) metas: BTreeMap<MetaKey, Vec<u8>>,
+    /// Durable values with the sequence number of their record; an empty one is a deletion that a
+    /// record still on its way might otherwise undo.
+    pub(crate) durable_metas: BTreeMap<MetaKey, (u64, Vec<u8>)>,
+    pub(crate) oldest_out: BTreeMap<PgId, Option<Epoch>>,
+    pub(crate) freed: BTreeMap<LayerId, u64>,
+    pub(crate) sweep_from: ObjKey,
+    pub(crate) ckpt: Ckpt,
+    pub(crate) walks: Walks,
+    pub(crate) ops: HashMap<u64, Op>,
+    pub(crate) next_op: u64,
+    pub(crate) next_lsn: u64,
+    pub(crate) jobs: HashMap<u64, ReadJob>,
+    pub(crate) next_job: u64,
+    pub(crate) out: Vec<DevOp>,
+    pub(crate) ready: Vec<StoreEvent>,
+    pub(crate) barriers: VecDeque<(u64, Token)>,
+    pub(crate) granted: u64,
+    /// Data slots admitted and not indexed yet.
+    pub(crate) pending_slots: u64,
+    pub(crate) reclaim_due: bool,
+    pub(crate) failed: bool,
+    pub(crate) stopping: bool,
+}
+
+impl LogStore {
+    pub(crate) fn op(&mut self, op: Op) -> u64 {
+        self.next_op += 1;
+        self.ops.insert(self.next_op, op);
+        self.next_op
+    }
+    pub(crate) fn lsn(&mut self) -> u64 {
+        self.next_lsn += 1;
+        self.next_lsn - 1
+    }
+    /// Every record below this number is durable and applied.
+    pub(crate) fn applied_lsn(&self) -> u64 {
+        self.streams.iter().filter_map(LogStream::oldest_lsn).min().unwrap_or(self.next_lsn)
+    }
+    pub(crate) fn durable_gseq(&self) -> [u64; 3] {
+        let [a, b, c] = &self.streams;
+        [a.durable_gseq(), b.durable_gseq(), c.durable_gseq()]
+    }
+    pub(crate) fn fail(&mut self, why: &'static str) {
+        if !core::mem::replace(&mut self.failed, true) {
+            self.ready.push(StoreEvent::Failed(why));
+        }
+    }
+    /// Percent of the segments that are free.
+    pub(crate) fn free_percent(&self, with_emptied: bool) -> u64 {
+        let emptied = if with_emptied { self.segs.emptied_count() } else { 0 };
+        (self.segs.free_count() + emptied) as u64 * 100 / u64::from(self.layout.segments)
+    }
+    /// Writes slots that are no group.
+    pub(crate) fn write_raw(&mut self, op: Op, slot: u64, buf: Buf) {
+        let id = self.op(op);
+        let offset = slot * SLOT as u64;
+        self.out.push(DevOp::Write { id, offset, bufs: vec![buf], durable: true });
+    }
+
+    /// Starts what can be started.
+    pub(crate) fn advance(&mut self) {
+        if self.failed {
+            return;
+        }
+        if core::mem::take(&mut self.reclaim_due) {
+            self.reclaim();
+        }
+        self.walk_step();
+        for n in 0..3 {
+            self.write_step(n);
+        }
+        self.checkpoint_step();
+    }
+
+    fn write_step(&mut self, n: usize) {
+        let durable = self.durable_gseq();
+        let ctx = WriteCtx { drive: self.sb.drive, nonce: self.sb.nonce, durable };
+        loop {
+            let may_open = self.may_open(n);
+            let Some(stream) = self.streams.get_mut(n) else { return };
+            if let Some((seg, slot, buf)) = stream.next_summary(durable) {
+                self.write_raw(Op::Summary(n, seg), slot, buf.freeze());
+                continue;
+            }
+            if stream.inflight() >= self.cfg.inflight_max || !stream.has_queued() {
+                return;
+            }
+            if stream.needs_segment() {
+                let Some((seg, seq)) = may_open.then(|| self.segs.open(Some(n as u8))).flatten() else { return };
+                stream.give_segment(seg, seq, self.layout.seg_start(seg), self.layout.seg_slots);
+            }
+            self.next_op += 1;
+            let id = self.next_op;
+            let Some(write) = stream.compose(id, &ctx) else { continue };
+            self.ops.insert(id, Op::Write(n));
+            self.ckpt.logged(write.bufs.len() as u64);
+            if n != Stream::Cold as usize {
+                self.walks.pay(write.data_slots + 1);
+            }
+            let durable = !self.cfg.power_loss_protected;
+            self.out.push(DevOp::Write { id, offset: write.slot * SLOT as u64, bufs: write.bufs, durable });
+        }
+    }
+    /// Whether a stream may take a free segment: the last ones belong to checkpoints, which make
+    /// segments free, and those before them to GC.
+    fn may_open(&self, n: usize) -> bool {
+        let keep = self.ckpt.segments_needed(&self.layout) + if n == Stream::Cold as usize { 0 } else { 2 };
+        self.segs.free_count() > keep
+    }
+
+    pub(crate) fn reclaim(&mut self) {
+        let mut discard = Vec::new();
+        self.segs.reclaim(self.ckpt.durable_lsn, self.cfg.discard, &mut discard);
+        self.start_discards(discard);
+    }
+    pub(crate) fn start_discards(&mut self, segs: Vec<u32>) {
+        for seg in segs {
+            let id = self.op(Op::Discard(seg));
+            let (offset, len) = (self.layout.seg_start(seg) * SLOT as u64, self.layout.seg_slots * SLOT as u64);
+            self.out.push(DevOp::Discard { id, offset, len });
+        }
+    }
+
+    /// A device operation ended.
+    pub(crate) fn finish(&mut self, id: u64, result: DevResult, events: &mut Vec<StoreEvent>) {
+        let Some(op) = self.ops.remove(&id) else { return };
+        let good = matches!(result, DevResult::Ok(_));
+        match op {
+            Op::Read(job, part) => return self.read_done(job, part, result, events),
+            Op::Walk(which) => return self.walk_read_done(which, result),
+            Op::Discard(seg) => return self.segs.discarded(seg),
+            _ if !good => return self.fail("a write to the drive failed"),
+            _ if self.failed => {}
+            Op::Write(n) => self.write_done(n, id, events),
+            Op::Summary(n, seg) => {
+                if let Some(s) = self.streams.get_mut(n) {
+                    s.summary_done();
+                }
+                self.segs.close(seg);
+                self.note_emptied(seg);
+            }
+            Op::Checkpoint => self.checkpoint_write_done(),
+            Op::Superblock => self.superblock_write_done(),
+        }
+    }
+
+    fn write_done(&mut self, n: usize, id: u64, events: &mut Vec<StoreEvent>) {
+        let groups = self.streams.get_mut(n).map(|s| s.finish(id)).unwrap_or_default();
+        for group in groups {
+            self.apply_group(group, events);
+        }
+        for seg in self.index.take_emptied() {
+            self.note_emptied(seg);
+        }
+        self.finish_barriers();
+        let applied = self.applied_lsn();
+        self.freed.retain(|_, lsn| *lsn >= applied);
+    }
+    pub(crate) fn finish_barriers(&mut self) {
+        let applied = self.applied_lsn();
+        while self.barriers.front().is_some_and(|(lsn, _)| *lsn <= applied) {
+            let token = self.barriers.pop_front().map(|(_, t)| StoreEvent::Barrier(t));
+            self.ready.extend(token);
+        }
+    }
+    /// A segment may have lost its last indexed block.
+    pub(crate) fn note_emptied(&mut self, seg: u32) {
+        if self.index.live_in(seg) == 0 {
+            self.segs.empty(seg, self.next_lsn);
+            self.reclaim_due = true;
+        }
+    }
+
+    pub(crate) fn view(&mut self) -> View<'_> {
+        View { index: &self.index, segs: &self.segs, layout: &self.layout, csums: &mut self.csums }
+    }
+    /// Starts a planned read, or answers it when nothing has to be fetched.
+    pub(crate) fn start_read(&mut self, job: ReadJob) {
+        if job.missing == 0 {
+            let event = job.resolve(self.view());
+            return self.ready.push(event);
+        }
+        job.pins.iter().for_each(|s| self.segs.pin(*s));
+        self.next_job += 1;
+        for (i, part) in job.parts.iter().enumerate() {
+            self.next_op += 1;
+            self.ops.insert(self.next_op, Op::Read(self.next_job, i));
+            let len = (part.slots * SLOT as u64) as u32;
+            self.out.push(DevOp::Read { id: self.next_op, offset: part.slot * SLOT as u64, len });
+        }
+        self.jobs.insert(self.next_job, job);
+    }
+    fn read_done(&mut self, id: u64, part: usize, result: DevResult, events: &mut Vec<StoreEvent>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if let Some(p) = job.parts.get_mut(part) {
+            p.buf = Some(if let DevResult::Ok(buf) = result { buf } else { Buf::empty() });
+        }
+        job.missing = job.missing.saturating_sub(1);
+        if job.missing > 0 {
+            return;
+        }
+        let Some(job) = self.jobs.remove(&id) else { return };
+        for seg in &job.pins {
+            self.unpin(*seg);
+        }
+        let event = job.resolve(self.view());
+        events.push(event);
+    }
+    pub(crate) fn unpin(&mut self, seg: u32) {
+        self.segs.unpin(seg);
+        let waits = self.segs.get(seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(_)));
+        self.reclaim_due |= waits;
+    }
+
+    /// Stops for good: nothing more is admitted, everything admitted becomes durable, and a
+    /// checkpoint makes the next open short. Drive it with `poll` and `complete` until `is_stopped`.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+    /// Whether a stop is complete (or the drive failed).
+    pub fn is_stopped(&self) -> bool {
+        self.failed || (self.stopping && self.sb.clean)
+    }
+    /// Asks for a checkpoint soon.
+    pub fn checkpoint_now(&mut self) {
+        self.ckpt.wanted = true;
+    }
+    /// Notes the highest incarnation and revision of the metadata store; they go to the superblocks
+    /// with the next checkpoint.
+    pub fn note_store(&mut self, incarnation: u64, store_rev: u64) {
+        self.sb.incarnation = self.sb.incarnation.max(incarnation);
+        self.sb.store_rev = self.sb.store_rev.max(store_rev);
+    }
+    /// Bytes of memory of the index, and of the checksum cache.
+    pub fn memory(&self) -> (usize, usize) {
+        (self.index.heap_bytes(), self.csums.heap_bytes())
+    }
+    /// Blocks that garbage collection moved since the open.
+    pub fn moved_blocks(&self) -> u64 {
+        self.walks.moved_blocks
+    }
+    /// Superblock as it stands in memory.
+    pub fn superblock(&self) -> &Superblock {
+        &self.sb
+    }
+    /// Segments: free, waiting for a checkpoint or a read, all.
+    pub fn segments(&self) -> (usize, usize, usize) {
+        (self.segs.free_count(), self.segs.emptied_count(), self.layout.segments as usize)
+    }
+}
+
+/// A buffer of whole slots that starts with `bytes`.
+pub(crate) fn padded(bytes: &[u8]) -> Buf {
+    let mut buf = BufMut::zeroed(bytes.len().next_multiple_of(SLOT));
+    if let Some(to) = buf.as_mut_slice().get_mut(..bytes.len()) {
+        to.copy_from_slice(bytes);
+    }
+    buf.freeze()
+}

@@ -1,0 +1,11 @@
+//! What tests of this and other crates run against: a naive store as the oracle, and a device
+//! in memory that loses and tears writes at a power cut.
+
+mod crash_dev;
+mod mem_dev;
+mod naive;
+mod naive_query;
+
+pub use crash_dev::{CrashDev, Rng};
+pub use mem_dev::MemDev;
+pub use naive::NaiveStore;

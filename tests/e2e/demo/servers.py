@@ -1,0 +1,95 @@
+"""Steps about storage servers: killed, frozen, started again, resynced."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from tests.e2e.demo.report import mib, seconds
+from tests.e2e.demo.world import World
+from tests.e2e.lib.ticker import Ticker
+from tests.e2e.lib.waits import wait_for
+from tests.e2e.lib.writer import Writer, verify
+
+KILLED, FROZEN = "node-1", "node-2"
+FREEZE_S: Final = 2.0
+"""With one server dead already, writes wait as long as the second one is frozen."""
+
+FULL_FREEZE_S: Final = 6.0  # longer than it takes to decide that a node is silent
+GO_ON_S: Final = 60.0
+WRITES: Final = 200
+SETTLE_WRITES: Final = 50
+
+
+def kill_and_freeze(world: World) -> None:
+    """Kill one server for good and freeze another for a while, under load; verify all of it."""
+    report, cluster = world.report, world.cluster
+    with world.load():
+        ticker, writer = Ticker(), Writer(world.writer_region())
+        writer.goes_on(WRITES, GO_ON_S)
+        cluster.cli("local", "stop", KILLED, "--signal", "KILL")
+        report.line(f"{KILLED} got SIGKILL while three volumes are written")
+        writer.goes_on(WRITES, GO_ON_S)
+        killed, stalls = writer.stop(), ticker.stop()
+        world.show_gap("server killed", killed, stalls)
+        report.figure("longest stall of the host meanwhile", seconds(stalls.longest_s))
+        _right(world, writer, killed)
+        ticker, writer = Ticker(), Writer(world.writer_region())
+        writer.goes_on(SETTLE_WRITES, GO_ON_S)
+        cluster.cli("local", "stop", FROZEN, "--signal", "STOP")
+        frozen_at = time.monotonic()
+        time.sleep(FREEZE_S)
+        cluster.cli("local", "stop", FROZEN, "--signal", "CONT")
+        report.line(
+            f"{FROZEN} was frozen for {seconds(time.monotonic() - frozen_at)}; with {KILLED} dead "
+            "one copy is too few, so writes wait for it"
+        )
+        writer.goes_on(WRITES, GO_ON_S)
+        seen, stalls = writer.stop(), ticker.stop()
+    world.show_gap("second server frozen, one dead", seen, stalls)
+    _right(world, writer, seen)
+    world.verify_all()
+
+
+def restart_and_resync(world: World) -> None:
+    """Start the dead server again and watch it catch up."""
+    report, cluster = world.report, world.cluster
+    before = cluster.status()["resync"].get("bytes_done", 0)
+    changed = sum(v.known.count for v in world.volumes.values() if v.known is not None)
+    report.check("the cluster knows that a copy is missing", holds=not cluster.in_sync())
+    cluster.cli("local", "start", KILLED)
+    began = time.monotonic()
+    cluster.wait_in_sync()
+    report.figure("back in sync after", seconds(time.monotonic() - began))
+
+    def moved() -> int:
+        return int(cluster.status()["resync"].get("bytes_done", 0)) - int(before)
+
+    wait_for(lambda: moved() > 0, "the returned server's report of what it copied", GO_ON_S)
+    report.figure("resync moved", mib(moved()))
+    used = cluster.used_bytes()
+    report.figure("stored on all drives", mib(used))
+    report.line(f"{changed} files or runs of blocks were known in all")
+    world.verify_all()
+
+
+def freeze_one_of_three(world: World) -> None:
+    """Freeze one server of a healthy cluster for longer than a silence is tolerated."""
+    report, cluster = world.report, world.cluster
+    ticker, writer = Ticker(), Writer(world.writer_region())
+    writer.goes_on(SETTLE_WRITES, GO_ON_S)
+    cluster.cli("local", "stop", FROZEN, "--signal", "STOP")
+    time.sleep(FULL_FREEZE_S)
+    writer.goes_on(SETTLE_WRITES, GO_ON_S)
+    cluster.cli("local", "stop", FROZEN, "--signal", "CONT")
+    seen, stalls = writer.stop(), ticker.stop()
+    world.show_gap("server frozen", seen, stalls)
+    _right(world, writer, seen)
+    cluster.wait_in_sync()
+    report.line(f"{FROZEN} was left out, came back and is in sync")
+
+
+def _right(world: World, writer: Writer, seen: object) -> None:
+    report = world.report
+    report.check("no write failed", holds=seen.errors == 0, detail=f"{seen.writes} writes")  # type: ignore[attr-defined]
+    world.check_content("the writer's blocks", lambda: verify(writer.region, seen) * 4096)  # type: ignore[arg-type]

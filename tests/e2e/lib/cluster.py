@@ -1,0 +1,140 @@
+"""A local cluster in a folder of its own, driven by the command line that users have."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from drystone_storaged.agent.rest import Rest, read_token
+from tests.e2e.lib.waits import wait_for
+
+COMMAND_WAIT_S: Final = 120.0  # the longest: `local up` on a slow disk
+IN_SYNC_WAIT_S: Final = 120.0
+ERROR_TEXT_MAX: Final = 4000
+
+Json = Any
+
+
+class CommandFailedError(Exception):
+    """A command of ours ended with an error; the text is its own."""
+
+    def __init__(self, argv: list[str], code: int, text: str) -> None:
+        super().__init__(f"`{' '.join(argv)}` ended with {code}: {text[-ERROR_TEXT_MAX:].strip()}")
+        self.code = code
+
+
+class Cluster:
+    """One cluster. ``cli`` runs `drystone …`, ``rest`` asks the manager directly."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._program = str(Path(sys.executable).with_name("drystone"))
+        self._rest: Rest | None = None
+
+    def cli(self, *words: str, timeout_s: float = COMMAND_WAIT_S) -> str:
+        """Run a command and give what it printed."""
+        argv = [self._program, *words]
+        if words[0] == "local":
+            argv += ["--dir", str(self.folder)]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=timeout_s, check=False,
+            env={**os.environ, "DRYSTONE_DIR": str(self.folder)},
+        )  # fmt: skip
+        if done.returncode:
+            raise CommandFailedError(["drystone", *words], done.returncode, done.stderr)
+        return done.stdout
+
+    def json(self, *words: str) -> Json:
+        """Run a command with `-o json`."""
+        return json.loads(self.cli(*words, "-o", "json"))
+
+    @property
+    def rest(self) -> Rest:
+        """The management API with the admin token."""
+        if self._rest is None:
+            members = json.loads((self.folder / "cluster.json").read_text())
+            self._rest = Rest(
+                members["endpoints"]["rest"], read_token(Path(members["token_file"]))
+            )
+        return self._rest
+
+    def status(self) -> Json:
+        """What `drystone status -o json` prints."""
+        return self.rest.get("/v1/status")
+
+    def in_sync(self) -> bool:
+        """Whether every placement group has all its copies."""
+        pgs = self.status()["pgs"]
+        return bool(pgs["total"]) and pgs["in_sync"] == pgs["total"]
+
+    def wait_in_sync(self, deadline_s: float = IN_SYNC_WAIT_S) -> None:
+        """Wait until every placement group is in sync."""
+        wait_for(self.in_sync, "every placement group in sync", deadline_s, poll_s=0.1)
+
+    def used_bytes(self) -> int:
+        """Live bytes of all drives, headers and copies included, as last reported."""
+        return sum(drive["used"] or 0 for drive in self.status()["drives"])
+
+    def attach(self, volume: str, node: str, kind: str) -> Json:
+        """`drystone volume attach`; its JSON."""
+        return self.json("volume", "attach", volume, "--node", node, "--as", kind)
+
+    def pid(self, process: str) -> int:
+        """Process id by the file under `run`."""
+        return int((self.folder / "run" / f"{process}.pid").read_text())
+
+    def server_names(self) -> list[str]:
+        """Storage nodes."""
+        members = json.loads((self.folder / "cluster.json").read_text())
+        return [server["name"] for server in members["servers"]]
+
+    def server_pids(self) -> list[int]:
+        """Storage servers that have a pid file."""
+        return [self.pid(f"{name}-server") for name in self.server_names()]
+
+    def pids(self) -> dict[str, int]:
+        """Every process of the cluster by name."""
+        return {
+            path.stem: int(path.read_text()) for path in (self.folder / "run").glob("*.pid")
+        }
+
+    def close(self) -> None:
+        """Forget the connections."""
+        if self._rest is not None:
+            self._rest.__exit__(None, None, None)
+            self._rest = None
+
+
+@contextmanager
+def temporary_cluster(name: str, *options: str, keep: bool = False) -> Iterator[Cluster]:
+    """`local up` in a new folder; everything is removed at the end, also after a failure."""
+    folder = Path(tempfile.mkdtemp(prefix=f"drystone-{name}-"))
+    cluster = Cluster(folder / "c")
+    try:
+        cluster.cli("local", "up", *options)
+        yield cluster
+    finally:
+        cluster.close()
+        if keep:
+            print(f"kept: {cluster.folder} (drystone local destroy --dir …)")
+        else:
+            _remove(cluster, folder)
+
+
+def _remove(cluster: Cluster, folder: Path) -> None:
+    # A process that was frozen cannot end in an orderly way; wake everything first.
+    for pid in cluster.pids().values():
+        try:
+            os.kill(pid, 18)  # SIGCONT
+        except ProcessLookupError:
+            continue
+    cluster.cli("local", "destroy", "--yes")
+    shutil.rmtree(folder, ignore_errors=True)

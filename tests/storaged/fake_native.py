@@ -1,0 +1,204 @@
+"""Stand-ins for the native cores: they record what they are told and answer at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+
+class FakeEvents:
+    """An event file as the native side has one."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._queue: list[str] = []
+        self._lock = threading.Lock()
+
+    def event_fd(self) -> int:
+        return self._fd
+
+    def events(self) -> list[str]:
+        with self._lock:
+            taken, self._queue = self._queue, []
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            pass
+        return taken
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        with self._lock:
+            self._queue.append(json.dumps({"kind": kind, **fields}))
+        os.eventfd_write(self._fd, 1)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class FakeTools:
+    """Drive files that are JSON: enough to be blank, ours, foreign or missing."""
+
+    def __init__(self) -> None:
+        self.in_use: set[str] = set()
+
+    def inspect_drive(self, path: str) -> str:
+        file = Path(path)
+        if path in self.in_use:
+            return json.dumps({"state": "in-use", "reason": "locked", "size": 0})
+        if not file.exists():
+            return json.dumps({"state": "missing", "reason": "no file", "size": 0})
+        text = file.read_text()
+        if not text:
+            return json.dumps({"state": "blank", "reason": "", "size": 1 << 30})
+        try:
+            return json.dumps({"state": "drystone", "reason": "", **json.loads(text)})
+        except ValueError:
+            return json.dumps({"state": "foreign", "reason": "it holds text", "size": len(text)})
+
+    def format_drive(self, path: str, spec: str) -> str:
+        wanted = json.loads(spec)
+        found = json.loads(self.inspect_drive(path))["state"]
+        assert found == ("missing" if wanted["create_bytes"] else "blank")
+        block = {
+            "uuid": wanted["uuid"], "cluster": wanted["cluster"], "nonce": 0, "revision": 0,
+            "incarnation": wanted["incarnation"], "size": wanted["create_bytes"] or 1 << 30,
+            "feature_level": 1, "drive": 0,
+        }  # fmt: skip
+        Path(path).write_text(json.dumps(block))
+        return self.inspect_drive(path)
+
+
+class FakeServerCore(FakeEvents):
+    """See ``drystone_native.ServerCore``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: dict[int, dict[str, Any]] = {}
+        self.fail_open: dict[str, str] = {}
+        self.maps: list[tuple[bytes, int | None]] = []
+        self.controls: list[tuple[int, dict[str, Any]]] = []
+        self.told: list[tuple[str, Any]] = []
+        self.hung: set[int] = set()
+        self.stopped = False
+
+    def open_drive(self, config: str) -> None:
+        wanted = json.loads(config)
+        number = wanted["drive"]
+        reason = self.fail_open.get(wanted["path"])
+        if reason is not None:
+            self.emit("drive_failed", drive=number, reason=reason)
+            return
+        file = Path(wanted["path"])
+        block = json.loads(file.read_text())
+        file.write_text(json.dumps({**block, "nonce": wanted["nonce"], "drive": number,
+                                    "revision": wanted["revision"]}))  # fmt: skip
+        self.open[number] = wanted
+        self.emit("drive_ready", drive=number, replayed_bytes=0, open_us=1, suspect=None)
+
+    def close_drive(self, drive: int) -> None:
+        del self.open[drive]
+        self.emit("drive_closed", drive=drive)
+
+    def start_beacon(self, listen: str, boot: int) -> str:
+        self.told.append(("beacon", boot))
+        return listen
+
+    def map(self, data: bytes, read_began_us: int | None) -> None:
+        self.maps.append((data, read_began_us))
+
+    def generations(self, drive: int, pool: int, revision: int, entries: Any) -> None:
+        self.told.append(("generations", (drive, pool, revision, list(entries))))
+
+    def control(self, drive: int, request_id: int, request: str) -> None:
+        if drive not in self.open:
+            raise RuntimeError(f"drive {drive} is not open here")
+        wanted = json.loads(request)
+        self.controls.append((drive, wanted))
+        sealed = wanted.get("generation")
+        self.emit("control_done", drive=drive, id=request_id, ok=True, sealed=sealed, reason=None)
+        if wanted["what"] == "scrub":
+            self.emit("report", what="scrub_done", drive=drive, blocks=10, bad=0)
+
+    def voters(self, version: int, voters: list[str], nodes: list[tuple[str, str]]) -> None:
+        self.told.append(("voters", (version, voters, nodes)))
+
+    def suspects(self, as_of: int, keys: list[tuple[str, int]]) -> None:
+        self.told.append(("suspects", (as_of, keys)))
+
+    def ask_vote(self, node: str, round: int) -> None:  # noqa: A002
+        self.emit("vote", node=node, round=round, granted=True)
+
+    def stats(self) -> str:
+        space = {"total_slots": 1000, "live_slots": 10, "grantable_slots": 900,
+                 "granted_slots": 5, "reserve_slots": 50}  # fmt: skip
+        one = {"counters": {"writes": 3}, "space": space, "oldest_io_us": 0, "peers": 0}
+        return json.dumps({"drives": {str(d): one for d in self.open if d not in self.hung}})
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.open.clear()
+
+
+class FakeBlockCore(FakeEvents):
+    """See ``drystone_native.BlockCore``: attaches, asks for the activation, becomes active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attached: dict[int, dict[str, Any]] = {}
+        self.tickets: dict[int, bytes] = {}
+        self.outcomes: list[tuple[int, int, str]] = []
+        self.hold: set[int] = set()
+        self.generation = 0
+        self.stopped = False
+
+    def map(self, data: bytes) -> None:
+        pass
+
+    def attach(self, ticket: bytes, config: str) -> None:
+        volume = int.from_bytes(ticket[9:17], "little")
+        generation = int.from_bytes(ticket[17:21], "little")
+        size = int.from_bytes(ticket[56:64], "little")
+        self.attached[volume] = {**json.loads(config), "generation": generation, "size": size}
+        self.tickets[volume] = ticket
+        Path(self.attached[volume]["socket"]).touch()
+        self.emit("state", volume=volume, generation=generation, state="sealing")
+        if not self.attached[volume]["recover"]:
+            self.emit("state", volume=volume, generation=generation, state="active")
+        elif volume not in self.hold:
+            self.emit("want_activate", volume=volume, generation=generation)
+
+    def activated(self, volume: int, generation: int, outcome: str) -> None:
+        self.outcomes.append((volume, generation, outcome))
+        if outcome == "ok":
+            self.emit("state", volume=volume, generation=generation, state="active")
+        elif outcome == "superseded":
+            self.emit("fenced", volume=volume, generation=generation, reason="superseded")
+
+    def ticket(self, volume: int, ticket: bytes) -> None:
+        self.tickets[volume] = ticket
+        self.attached[volume]["size"] = int.from_bytes(ticket[56:64], "little")
+        serial = int.from_bytes(ticket[5:9], "little")
+        self.emit("ticket_in_force", volume=volume, serial=serial)
+
+    def detach(self, volume: int) -> None:
+        fenced = self.attached.pop(volume).get("fenced", False)
+        self.emit("detached", volume=volume, clean=not fenced)
+
+    def revoked(self, volume: int) -> None:
+        self.attached[volume]["fenced"] = True
+        generation = self.attached[volume]["generation"]
+        self.emit("fenced", volume=volume, generation=generation, reason="the manager said so")
+
+    def stats(self) -> str:
+        volumes = {
+            str(v): {"state": "active", "generation": a["generation"], "size": a["size"],
+                     "connections": 0, "counters": {"write_requests": 7}}
+            for v, a in self.attached.items()
+        }  # fmt: skip
+        return json.dumps({"volumes": volumes, "drives_up": []})
+
+    def stop(self) -> None:
+        self.stopped = True

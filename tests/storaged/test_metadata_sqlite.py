@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+
+import pytest
+
+from drystone_common.errors import ConflictError, DataError
+from drystone_storaged.cluster.store import Compare, Put
+from drystone_storaged.cluster.store_sqlite import SqliteStore
+from tests.storaged.metadata_conformance import FakeClock, MetadataConformance
+
+
+class TestSqlite(MetadataConformance):
+    @pytest.fixture
+    def factory(self, tmp_path):
+        @contextlib.asynccontextmanager
+        async def make():
+            clock = FakeClock()
+            store = await SqliteStore.open(tmp_path / "m.db", clock=clock)
+            try:
+                yield store, clock
+            finally:
+                await store.close()
+
+        return make
+
+
+async def test_everything_is_there_after_a_reopen_except_leases(tmp_path):
+    store = await SqliteStore.open(tmp_path / "m.db")
+    lease = await store.lease_grant(60.0)
+    done = await store.txn([], [Put("/a", b"1"), Put("/leader", b"x", lease)])
+    await store.close()
+    again = await SqliteStore.open(tmp_path / "m.db")
+    found = await again.get("/a")
+    assert found is not None
+    assert found.mod_revision == done.revision
+    assert await again.get("/leader") is None
+    assert await again.revision() > done.revision
+    await again.close()
+
+
+async def test_a_second_process_is_refused(tmp_path):
+    store = await SqliteStore.open(tmp_path / "m.db")
+    with pytest.raises(ConflictError) as caught:
+        await SqliteStore.open(tmp_path / "m.db")
+    assert caught.value.code == "store_locked"
+    await store.close()
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "m.db"
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(DataError):
+        await SqliteStore.open(path)
+    assert path.read_bytes().startswith(b"not a database")
+
+
+async def test_a_store_of_a_later_format_is_refused(tmp_path):
+    store = await SqliteStore.open(tmp_path / "m.db")
+    await store.close()
+    db = sqlite3.connect(tmp_path / "m.db")
+    db.execute("UPDATE meta SET value = '9' WHERE name = 'format'")
+    db.commit()
+    db.close()
+    with pytest.raises(DataError) as caught:
+        await SqliteStore.open(tmp_path / "m.db")
+    assert caught.value.code == "store_format"
+
+
+async def test_history_is_compacted_by_itself_and_keys_stay(tmp_path, monkeypatch):
+    from drystone_storaged.cluster import sqlite_engine
+
+    monkeypatch.setattr(sqlite_engine, "HISTORY_REVISIONS", 10)
+    monkeypatch.setattr(sqlite_engine, "COMPACT_EVERY", 50)
+    store = await SqliteStore.open(tmp_path / "m.db")
+    await store.txn([], [Put("/old", b"1")])
+    await asyncio.gather(*(store.txn([], [Put("/n", b"%d" % i)]) for i in range(200)))
+    db = sqlite3.connect(tmp_path / "m.db")
+    (rows,) = db.execute("SELECT count(*) FROM log").fetchone()
+    db.close()
+    assert rows < 100
+    assert await store.get("/old") is not None
+    assert (await store.txn([Compare.absent("/old")], [])).succeeded is False
+    await store.close()
