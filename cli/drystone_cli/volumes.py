@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from drystone_cli import attachments
 from drystone_cli.context import find_cluster, manager
 from drystone_cli.output import Output, OutputOption, emit, fields, say, size, table
-from drystone_common.units import parse_size
+from drystone_common.units import parse_size, round_up
 from drystone_storaged.agent.rest import segment
 
 app = typer.Typer(
     help="Volumes: what a consumer sees as a disk.", no_args_is_help=True, rich_markup_mode=None
 )
+
+BLOCK_BYTES: Final = 4096
 
 NameArgument = Annotated[str, typer.Argument(help="Name or id of the volume.")]
 
@@ -40,7 +42,7 @@ def create(
 
     Example: drystone volume create db --size 10G
     """
-    body = {"name": name, "size": parse_size(size_text), "pool": pool}
+    body = {"name": name, "size": _bytes(size_text), "pool": pool}
     with manager() as rest:
         volume = rest.post("/v1/volumes", body)
     emit(output, volume, f"volume {volume['name']} ({volume['id']}) {size(volume['size'])}")
@@ -78,7 +80,7 @@ def resize(
 ) -> None:
     """Grow a volume; a device that is attached grows by itself."""
     with manager() as rest:
-        volume = rest.patch(f"/v1/volumes/{segment(name)}", {"size": parse_size(size_text)})
+        volume = rest.patch(f"/v1/volumes/{segment(name)}", {"size": _bytes(size_text)})
     emit(output, volume, f"volume {volume['name']} has {size(volume['size'])} now")
 
 
@@ -137,6 +139,11 @@ def detach(
     """Take a volume away from a node; afterwards that node can write no more."""
     nodes = attachments.detach(find_cluster(), name, node, force=force)
     say(f"volume {name}: detached from {', '.join(nodes)}" if nodes else f"{name}: not attached")
+
+
+def _bytes(text: str) -> int:
+    """A size in whole blocks: 10G is no multiple of 4096, and nobody wants less than asked for."""
+    return round_up(parse_size(text), BLOCK_BYTES)
 
 
 def _text(volume: dict[str, Any]) -> str:

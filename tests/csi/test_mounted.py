@@ -54,6 +54,7 @@ class RealDriver(Driver):
 @pytest.fixture
 async def driver(tmp_path):
     made = RealDriver(tmp_path)
+    assert isinstance(made.block, AttacherBlock)
     yield made
     unmount_below(tmp_path)
     await made.block.clean()

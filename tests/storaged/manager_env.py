@@ -179,11 +179,14 @@ class Peer:
         answer = await self.call("ReadMap", pb.ReadMapRequest())
         return pgmap.decode_map(answer.map)
 
-    async def die(self) -> None:
-        """As SIGKILL does: the socket is closed before the session is seen to end."""
+    async def stop_listening(self) -> None:
         if self.listener is not None:
             self.listener.close()
             await self.listener.wait_closed()
+
+    async def die(self) -> None:
+        """As SIGKILL does: the socket is closed before the session is seen to end."""
+        await self.stop_listening()
         await self.disconnect()
 
     async def close(self) -> None:

@@ -252,3 +252,12 @@ async def test_publishing_again_is_a_success_and_another_mode_is_not(env):
 async def test_attaching_a_missing_volume_says_so(env):
     with pytest.raises(NotFoundError):
         await env.attach.attach(caller(1), 999, RW, 1)
+
+
+async def test_a_node_cannot_attach_again_while_its_fence_is_unproven(env):
+    volume = await env.add_volume()
+    await env.attached(volume, caller(1), 11)
+    env.servers.silent = {2}
+    with pytest.raises(DeadlineError):
+        await env.fence.unpublish(volume.id, "block-1")
+    assert await code_of(env.attach.attach(caller(1), volume.id, RW, 12)) == "fence_pending"

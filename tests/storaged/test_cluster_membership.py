@@ -136,3 +136,12 @@ def test_an_empty_insync_is_an_invariant_broken():
 
     with pytest.raises(InvariantError):
         membership._checked(PgRecord(1, (1,)), PgRecord(2, ()), completed=())
+
+
+def test_without_a_live_survivor_nobody_is_dropped():
+    ref = PgRef(1, 0)
+    pgs = {ref: PgRecord(5, (1, 2, 3))}
+    assert membership.plan_drop(pgs, [1], 9, live=frozenset({1})) == ({}, (ref,))
+    changed, kept = membership.plan_drop(pgs, [1], 9, live=frozenset({3}))
+    assert changed[ref].insync == (2, 3)
+    assert kept == ()

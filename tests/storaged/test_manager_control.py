@@ -362,3 +362,36 @@ async def test_a_forgotten_node_is_replaced_by_one_that_has_room(mgr):
         await until(replaced, "the join of the spare")
         assert await refused(made[0].register()) == "join_token_invalid"
         await spare.close()
+
+
+async def test_when_every_server_dies_at_once_no_copy_is_thrown_away(mgr):
+    async with peers(mgr, 3, 1) as made:
+        for server in made[:3]:
+            await server.stop_listening()
+        for server in made[:3]:
+            await server.disconnect()
+        for server in made[:3]:
+            await mgr.services.judge.check_process(server.uuid.hex())
+        await mgr.services.judge.sweep()
+        assert all(members == {1, 2, 3} for members in insync(await made[-1].map()))
+        assert (await mgr.status())["health"] == "critical"
+
+
+async def test_a_death_while_no_manager_ran_is_found_by_the_sweep(tmp_path):
+    async with manager(tmp_path / "m") as mgr, peers(mgr, 3, 0) as made:
+        kept = [(p.uuid, p.metadata) for p in made]
+    async with manager(tmp_path / "m") as mgr:
+        back = []
+        for number, (uuid, metadata) in enumerate(kept[:2], start=1):
+            peer = Peer(mgr, f"node-{number}", "server", uuid=uuid, metadata=metadata)
+            peer.cluster = (await peer.register()).cluster
+            await peer.connect(instance=2)
+            await peer.open_drive(nonce=8, previous=7)
+            back.append(peer)
+
+        async def dropped():
+            return all(members == {1, 2} for members in insync(await back[0].map()))
+
+        await until(dropped, "the drop of the one that did not come back")
+        for peer in back:
+            await peer.close()

@@ -29,12 +29,14 @@ def monotonic_us() -> int:
 
 
 class MapFeed:
-    """Follows the map. ``revision`` is the newest that was applied."""
+    """Follows the map. ``revision`` and ``data`` are the newest that was applied."""
 
     def __init__(self, control: Control, apply: Apply) -> None:
         self._control = control
         self._apply = apply
         self.revision = 0
+        self.data = b""
+        self.on_change: Callable[[], None] | None = None
         self._wanted = 0
         self._read_wanted = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -96,6 +98,9 @@ class MapFeed:
         if began_us is None and update.revision == self.revision:
             return
         self._apply(update.map, began_us)
+        newer = update.revision > self.revision
         async with self._changed:
-            self.revision = update.revision
+            self.revision, self.data = update.revision, update.map
             self._changed.notify_all()
+        if newer and self.on_change is not None:
+            self.on_change()

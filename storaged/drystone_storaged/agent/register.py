@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from drystone_storaged.proto import control_pb2
 
 FEATURE_LEVEL: Final = 1  # highest level that this program understands
 TOKEN_BYTES_MAX: Final = 4096  # a token is some dozen characters
+TOKEN_WAIT_S: Final = 60.0  # whoever starts node and manager together writes it within this
+TOKEN_POLL_S: Final = 0.05
 
 _log = get_logger(__name__)
 
@@ -49,7 +53,7 @@ async def register(
 ) -> Membership:
     """Register, waiting for a manager as long as it takes; a refusal is raised."""
     control.authorize(identity.credential)
-    token = "" if identity.credential else _read_token(registrant.join_token_file)
+    token = "" if identity.credential else await _read_token(registrant.join_token_file)
     request = control_pb2.RegisterRequest(
         role=registrant.role,
         name=identity.name,
@@ -83,12 +87,22 @@ async def register(
     )
 
 
-def _read_token(path: str) -> str:
+async def _read_token(path: str) -> str:
+    """Read the token; a file that is not there yet is waited for, it may be on its way."""
+    if not path:
+        return ""
     try:
-        return read_limited(Path(path), bytes_max=TOKEN_BYTES_MAX).decode().strip() if path else ""
-    except (NotFoundError, UnicodeDecodeError) as error:
+        async with asyncio.timeout(TOKEN_WAIT_S):
+            while True:
+                with contextlib.suppress(NotFoundError):
+                    data = await asyncio.to_thread(
+                        read_limited, Path(path), bytes_max=TOKEN_BYTES_MAX
+                    )
+                    return data.decode("ascii", "replace").strip()
+                await asyncio.sleep(TOKEN_POLL_S)
+    except TimeoutError as error:
         raise UnauthenticatedError(
-            f"the join token file {path} cannot be read",
+            f"the join token file {path} does not exist",
             code="join_token_invalid",
             hint="get a new one from the manager; each admits one node",
         ) from error

@@ -42,7 +42,7 @@ _log = get_logger(__name__)
 
 
 class BlockDaemon:
-    """One block daemon around a native core. ``map_to_json`` is the native module's."""
+    """One block daemon around a native core."""
 
     def __init__(
         self,
@@ -50,15 +50,13 @@ class BlockDaemon:
         control: Control,
         membership: Membership,
         core: BlockCore,
-        map_to_json: Callable[[bytes], str],
     ) -> None:
         state = Path(settings.state_dir)
         self.core = core
         self.membership = membership
         self.background = Background()
         self._calls: set[asyncio.Task[None]] = set()
-        self._map = b""
-        self.maps = MapFeed(control, self._take_map)
+        self.maps = MapFeed(control, lambda data, _: core.map(data))
         self.devices = Devices(state, settings.attacher, Host.look())
         records = Records(state / "attachments")
         self.volumes = Volumes(
@@ -75,7 +73,7 @@ class BlockDaemon:
             fenced=lambda v: self._call(self.volumes.after_fence(v)),
         )
         self.volumes.engine = self.engine
-        self.reports = Reports(control, lambda: map_to_json(self._map) if self._map else "")
+        self.reports = Reports(control, lambda: self.maps.data)
         hello = control_pb2.Hello(instance=nonce(), version=__version__)
         self.session = Session(control, hello, self._on_message)
         self.pump = Pump(core, self._handlers())
@@ -97,10 +95,6 @@ class BlockDaemon:
                 task.cancel()
             await self.background.stop()
             await self.devices.aclose()
-
-    def _take_map(self, data: bytes, _read_began_us: int | None) -> None:
-        self._map = data
-        self.core.map(data)
 
     async def _on_message(self, message: control_pb2.SessionDown) -> None:
         kind = message.WhichOneof("kind")
@@ -199,7 +193,7 @@ async def serve(settings: BlockSettings) -> None:
         registrant = Registrant(control_pb2.ROLE_CLIENT, settings.join_token_file)
         membership = await register(control, file, identity, registrant)
         core = drystone_native.BlockCore(core_config(membership))
-        daemon = BlockDaemon(settings, control, membership, core, drystone_native.map_to_json)
+        daemon = BlockDaemon(settings, control, membership, core)
         metrics = Metrics("block", __version__)
         await stack.enter_async_context(serving_metrics(metrics, settings.metrics_listen))
         if settings.metrics_listen:

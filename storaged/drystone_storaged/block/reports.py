@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
 from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.pump import Event
+from drystone_storaged.cluster.pgmap import decode_map
 from drystone_storaged.proto import control_pb2
 
 GAP_S: Final = 1.0  # per drive and kind; the native side repeats while the trouble lasts
@@ -29,11 +29,11 @@ _log = get_logger(__name__)
 
 
 class Reports:
-    """Sends failure reports; ``map_json`` gives the newest map in readable form."""
+    """Sends failure reports; ``newest_map`` gives the encoded map that was applied last."""
 
-    def __init__(self, control: Control, map_json: Callable[[], str]) -> None:
+    def __init__(self, control: Control, newest_map: Callable[[], bytes]) -> None:
         self._control = control
-        self._map_json = map_json
+        self._map = newest_map
         self._sent_at: dict[tuple[int, str], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.bad_blocks = 0
@@ -71,8 +71,6 @@ class Reports:
 
     def _nonce_of(self, drive: int) -> int:
         """Which open of the drive this is about; 0 when it is not known."""
-        try:
-            drives: list[dict[str, Any]] = json.loads(self._map_json() or "{}").get("drives", [])
-        except ValueError:
-            return 0
-        return next((int(d["nonce"]) for d in drives if d["id"] == drive), 0)
+        data = self._map()
+        drives = decode_map(data).drives if data else ()
+        return next((d.nonce for d in drives if d.id == drive), 0)

@@ -95,6 +95,11 @@ def plan_attach(volume: Volume, caller: Caller, mode: AttachMode, nonce: int) ->
 
 
 def _check_published(volume: Volume, caller: Caller, mode: AttachMode) -> None:
+    if volume.fencing is not None and caller.node in volume.fencing.nodes:
+        # The publication stays in the record until the fence is proven, but it is over.
+        raise ConflictError(
+            f"volume {volume.name} is being taken away from {caller.node}", code="fence_pending"
+        )
     published = next((p for p in volume.publications if p.node == caller.node), None)
     writes = mode is AttachMode.READ_WRITE
     if published is None or (writes and published.mode is not AttachMode.READ_WRITE):

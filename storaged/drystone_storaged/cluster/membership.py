@@ -125,9 +125,18 @@ def effective_min_insync(min_insync: int, width: int) -> int:
 
 
 def plan_drop(
-    pgs: Mapping[PgRef, PgRecord], drives: Iterable[int], now_s: int, *, blank: bool = False
+    pgs: Mapping[PgRef, PgRecord],
+    drives: Iterable[int],
+    now_s: int,
+    *,
+    blank: bool = False,
+    live: frozenset[int] | None = None,
 ) -> tuple[dict[PgRef, PgRecord], tuple[PgRef, ...]]:
-    """Changes that drop all ``drives`` everywhere, and PGs where one had to stay."""
+    """Changes that drop all ``drives`` everywhere, and PGs where one had to stay.
+
+    With ``live``, a PG is left as it is unless a live in-sync drive remains: a drop there would
+    help nobody, and after a power cut it would throw away good copies before they are back.
+    """
     gone = list(drives)
     changed: dict[PgRef, PgRecord] = {}
     kept: list[PgRef] = []
@@ -135,6 +144,8 @@ def plan_drop(
         current = record
         for drive in gone:
             current = drop(current, drive, now_s, blank=blank) or current
+        if live is not None and live.isdisjoint(current.insync):
+            current = record
         if current is not record:
             # One change of the members is one epoch, however many drives leave together.
             changed[ref] = _squash(record, current)

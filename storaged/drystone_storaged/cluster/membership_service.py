@@ -63,13 +63,14 @@ class MembershipService:
         *,
         only: Collection[PgRef] | None = None,
         blank: bool = False,
+        live: frozenset[int] | None = None,
         still_valid: Callable[[MapState], bool] = lambda _: True,
         conditions: Sequence[Compare] = (),
     ) -> Changed:
         """Drop drives from all their PGs (or from ``only``), as far as I1 allows.
 
-        ``still_valid`` looks at the state each attempt starts from, e.g. at the open nonce that
-        the evidence is about; ``conditions`` are compared in the transaction itself.
+        ``live``: see ``membership.plan_drop``. ``still_valid`` looks at the state each attempt
+        starts from; ``conditions`` are compared in the transaction itself.
         """
 
         def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
@@ -77,7 +78,8 @@ class MembershipService:
                 raise EvidenceExpiredError(f"dropping drives {sorted(drives)}: evidence is void")
             pgs = state.pgs()
             chosen = pgs if only is None else {ref: pgs[ref] for ref in only if ref in pgs}
-            return membership.plan_drop(chosen, drives, int(self._wall()), blank=blank)
+            now_s = int(self._wall())
+            return membership.plan_drop(chosen, drives, now_s, blank=blank, live=live)
 
         return await self._run(plan, "a drop", conditions)
 

@@ -29,16 +29,17 @@ class OrderSender(Protocol):
 def holders(state: MapState, pool: int) -> tuple[set[int], set[int]]:
     """Drives that must confirm (in sync, joining or out), and those whose answer does not count.
 
-    A joiner may still copy the layer from a source that has not freed it: it confirms after
-    its promotion.
+    A joiner may still copy the layer from a source that has not freed it, and so may a drive
+    that is out once it joins: they confirm after their promotion, also if they did before.
     """
     required: set[int] = set()
-    joining: set[int] = set()
+    absent: set[int] = set()
     for record in state.pgs(pool).values():
-        required.update(record.members(), (o.drive for o in record.out))
-        joining.update(j.drive for j in record.joining)
+        away = [*(j.drive for j in record.joining), *(o.drive for o in record.out)]
+        required.update(record.insync, away)
+        absent.update(away)
     gone = {d.id for d in state.drives.values() if d.state is DriveState.GONE}
-    return required - gone, joining
+    return required - gone, absent
 
 
 class OrderService:
@@ -65,11 +66,12 @@ class OrderService:
         return left
 
     async def _carry_out(self, state: MapState, order: Order, revision: int) -> bool:
-        required, joining = holders(state, order.pool)
-        open_drives = required - set(order.confirmed) - joining
+        required, absent = holders(state, order.pool)
+        valid = set(order.confirmed) - absent
+        open_drives = required - valid - absent
         up = {d for d in open_drives if state.drives[d].state is DriveState.UP}
         done = set(await self._sender.free_layer(order, by_node(state, up))) if up else set()
-        confirmed = tuple(sorted(set(order.confirmed) | (done & up)))
+        confirmed = tuple(sorted(valid | (done & up)))
         key = keys.order(order.pool, order.id)
         compare = [Compare.mod(key, revision)]
         if required <= set(confirmed) and await self._same_holders(state, order.pool):
@@ -82,7 +84,7 @@ class OrderService:
     async def _same_holders(self, state: MapState, pool: int) -> bool:
         # Who had to confirm is taken from one map revision, which must still be the current one.
         now = await read_state(self._store)
-        return holders(now, pool)[0] <= holders(state, pool)[0]
+        return now.revision == state.revision or holders(now, pool) == holders(state, pool)
 
     async def pending(self, drive: int, pools: Collection[int]) -> list[Order]:
         """Orders that a returning drive has not confirmed."""

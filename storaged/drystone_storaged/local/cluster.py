@@ -64,15 +64,13 @@ class LocalCluster:
             members = self._members(wanted)
             self._notify(f"folder {self.layout.root}")
             wanted_processes = configs.processes(members)
-            manager = wanted_processes[0]
-            self._start(manager)
-            waiter = Waiter(self.processes, [manager], self._notify)
+            # All at once: what a node needs of the manager it waits for.
+            for process in wanted_processes:
+                self._start(process)
+            waiter = Waiter(self.processes, wanted_processes, self._notify)
             with self.rest(members) as rest:
                 waiter.until("the manager does not answer", lambda: _healthy(rest))
                 self._admit(rest, members)
-                for process in wanted_processes[1:]:
-                    self._start(process)
-                waiter = Waiter(self.processes, wanted_processes, self._notify)
                 self._wait_drives(rest, members, waiter)
                 self._ensure_pool(rest, members)
                 status = waiter.until_healthy(rest, members)

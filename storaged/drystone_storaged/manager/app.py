@@ -24,8 +24,9 @@ from drystone_storaged.cluster.leadership import KEEPALIVE_S
 from drystone_storaged.cluster.store_sqlite import SqliteStore
 from drystone_storaged.manager.control.server import start_control
 from drystone_storaged.manager.joins import LeaderLoop
+from drystone_storaged.manager.metrics import ManagerMetrics
 from drystone_storaged.manager.rest.app import create_app
-from drystone_storaged.manager.secrets_files import load_master, load_tokens
+from drystone_storaged.manager.secrets_files import load_admin_token, load_master, load_tokens
 from drystone_storaged.manager.services import Environment, Services, build
 from drystone_storaged.manager.settings import ManagerSettings
 
@@ -33,6 +34,7 @@ log = get_logger(__name__)
 
 PORT_MAX: Final = 65_535
 RESTART_S: Final = 0.5  # pause of a loop that failed: it must not spin on a store that is away
+SWEEP_S: Final = 1.0  # a death that no event told is found within it; costs one read of the map
 ORDERS_S: Final = 5.0  # orders wait for drives that are away; a look is one read when there is none
 STOP_S: Final = 2.0  # for calls in progress at the end
 START_S: Final = 30.0  # imports of a cold machine; serving begins right after
@@ -70,13 +72,23 @@ async def run_orders(services: Services) -> None:
             await services.orders.run()
 
 
+async def run_sweep(services: Services) -> None:
+    """Look again and again for what no event told."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        if services.leadership.leads:
+            await services.judge.sweep()
+
+
 @contextlib.asynccontextmanager
 async def running(settings: ManagerSettings) -> AsyncIterator[Running]:
     """Start a manager; leaving the context stops it."""
     check_listen(settings)
-    path = settings.state_dir / "metadata.db"
+    path = settings.state_dir / "store.sqlite"
     master = load_master(settings.master_path, store_exists=path.exists())
     tokens = load_tokens(settings.tokens_path)
+    if settings.admin_token_file is not None:
+        tokens[load_admin_token(settings.admin_token_file)] = "admin"
     store = await SqliteStore.open(path)
     try:
         cluster = await ensure_cluster(store, new_uuid(), int(time.time()))
@@ -106,6 +118,7 @@ async def _serving(
         "map": services.feed.run,
         "joins": services.joins.run,
         "promotions": services.promotions.run,
+        "sweep": lambda: run_sweep(services),
         "orders": lambda: run_orders(services),
     }
     listener = _listen(settings)
@@ -120,10 +133,14 @@ async def _serving(
     atomic_write_json(
         settings.state_dir / "endpoints.json", {"rest": address, "control": control_address}
     )
+    metrics = ManagerMetrics(services)
+    metrics_server = metrics.listen(settings.metrics_listen)
     log.info("manager is ready", rest=address, control=control_address)
     try:
         yield Running(services, address, control_address)
     finally:
+        if metrics_server is not None:
+            metrics_server.shutdown()
         rest.should_exit = True
         await control.stop(STOP_S)
         await rest.stopped.wait()
@@ -208,6 +225,8 @@ def _cannot_listen(where: str) -> InvalidArgumentError:
 def check_listen(settings: ManagerSettings) -> None:
     """Without TLS only loopback, unless the operator says that the network is trusted."""
     listens = [settings.control_listen]
+    if settings.metrics_listen:
+        listens.append(settings.metrics_listen)
     if settings.rest_socket is None:
         listens.append(settings.rest_listen)
     for listen in listens:

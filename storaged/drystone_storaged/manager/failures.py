@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from drystone_common.logs import get_logger
+from drystone_storaged.cluster import membership as planner
 from drystone_storaged.cluster.drives import DriveService
 from drystone_storaged.cluster.mapstate import MapState, read_state
+from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.membership_service import Changed, Evidence, MembershipService
+from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.records import Drive, DriveState
 from drystone_storaged.cluster.store import Compare, MetadataStore
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.drivestats import DriveStats
-from drystone_storaged.manager.probe import Prober, all_refused
+from drystone_storaged.manager.probe import Liveness, Prober, all_refused
 from drystone_storaged.proto import control_pb2 as pb
 
 log = get_logger(__name__)
@@ -36,6 +41,7 @@ class JudgeDeps:
     stats: DriveStats
     monotonic: Callable[[], float]
     joiner_failed: Callable[[int], None]
+    connected: Callable[[str], bool]
 
 
 class FailureJudge:
@@ -43,6 +49,8 @@ class FailureJudge:
 
     def __init__(self, deps: JudgeDeps) -> None:
         self._deps = deps
+        # One look at a process at a time: two would void each other's evidence.
+        self._looking: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def has_members(self, node: str) -> bool:
         """Whether a node's drives are members of any PG."""
@@ -52,6 +60,10 @@ class FailureJudge:
 
     async def check_process(self, node: str) -> bool:
         """Probe a node's drives; refused everywhere = dead, dropped now. True = dropped."""
+        async with self._looking[node]:
+            return await self._check_process(node)
+
+    async def _check_process(self, node: str) -> bool:
         state = await read_state(self._deps.store)
         drives = _serving(state, node)
         evidence = Evidence("connection refused", self._deps.monotonic())
@@ -130,8 +142,14 @@ class FailureJudge:
         log.warning("dropping a drive", drive=drive.id, reason=evidence.reason)
         observed = {drive.id: state.drive_revisions[drive.id]}
         conditions = await self._deps.drives.set_down(observed, evidence.reason)
+        live = await self._live(state, frozenset([drive.id]))
         await self._deps.membership.drop(
-            [drive.id], evidence, only=list(pgs), still_valid=unchanged, conditions=conditions
+            [drive.id],
+            evidence,
+            only=list(pgs),
+            live=live,
+            still_valid=unchanged,
+            conditions=conditions,
         )
         return True
 
@@ -146,10 +164,53 @@ class FailureJudge:
         # that come back void the drop if the drive is opened or reported ready meanwhile: a
         # process that starts between the probe and the transaction is not the dead one.
         observed = {d.id: state.drive_revisions[d.id] for d in drives}
+        live = await self._live(state, frozenset(observed))
         unchanged = await self._deps.drives.set_down(observed, evidence.reason)
         return await self._deps.membership.drop(
-            list(observed), evidence, conditions=[*conditions, *unchanged]
+            list(observed), evidence, live=live, conditions=[*conditions, *unchanged]
         )
+
+    async def _live(self, state: MapState, besides: frozenset[int]) -> frozenset[int]:
+        """Drives that are ready, of connected servers, and listen at this moment."""
+        candidates = [
+            d
+            for d in state.drives.values()
+            if d.state is DriveState.UP and d.id not in besides and self._deps.connected(d.node)
+        ]
+        found = await asyncio.gather(*(self._deps.prober.probe(d.addr) for d in candidates))
+        answers = zip(candidates, found, strict=True)
+        return frozenset(d.id for d, result in answers if result is Liveness.LISTENING)
+
+    async def sweep(self) -> None:
+        """Find what no event told: deaths while no manager ran, drops that could not be done.
+
+        Looks at servers without a session, and at drives that ended while no other copy lived.
+        """
+        state = await read_state(self._deps.store)
+        pgs = state.pgs()
+        nodes = {d.node for d in state.drives.values() if d.state is not DriveState.GONE}
+        for node in sorted(n for n in nodes if not self._deps.connected(n)):
+            numbers = [d.id for d in _of_node(state, node)]
+            up = any(state.drives[n].state is DriveState.UP for n in numbers)
+            if up or _droppable(state, pgs, numbers, self._deps.connected):
+                await self.check_process(node)
+        for drive in state.drives.values():
+            ended = drive.state is DriveState.DOWN and drive.reason
+            if ended and _droppable(state, pgs, [drive.id], self._deps.connected):
+                await self.drive_ended(drive.id, drive.reason)
+
+
+def _droppable(
+    state: MapState,
+    pgs: Mapping[PgRef, PgRecord],
+    numbers: list[int],
+    connected: Callable[[str], bool],
+) -> bool:
+    live = frozenset(
+        d.id for d in state.drives.values() if d.state is DriveState.UP and connected(d.node)
+    )
+    changed, _ = planner.plan_drop(pgs, numbers, 0, live=live - frozenset(numbers))
+    return bool(changed)
 
 
 def _of_node(state: MapState, node: str) -> list[Drive]:

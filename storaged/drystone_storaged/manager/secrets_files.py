@@ -39,6 +39,18 @@ def load_master(path: Path, *, store_exists: bool) -> bytes:
     return master
 
 
+def load_admin_token(path: Path) -> str:
+    """Read a file that holds one token of role admin."""
+    token = read_limited(path).decode("utf-8", "replace").strip()
+    if len(token) < TOKEN_CHARS_MIN or not token.isascii() or not token.isprintable():
+        raise InvalidArgumentError(
+            f"{path} does not hold a token",
+            code="tokens_invalid",
+            hint=f"one line of {TOKEN_CHARS_MIN} or more printable characters",
+        )
+    return token
+
+
 def load_tokens(path: Path) -> dict[str, str]:
     """Read tokens: token → role. A missing file is made with one token of each role."""
     if not path.exists():

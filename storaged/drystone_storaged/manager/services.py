@@ -125,7 +125,17 @@ def build(env: Environment) -> Services:
     members = MembershipService(store, leadership, monotonic=clock, wall=env.wall)
     feed = MapFeed(store)
     judge = FailureJudge(
-        JudgeDeps(store, members, drives, commander, env.prober, stats, clock, backoff.failed)
+        JudgeDeps(
+            store=store,
+            membership=members,
+            drives=drives,
+            commander=commander,
+            prober=env.prober,
+            stats=stats,
+            monotonic=clock,
+            joiner_failed=backoff.failed,
+            connected=lambda node: sessions.get(("server", node)) is not None,
+        )
     )
     fence = FenceService(store, volumes, commander, monotonic=clock, random_nonce=random_nonce)
     status = StatusService(store, feed, sessions, stats, usage)

@@ -28,11 +28,17 @@ class ManagerSettings(Settings):
     insecure_listen: bool = False
     """Allow addresses that are not loopback without TLS: tokens travel in clear text."""
 
-    master_file: Path | None = None
+    master_key_file: Path | None = None
     """32 bytes as hex; default ``master.key`` in the state folder, made at the first start."""
 
     tokens_file: Path | None = None
     """Lines ``role token``; default ``tokens`` in the state folder, made at the first start."""
+
+    admin_token_file: Path | None = None
+    """One line: a token of role admin, besides those of ``tokens_file``."""
+
+    metrics_listen: str = ""
+    """Host and port of Prometheus metrics; empty = off."""
 
     log_level: str = "INFO"
     """Level of the log."""
@@ -40,7 +46,7 @@ class ManagerSettings(Settings):
     @property
     def master_path(self) -> Path:
         """Where the master key is."""
-        return self.master_file or self.state_dir / "master.key"
+        return self.master_key_file or self.state_dir / "master.key"
 
     @property
     def tokens_path(self) -> Path:

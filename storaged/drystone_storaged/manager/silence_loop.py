@@ -64,9 +64,10 @@ class SilenceLoop:
 
     async def suspects_message(self) -> pb.SessionDown:
         """Every suspicion that stands."""
+        revision = await self._deps.store.revision()
         standing = await read_all(self._deps.store, keys.SUSPECTS, Suspicion)
         listed = [pb.Suspect(node=bytes.fromhex(s.node), round=s.round) for s in standing]
-        return pb.SessionDown(suspects=pb.Suspects(suspects=listed))
+        return pb.SessionDown(suspects=pb.Suspects(suspects=listed, revision=revision))
 
     async def recover(self) -> None:
         """At start: suspicions of a manager that is gone are withdrawn; votes begin anew."""

@@ -28,6 +28,7 @@ from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.drive import DriveDeps, DriveKeeper
 from drystone_storaged.server.ledger import Ledger
 from drystone_storaged.server.prepare import DriveTools, Preparer
+from drystone_storaged.server.revive import Revive
 from drystone_storaged.server.settings import ServerSettings
 from drystone_storaged.server.silence import Silence
 from drystone_storaged.server.status import ServerMetrics, StatusReporter
@@ -66,6 +67,9 @@ class Server:
             core, self.drives, lambda: self.maps.revision, self.session.send
         )
         self.session.on_open(self.reporter.session_opened)
+        self.revive = Revive(self.drives, self.maps, self.reporter)
+        self.session.on_open(self.revive.session_opened)
+        self.maps.on_change = self.revive.map_changed
         self.commands = Commands(
             core,
             self.controls,
@@ -99,6 +103,7 @@ class Server:
             start(self.upcalls.run_generations(), "generations")
             start(self.reporter.run(), "status")
             start(self.silence.run(), "silence")
+            start(self.revive.run(), "revive")
             for drive in self.drives:
                 start(drive.run(), f"drive-{drive.slot}")
             await self.background.failure()

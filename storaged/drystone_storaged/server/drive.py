@@ -103,6 +103,10 @@ class DriveKeeper:
             _log.error("drive_failed", drive=self.number, reason=self.reason)
             self._ended.set()
 
+    async def ready_again(self) -> None:
+        """Tell the manager that the drive serves, whatever it believed."""
+        await self._report(control_pb2.DRIVE_STATE_READY, "")
+
     async def closed(self) -> None:
         """Tell the manager that no request of this drive is answered any more."""
         if self.state is DriveState.SERVING:

@@ -51,7 +51,9 @@ class Silence:
     def suspects(self, suspects: control_pb2.Suspects) -> None:
         """Tell the beacon every suspicion that stands."""
         keys = [(uuid_text(s.node), s.round) for s in suspects.suspects]
-        self._core.suspects(suspects.revision, keys)
+        # A round is the revision before its suspicion was written, so one at this very revision
+        # may be newer than the list.
+        self._core.suspects(max(0, suspects.revision - 1), keys)
 
     async def run(self) -> None:
         """Report on every change, and each second while not empty, until cancelled."""

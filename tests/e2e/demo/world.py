@@ -27,7 +27,9 @@ WRITER_SEED: Final = 1
 class Known(Protocol):
     """Known data on a volume."""
 
-    count: int
+    @property
+    def bytes_known(self) -> int:
+        """Bytes written so far."""
 
     def add(self) -> None:
         """Write some more, durably."""
@@ -57,11 +59,16 @@ class World:
     mounted: bool
     volumes: dict[str, Volume] = field(default_factory=dict)
     used_at_start: int = 0
+    changed_bytes: int = 0
 
     @property
     def raw(self) -> Volume:
         """The volume without a file system."""
         return self.volumes[RAW]
+
+    def bytes_known(self) -> int:
+        """Known bytes on all volumes, the measuring writer's not counted."""
+        return sum(v.known.bytes_known for v in self.volumes.values() if v.known is not None)
 
     def writer_region(self) -> Region:
         """Where the measuring writer works: the first blocks of the raw volume."""

@@ -22,15 +22,18 @@ class BlockSet:
 
     def add(self) -> None:
         """Write the next blocks durably."""
-        data = b"".join(
-            content(self.seed, self.count + n, 1) for n in range(STEP_BLOCKS)
-        )
+        data = b"".join(content(self.seed, self.count + n, 1) for n in range(STEP_BLOCKS))
         disk = open_disk(self.where)
         try:
             disk.write((self.first + self.count) * BLOCK_BYTES, data)
         finally:
             disk.close()
         self.count += STEP_BLOCKS
+
+    @property
+    def bytes_known(self) -> int:
+        """Bytes written so far."""
+        return self.count * BLOCK_BYTES
 
     def verify(self) -> int:
         """Bytes checked; ValueError on a difference."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from tests.e2e.lib.waits import wait_for
 
 COMMAND_WAIT_S: Final = 120.0  # the longest: `local up` on a slow disk
 IN_SYNC_WAIT_S: Final = 120.0
+UMOUNT_WAIT_S: Final = 30.0
 ERROR_TEXT_MAX: Final = 4000
 
 Json = Any
@@ -38,6 +40,10 @@ class Cluster:
         self.folder = folder
         self._program = str(Path(sys.executable).with_name("drystone"))
         self._rest: Rest | None = None
+        # Only ever this cluster, whatever the caller's shell points at.
+        others = ("DRYSTONE_URL", "DRYSTONE_TOKEN_FILE")
+        self._environment = {k: v for k, v in os.environ.items() if k not in others}
+        self._environment["DRYSTONE_DIR"] = str(folder)
 
     def cli(self, *words: str, timeout_s: float = COMMAND_WAIT_S) -> str:
         """Run a command and give what it printed."""
@@ -46,7 +52,7 @@ class Cluster:
             argv += ["--dir", str(self.folder)]
         done = subprocess.run(
             argv, capture_output=True, text=True, timeout=timeout_s, check=False,
-            env={**os.environ, "DRYSTONE_DIR": str(self.folder)},
+            env=self._environment,
         )  # fmt: skip
         if done.returncode:
             raise CommandFailedError(["drystone", *words], done.returncode, done.stderr)
@@ -61,9 +67,7 @@ class Cluster:
         """The management API with the admin token."""
         if self._rest is None:
             members = json.loads((self.folder / "cluster.json").read_text())
-            self._rest = Rest(
-                members["endpoints"]["rest"], read_token(Path(members["token_file"]))
-            )
+            self._rest = Rest(members["endpoints"]["rest"], read_token(Path(members["token_file"])))
         return self._rest
 
     def status(self) -> Json:
@@ -102,9 +106,7 @@ class Cluster:
 
     def pids(self) -> dict[str, int]:
         """Every process of the cluster by name."""
-        return {
-            path.stem: int(path.read_text()) for path in (self.folder / "run").glob("*.pid")
-        }
+        return {path.stem: int(path.read_text()) for path in (self.folder / "run").glob("*.pid")}
 
     def close(self) -> None:
         """Forget the connections."""
@@ -130,11 +132,24 @@ def temporary_cluster(name: str, *options: str, keep: bool = False) -> Iterator[
 
 
 def _remove(cluster: Cluster, folder: Path) -> None:
+    """Leave nothing behind, whatever state the cluster is in."""
     # A process that was frozen cannot end in an orderly way; wake everything first.
     for pid in cluster.pids().values():
-        try:
-            os.kill(pid, 18)  # SIGCONT
-        except ProcessLookupError:
-            continue
-    cluster.cli("local", "destroy", "--yes")
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    # Innermost first, and lazily: a mount whose device hangs must not hold us up.
+    for point in reversed(_mounts_below(folder)):
+        subprocess.run(["umount", "--lazy", "--", point], check=False, timeout=UMOUNT_WAIT_S)
+    try:
+        cluster.cli("local", "destroy", "--force")
+    except CommandFailedError as error:
+        print(f"warning: {cluster.folder} could not be removed: {error}", file=sys.stderr)
+        for pid in cluster.pids().values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mounts_below(folder: Path) -> list[str]:
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [point for point in points if point.startswith(f"{folder}/")]

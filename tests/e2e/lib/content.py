@@ -1,4 +1,4 @@
-"""Known data: what a block must hold follows from its place, a seed and how often it was written."""
+"""Known data: what a block holds follows from its place, a seed and the number of the write."""
 
 from __future__ import annotations
 

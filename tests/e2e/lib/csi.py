@@ -1,4 +1,4 @@
-"""The CSI plugin as an orchestrator calls it: over its socket, in the order of the specification."""
+"""The CSI plugin as an orchestrator calls it: over its socket, in the specified order."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ class Csi:
         """NodeUnpublish, NodeUnstage, ControllerUnpublish."""
         self._call(
             self._node.NodeUnpublishVolume,
-            csi_pb2.NodeUnpublishVolumeRequest(
-                volume_id=volume.volume_id, target_path=str(target)
-            ),
+            csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume.volume_id, target_path=str(target)),
         )
         self._call(
             self._node.NodeUnstageVolume,
@@ -115,9 +113,7 @@ class Csi:
                 volume_id=volume.volume_id, staging_target_path=str(staging)
             ),
         )
-        request = csi_pb2.ControllerUnpublishVolumeRequest(
-            volume_id=volume.volume_id, node_id=node
-        )
+        request = csi_pb2.ControllerUnpublishVolumeRequest(volume_id=volume.volume_id, node_id=node)
         self._call(self._controller.ControllerUnpublishVolume, request)
 
     def expand(self, volume: CsiVolume, size: int) -> bool:

@@ -5,6 +5,7 @@ Only what the demonstration needs; numbers are those of the NBD protocol documen
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -71,10 +72,8 @@ class Nbd:
         """Say good-bye, if there is anybody to say it to."""
         if self._socket is None:
             return
-        try:
+        with contextlib.suppress(OSError):
             self._socket.sendall(struct.pack(">IHHQQI", _REQUEST, 0, _CLOSE, 0, 0, 0))
-        except OSError:
-            pass
         self._drop()
 
     def _request(

@@ -218,7 +218,7 @@ def task_json(task: Task) -> Json:
     """A task as REST shows it."""
     shown: dict[str, Any] = asdict(task)
     del shown["cursor"]
-    return shown
+    return {**shown, "task": str(task.id), "message": shown.pop("detail")}
 
 
 def page(items: list[Json], key: str, limit: int, cursor: str | None) -> Json:

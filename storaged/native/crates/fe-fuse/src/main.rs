@@ -100,6 +100,10 @@ fn stay_out_of_write_back() {
     if let Err(error) = configure_io_flusher_behavior(true) {
         eprintln!("drystone-fuse: no IO_FLUSHER state ({error})");
     }
+    // Killing this process frees a few MiB and breaks a file system.
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
+        eprintln!("drystone-fuse: may be killed when memory runs out ({error})");
+    }
     // On fault: FUSE's receive buffer is 16 MiB of which a few hundred KiB are ever touched.
     let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     if let Err(error) = mlockall(flags) {

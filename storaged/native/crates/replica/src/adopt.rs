@@ -140,6 +140,7 @@ impl<S: ObjectStore> Replica<S> {
 
     fn leave(&mut self, id: PgId) {
         self.end_resync(id);
+        self.forget_check(id);
         self.pgs.remove(&id);
     }
 
@@ -208,6 +209,7 @@ impl<S: ObjectStore> Replica<S> {
 
     pub(crate) fn mark_draining(&mut self, id: PgId, rec: &PgRecord, role: Role) {
         self.end_resync(id);
+        self.forget_check(id);
         let pg = self.pgs.entry(id).or_insert_with(|| new_pg(rec));
         pg.rec = rec.clone();
         pg.role = role;

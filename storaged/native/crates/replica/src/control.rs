@@ -2,12 +2,12 @@
 
 use drystone_store::api::{MetaKey, ObjectStore, Record, SpaceClass, Stream};
 use drystone_types::consts::Micros;
-use drystone_types::{Buf, Epoch, Header, LayerId, PgId, Status, Writer};
+use drystone_types::{Buf, Epoch, Header, LayerId, PgId, Status, VolumeId, Writer};
 
 use crate::api::{Action, Control, ControlResult, PeerId};
 use crate::replica::Replica;
 use crate::startup::{FREED_KEY, FREED_MAX};
-use crate::state::{Asker, Op, Refusal, Then};
+use crate::state::{Asker, Op, Refusal, Then, Vol};
 
 impl<S: ObjectStore> Replica<S> {
     pub(crate) fn on_control(&mut self, id: u64, req: Control) {
@@ -46,12 +46,28 @@ impl<S: ObjectStore> Replica<S> {
     fn free_layer(&mut self, id: u64, layer: LayerId) {
         self.remember_freed(layer);
         match self.append(Stream::Small, SpaceClass::Reserve, Record::FreeLayer(layer), Buf::empty()) {
-            Ok(token) => {
-                self.freezes.remove(&layer);
-                self.then(token, Then::Control(id));
-            }
+            Ok(token) => self.then(token, Then::LayerFreed { id, layer }),
             Err(_) => self.control_failed(id, "the drive cannot log the order: it failed and must be dropped"),
         }
+    }
+
+    /// What the drive kept for the layer goes; with a volume's last layer the volume goes too, so that
+    /// dead volumes do not fill the table. Its generation is then unknown, which admits nothing.
+    pub(crate) fn layer_freed(&mut self, id: u64, layer: LayerId) {
+        if self.freezes.remove(&layer).is_some() {
+            let _ = self.append_meta(MetaKey::Freeze(layer), Vec::new());
+        }
+        let only = |v: &Vol| v.ticket.as_ref().is_some_and(|t| t.chain.len() == 1 && t.head() == Some(layer));
+        let mut dead: Vec<VolumeId> = self.vols.iter().filter(|(_, v)| only(v)).map(|(id, _)| *id).collect();
+        dead.sort_unstable();
+        for vol in dead.into_iter().filter(|vol| !self.store.lineage_exists(*vol)).collect::<Vec<_>>() {
+            self.forget_grants(vol);
+            self.vols.remove(&vol);
+            for key in [MetaKey::Seal(vol), MetaKey::Stable(vol), MetaKey::Grant(vol)] {
+                let _ = self.append_meta(key, Vec::new());
+            }
+        }
+        self.control_done(id);
     }
 
     fn remember_freed(&mut self, layer: LayerId) {

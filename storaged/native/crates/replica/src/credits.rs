@@ -13,6 +13,9 @@ use crate::limits::{GRANT_FAST, GRANT_FIRST, GRANT_MAX, GRANT_MIN};
 use crate::replica::Replica;
 use crate::state::{Refusal, Then};
 
+/// STABLE requests without a write in between after which a volume counts as starved: an idle
+/// volume sends one, a waiting one polls every 50 ms.
+const POLLS_STARVED: u8 = 4;
 /// Most volumes one SESSION restates: all that one daemon can have attached.
 const RESTATE_MAX: usize = 65_536;
 
@@ -36,6 +39,8 @@ pub(crate) struct Grant {
     /// Slots kept outstanding for the volume.
     window: u64,
     topped_at: Micros,
+    /// STABLE requests since the last write that used a credit.
+    polls: u8,
 }
 
 impl Grant {
@@ -94,49 +99,74 @@ impl<S: ObjectStore> Replica<S> {
     /// Fills the window when half of it is used. O(1), and rare by construction.
     pub(crate) fn top_up(&mut self, vol_id: VolumeId, gen: Gen) {
         let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        let attached = vol.ticket.is_some();
         let g = &mut vol.grant;
-        if gen != g.gen || g.open() * 2 >= g.window.max(1) {
+        // A volume that polls without writing may count slots as used that never arrived here
+        // (sent while this drive was out of the PG): without this it would wait for ever.
+        let starved = g.polls >= POLLS_STARVED && g.open() < GRANT_MAX;
+        if gen != g.gen || !attached || !starved && g.open() * 2 >= g.window.max(1) {
             return;
         }
         let space = self.store.space();
         let scarce = space.grantable < (space.total / 64).max(GRANT_MIN);
         let window = if scarce { g.window.min(GRANT_MIN) } else { g.window };
-        let want = window.saturating_sub(g.open());
-        let add = want.min(g.bound.saturating_sub(g.outstanding())).min(space.grantable);
-        let fast = self.now.saturating_sub(g.topped_at) < GRANT_FAST && g.topped_at > 0;
-        let grow = fast && !scarce && !g.raising && g.window < GRANT_MAX;
-        let next = (g.window * 2).min(GRANT_MAX);
+        let want = if starved { GRANT_MIN } else { window.saturating_sub(g.open()) };
+        let room = g.bound.saturating_sub(g.outstanding());
+        let add = want.min(room).min(space.grantable);
+        let fast = g.topped_at > 0 && self.now.saturating_sub(g.topped_at) < GRANT_FAST;
+        let next = if fast && !scarce { (g.window * 2).min(GRANT_MAX) } else { g.window.max(GRANT_FIRST) };
+        // What is reserved from before an open must not keep new credits away either.
+        let short = room < want || next > g.window;
+        let bound = g.outstanding() + next.max(want);
         if add > 0 {
             g.topped_at = self.now;
-            g.granted = g.granted.wrapping_add(u32::try_from(add).unwrap_or(0));
-            self.store.grant(signed(add));
-            self.stats.slots_granted += add;
-            let after = self.store.space();
-            self.assert_that(
-                after.live + after.reserve + after.granted <= after.total,
-                "I20: more slots are granted than are free above the reserve",
-            );
+            g.polls = 0;
+            self.give(vol_id, add);
         }
-        if grow {
-            self.raise_bound(vol_id, next);
+        if short && space.grantable > 0 {
+            self.raise_bound(vol_id, bound, next);
         }
     }
 
-    fn raise_bound(&mut self, vol_id: VolumeId, bound: u64) {
+    fn give(&mut self, vol_id: VolumeId, add: u64) {
         let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        vol.grant.granted = vol.grant.granted.wrapping_add(u32::try_from(add).unwrap_or(0));
+        self.store.grant(signed(add));
+        self.stats.slots_granted += add;
+        let after = self.store.space();
+        self.assert_that(
+            after.live + after.reserve + after.granted <= after.total,
+            "I20: more slots are granted than are free above the reserve",
+        );
+    }
+
+    /// Logs a higher bound; only when that is durable more is granted (L3).
+    fn raise_bound(&mut self, vol_id: VolumeId, bound: u64, window: u64) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        if vol.grant.raising || bound <= vol.grant.bound {
+            return;
+        }
         vol.grant.raising = true;
         let gen = vol.grant.gen;
         if let Ok(token) = self.append_meta(MetaKey::Grant(vol_id), encode_grant(gen, bound)) {
-            self.then(token, Then::GrantLogged(vol_id, gen, bound));
+            self.then(token, Then::GrantLogged { vol: vol_id, gen, bound, window });
         }
     }
 
-    pub(crate) fn grant_logged(&mut self, vol_id: VolumeId, gen: Gen, bound: u64) {
+    pub(crate) fn grant_logged(&mut self, vol_id: VolumeId, gen: Gen, bound: u64, window: u64) {
         let Some(vol) = self.vols.get_mut(&vol_id) else { return };
         if vol.grant.gen == gen {
             vol.grant.raising = false;
             vol.grant.bound = vol.grant.bound.max(bound);
-            vol.grant.window = vol.grant.window.max(bound);
+            vol.grant.window = vol.grant.window.max(window);
+            self.top_up(vol_id, gen);
+        }
+    }
+
+    /// A STABLE of the volume, which is also how it asks for credits.
+    pub(crate) fn polled(&mut self, vol_id: VolumeId) {
+        if let Some(vol) = self.vols.get_mut(&vol_id) {
+            vol.grant.polls = vol.grant.polls.saturating_add(1);
         }
     }
 
@@ -148,6 +178,7 @@ impl<S: ObjectStore> Replica<S> {
         if gen != g.gen || slots == 0 {
             return;
         }
+        g.polls = 0;
         let before = slots.min(g.restated);
         g.restated -= before;
         let now = (slots - before).min(g.open());
@@ -193,6 +224,14 @@ impl<S: ObjectStore> Replica<S> {
         let Some(vol) = self.vols.get_mut(&vol_id) else { return };
         let old = core::mem::take(&mut vol.grant.old);
         self.store.grant(-signed(old));
+    }
+
+    /// A deleted volume needs nothing any more.
+    pub(crate) fn forget_grants(&mut self, vol_id: VolumeId) {
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return };
+        let all = vol.grant.old + vol.grant.outstanding();
+        vol.grant = Grant::default();
+        self.store.grant(-signed(all));
     }
 
     /// SESSION: a peer restates what it has issued; answers the drive's nonce and whether it serves.

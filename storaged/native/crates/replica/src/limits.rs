@@ -56,6 +56,10 @@ pub const COMPLETE_AGAIN: Micros = 1_000_000;
 pub const SOURCE_JOBS_MAX: usize = 64;
 /// Block repairs at a time: a rotten segment must not become a resync of its own.
 pub const REPAIRS_MAX: usize = 64;
+/// A block that no peer could give is left alone this long.
+pub const REPAIR_AGAIN: Micros = 60_000_000;
+/// Most such blocks remembered; past it they are tried at every read.
+pub const HOPELESS_MAX: usize = 4096;
 /// Versions exchanged in one peer check.
 pub const PEER_CHECK_MAX: usize = 64;
 /// A peer that does not answer the check for this long is passed over; dead members are

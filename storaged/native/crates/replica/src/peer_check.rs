@@ -57,6 +57,11 @@ impl<S: ObjectStore> Replica<S> {
         self.next_check(id);
     }
 
+    /// The drive left the PG: what a peer says of its old content no longer matters.
+    pub(crate) fn forget_check(&mut self, id: PgId) {
+        self.checks.own.remove(&id);
+    }
+
     /// Asks the next peer; when none is left, nobody alive contradicts this drive.
     fn next_check(&mut self, id: PgId) {
         let Some(check) = self.checks.own.get_mut(&id) else { return };

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use drystone_store::api::{BlockKind, BlockRecord, ObjectDigest, ObjectStore, Record, SpaceClass, Stream};
-use drystone_types::consts::CHUNK_BLOCKS;
+use drystone_store::api::{BlockKind, BlockRecord, Held, ObjectDigest, ObjectStore, Record, SpaceClass, Stream};
+use drystone_types::consts::{Micros, CHUNK_BLOCKS};
 use drystone_types::{DriveId, Flags, Frame, Header, MsgType, ObjKey, PgId, Status, Version, VolumeId};
 
 use crate::api::Report;
-use crate::limits::{REPAIRS_MAX, RESYNC_TIMEOUT};
+use crate::limits::{HOPELESS_MAX, REPAIRS_MAX, REPAIR_AGAIN, RESYNC_TIMEOUT};
 use crate::replica::Replica;
 use crate::requests::Ask;
 use crate::resync::compare::{cells, object};
@@ -19,8 +19,8 @@ use crate::state::{Op, Role, Then};
 struct Repair {
     pg: PgId,
     vol: VolumeId,
-    /// Version and checksum that the log says it has.
-    want: Option<(Version, u64)>,
+    /// Version that the log says it has.
+    want: Option<Version>,
     asked: Vec<DriveId>,
 }
 
@@ -28,6 +28,22 @@ struct Repair {
 #[derive(Default)]
 pub(crate) struct Repairs {
     open: BTreeMap<(ObjKey, u16), Repair>,
+    /// Blocks that nobody could heal, until when they are left alone: two drives with the same
+    /// rotten block would otherwise ask each other for ever.
+    hopeless: BTreeMap<(ObjKey, u16), Micros>,
+}
+
+impl Repairs {
+    fn may_start(&mut self, id: (ObjKey, u16), now: Micros) -> bool {
+        self.hopeless.retain(|_, until| *until > now);
+        self.open.len() < REPAIRS_MAX && !self.open.contains_key(&id) && !self.hopeless.contains_key(&id)
+    }
+    fn give_up(&mut self, id: (ObjKey, u16), now: Micros) {
+        self.open.remove(&id);
+        if self.hopeless.len() < HOPELESS_MAX {
+            self.hopeless.insert(id, now + REPAIR_AGAIN);
+        }
+    }
 }
 
 impl<S: ObjectStore> Replica<S> {
@@ -47,7 +63,7 @@ impl<S: ObjectStore> Replica<S> {
     pub(crate) fn repair_block(&mut self, pg: PgId, vol: VolumeId, key: ObjKey, block: u16) {
         let insync = self.pgs.get(&pg).is_some_and(|pg| pg.role == Role::InSync);
         let id = (key, block);
-        if !insync || self.repairs.open.len() >= REPAIRS_MAX || self.repairs.open.contains_key(&id) {
+        if !insync || !self.repairs.may_start(id, self.now) {
             return;
         }
         self.repairs.open.insert(id, Repair { pg, vol, want: None, asked: Vec::new() });
@@ -68,7 +84,7 @@ impl<S: ObjectStore> Replica<S> {
         let Some(repair) = self.repairs.open.get_mut(&(key, block)) else { return };
         match cell.filter(|c| c.kind == BlockKind::Data) {
             Some(cell) => {
-                repair.want = Some((cell.version, cell.csum));
+                repair.want = Some(cell.version);
                 self.ask_repair(key, block);
             }
             None => {
@@ -83,7 +99,7 @@ impl<S: ObjectStore> Replica<S> {
         let insync = self.pgs.get(&repair.pg).map(|pg| pg.rec.insync.clone()).unwrap_or_default();
         let Some(peer) = insync.into_iter().find(|d| *d != me && !repair.asked.contains(d)) else {
             let vol = repair.vol;
-            self.repairs.open.remove(&(key, block));
+            self.repairs.give_up((key, block), self.now);
             self.report(Report::Unrepaired { vol, key, block });
             return;
         };
@@ -110,6 +126,9 @@ impl<S: ObjectStore> Replica<S> {
             self.ask_repair(key, block);
             return;
         };
+        if let Held::Known { version: held, .. } = self.store.held(key, block) {
+            self.assert_that(held <= version, "I8: a repair would lower a version");
+        }
         let rec = BlockRecord {
             vol,
             key,
@@ -138,19 +157,20 @@ impl<S: ObjectStore> Replica<S> {
     }
 }
 
-/// The peer's bytes, if they are this very version and match the checksum in our own log.
+/// The peer's bytes, if they are this very version and match their own checksum: equal versions
+/// are equal bytes (I6), and a checksum of ours may be what rotted.
 fn healing(
     frame: &Frame,
     vol: VolumeId,
     key: ObjKey,
     block: u16,
-    want: Option<(Version, u64)>,
+    want: Option<Version>,
 ) -> Option<(Version, u64, drystone_types::Buf)> {
-    let (version, csum) = want?;
+    let version = want?;
+    let csum = *frame.csums.first()?;
     let cells = decode_cells(&frame.meta).ok().filter(|_| frame.hdr.status == Status::Ok)?;
     let number = key.chunk * u64::from(CHUNK_BLOCKS) + u64::from(block);
     let right = cells.first() == Some(&Some((BlockKind::Data, version)))
-        && frame.csums.first() == Some(&csum)
         && drystone_csum::block_csum(vol, number, frame.data.as_slice()) == csum;
     right.then(|| (version, csum, frame.data.clone()))
 }

@@ -246,10 +246,11 @@ impl<S: ObjectStore> Replica<S> {
             Then::SealDurable(job) => self.seal_durable(job),
             Then::JoinDrained(pgs) => self.join_drained(&pgs),
             Then::StableLogged(vol, stable) => self.stable_logged(vol, stable),
-            Then::GrantLogged(vol, gen, bound) => self.grant_logged(vol, gen, bound),
+            Then::GrantLogged { vol, gen, bound, window } => self.grant_logged(vol, gen, bound, window),
             Then::CopyDrained { pg, join, epoch } => self.copy_drained(pg, join, epoch),
             Then::RepairDone(key, block) => self.repair_done(key, block),
             Then::QuiesceLogged { pg, epoch, who } => self.quiesce_logged(pg, epoch, who),
+            Then::LayerFreed { id, layer } => self.layer_freed(id, layer),
             Then::Control(id) => self.control_done(id),
             // These end with an answer of the store that carries data, never here.
             Then::Read { .. }

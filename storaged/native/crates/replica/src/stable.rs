@@ -56,6 +56,7 @@ impl<S: ObjectStore> Replica<S> {
             r.finish().map_err(|_| Refusal::Invalid)?;
             self.take_back(h.vol, h.gen, returned);
         }
+        self.polled(h.vol);
         self.top_up(h.vol, h.gen);
         let mut w = Writer::new();
         w.u32(self.recall_wanted(h.vol, h.gen));

@@ -96,7 +96,7 @@ pub(crate) enum Then {
     /// The stable value of a volume is logged.
     StableLogged(VolumeId, Version),
     /// A higher bound of grants is logged.
-    GrantLogged(VolumeId, Gen, u64),
+    GrantLogged { vol: VolumeId, gen: Gen, bound: u64, window: u64 },
     /// READ.
     Read { peer: PeerId, hdr: Box<Header>, lineage: VolumeId, chain: Vec<LayerId> },
     /// READ+ROLL.
@@ -121,6 +121,8 @@ pub(crate) enum Then {
     AnswerCheckDigest { job: u64, items: Vec<CheckItem> },
     /// QUIESCE is durable.
     QuiesceLogged { pg: PgId, epoch: Epoch, who: Asker },
+    /// An order to free a layer is durable.
+    LayerFreed { id: u64, layer: LayerId },
     /// A control request ends.
     Control(u64),
 }

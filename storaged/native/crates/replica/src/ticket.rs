@@ -9,7 +9,7 @@ use drystone_types::{AttachMode, Frame, Gen, Header, Reader, Status, Ticket, Uui
 use crate::api::{PeerId, PeerRole};
 use crate::limits::{GUEST_TICKETS_MAX, TICKET_BYTES_MAX};
 use crate::replica::Replica;
-use crate::state::{Refusal, Then, Vol};
+use crate::state::{Op, Refusal, Then, Vol};
 
 /// Tickets of attachments that do not own their volume: snapshots, and further read-only clients
 /// of one generation. RAM only; a client whose ticket is gone is asked for it again.
@@ -92,8 +92,13 @@ impl<S: ObjectStore> Replica<S> {
         if !take_ticket(vol, &ticket, &frame.meta) {
             self.keep_guest(ticket);
         }
+        // A joiner learns of a generation from the store and of its owner here: credits begin now (L1).
+        let grant = self.log_first_grant(frame.hdr.vol);
         let token = self.log_seal(frame.hdr.vol)?;
-        self.then(token, Then::Persisted { peer, hdr: Box::new(frame.hdr) });
+        let op = self.ops.insert(Op { left: 0, then: Then::Persisted { peer, hdr: Box::new(frame.hdr) } });
+        self.wait_on(op, token);
+        grant.into_iter().for_each(|token| self.wait_on(op, token));
+        self.settle(op);
         Ok(())
     }
 
@@ -107,7 +112,10 @@ impl<S: ObjectStore> Replica<S> {
     /// OK of something small that is durable now.
     pub(crate) fn finish_persisted(&mut self, peer: PeerId, hdr: &Header) {
         match self.check_gen(hdr) {
-            Ok(()) => self.send(peer, hdr, Status::Ok, Vec::new()),
+            Ok(()) => {
+                self.top_up(hdr.vol, hdr.gen);
+                self.send(peer, hdr, Status::Ok, Vec::new());
+            }
             Err(refusal) => self.refuse(peer, hdr, refusal),
         }
     }

@@ -52,6 +52,20 @@ impl World {
         why.join("; ")
     }
 
+    /// One line for each drive and each client that lives.
+    pub fn notes(&self) -> Vec<String> {
+        let drive = |d: &crate::server::Drive| {
+            let space = d.replica.as_ref().map(|r| r.store().space());
+            format!("drive {} of node{}: serving {} {space:?}", d.id, d.node, d.replica.is_some())
+        };
+        let client = |(c, x): (usize, &crate::client::Client)| {
+            let seq = x.seq.as_ref().map(|s| (s.state(), s.open(), s.versions()));
+            x.alive.then(|| format!("client{c} of volume {} generation {}: {seq:?}", x.vol, x.gen))
+        };
+        let clients = self.clients.iter().enumerate().filter_map(client);
+        self.drives.iter().map(drive).chain(clients).collect()
+    }
+
     /// I6 over every PG. Ends the use of the drives' cores.
     pub fn compare_copies(&mut self) {
         for pg in 0..self.meta.pg_count() {

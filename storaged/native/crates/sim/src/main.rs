@@ -1,12 +1,12 @@
 //! `sim`: runs seeds and says what they did.
 //!
-//! `sim --seeds N --from S [--jobs J]` runs many; `sim --seed S [--trace]` replays one.
+//! `sim --seeds N --from S [--jobs J]` runs many; `sim --seed S [--trace|--trace-all]` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use drystone_sim::runner::{run_guarded, run_many, Verdict};
+use drystone_sim::runner::{run_guarded, run_many, Trace, Verdict};
 use drystone_types::Rules;
 
 struct Args {
@@ -15,11 +15,12 @@ struct Args {
     jobs: usize,
     seed: Option<u64>,
     trace: bool,
+    trace_all: bool,
     keep_going: bool,
 }
 
 fn parse() -> Result<Args, String> {
-    let mut args = Args { seeds: 100, from: 0, jobs: 2, seed: None, trace: false, keep_going: false };
+    let mut args = Args { seeds: 100, from: 0, jobs: 2, seed: None, trace: false, trace_all: false, keep_going: false };
     let mut list = std::env::args().skip(1);
     while let Some(name) = list.next() {
         let mut number = || list.next().and_then(|v| v.parse::<u64>().ok()).ok_or(format!("{name} needs a number"));
@@ -29,6 +30,7 @@ fn parse() -> Result<Args, String> {
             "--jobs" => args.jobs = number()? as usize,
             "--seed" => args.seed = Some(number()?),
             "--trace" => args.trace = true,
+            "--trace-all" => args.trace_all = true,
             "--keep-going" => args.keep_going = true,
             _ => return Err(format!("unknown option {name}; see the head of main.rs")),
         }
@@ -43,11 +45,12 @@ fn show_failure(verdict: &Verdict) {
     println!("  replay: make sim SEED={}", verdict.seed);
 }
 
-fn one(seed: u64, trace: bool) -> ExitCode {
-    let verdict = run_guarded(seed, Rules::ALL, true);
-    if trace || verdict.failure.is_some() {
+fn one(seed: u64, trace: bool, all: bool) -> ExitCode {
+    let verdict = run_guarded(seed, Rules::ALL, if all { Trace::All } else { Trace::Last });
+    if trace || all || verdict.failure.is_some() {
         verdict.trace.iter().for_each(|line| println!("{line}"));
     }
+    verdict.notes.iter().for_each(|note| println!("{note}"));
     for (name, n) in verdict.counts.all() {
         println!("{name:<40} {n}");
     }
@@ -68,7 +71,7 @@ fn main() -> ExitCode {
         }
     };
     if let Some(seed) = args.seed {
-        return one(seed, args.trace);
+        return one(seed, args.trace, args.trace_all);
     }
     let start = Instant::now();
     let done = |v: &Verdict| {
@@ -82,7 +85,7 @@ fn main() -> ExitCode {
     let seconds = start.elapsed().as_secs_f64();
     println!("{} seeds from {}: {} failed, {events} events in {seconds:.1} s", args.seeds, args.from, failures.len());
     if let Some(first) = failures.iter().map(|v| v.seed).min() {
-        let verdict = run_guarded(first, Rules::ALL, true);
+        let verdict = run_guarded(first, Rules::ALL, Trace::Last);
         verdict.trace.iter().for_each(|line| println!("{line}"));
         show_failure(&verdict);
         return ExitCode::FAILURE;

@@ -24,6 +24,8 @@ pub struct Conn {
     pub accepted: bool,
     /// No frame enters it any more.
     pub broken: bool,
+    /// Which ends (asker, server) know that it is gone: no frame of it reaches them any more.
+    pub told: [bool; 2],
     /// Latest arrival per direction, for the order.
     last: [Time; 2],
 }
@@ -74,6 +76,7 @@ impl World {
             up: false,
             accepted: false,
             broken: false,
+            told: [false; 2],
             last: [0; 2],
         });
         self.conn_of.insert((from, drive), id);
@@ -246,6 +249,9 @@ impl World {
     pub fn arrive(&mut self, id: usize, to_server: bool, frame: Frame) {
         let Some(conn) = self.conns.get(id) else { return };
         let (from, drive, from_life, server_life) = (conn.from, conn.drive, conn.from_life, conn.server_life);
+        if conn.told[usize::from(to_server)] {
+            return;
+        }
         if to_server {
             let peer = PeerId(id as u64);
             if conn.accepted {
@@ -295,7 +301,8 @@ impl World {
 
     /// An end learns that its connection is gone.
     pub fn gone(&mut self, id: usize, server: bool) {
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.told[usize::from(server)] = true;
         let (from, drive, from_life, server_life, accepted) = (conn.from, conn.drive, conn.from_life, conn.server_life, conn.accepted);
         if server {
             if accepted {
@@ -432,7 +439,7 @@ pub fn node_uuid(node: usize) -> Uuid {
 /// One line about a frame.
 pub fn describe(frame: &Frame) -> String {
     let h = &frame.hdr;
-    let answer = if h.is_resp() { format!(" => {:?}", h.status) } else { String::new() };
+    let answer = if h.is_resp() { format!(" => {:?} credits {}", h.status, h.credits) } else { String::new() };
     format!(
         "{:?}{} v{} g{} pg{} e{} b{}+{} {} stable {} rev{} req{:x}{}{}",
         h.kind,

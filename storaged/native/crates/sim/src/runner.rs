@@ -19,6 +19,17 @@ use crate::world::{drive_id, Failure, World};
 /// Virtual time after which a seed that has not done its operations ends its faulty phase all the same.
 const SPAN_MAX_FACTOR: u64 = 4;
 
+/// How much of a seed is written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trace {
+    /// Nothing: the fastest.
+    Off,
+    /// The last lines.
+    Last,
+    /// Everything.
+    All,
+}
+
 /// Verdict of a seed.
 #[derive(Debug)]
 pub struct Verdict {
@@ -30,6 +41,8 @@ pub struct Verdict {
     pub counts: Counts,
     /// Last lines of the trace, when one was kept.
     pub trace: Vec<String>,
+    /// Drives and clients as they were at the end.
+    pub notes: Vec<String>,
     /// Events handled.
     pub events: u64,
 }
@@ -72,9 +85,12 @@ pub fn build(seed: u64, plan: Plan, rules: Rules) -> World {
 }
 
 /// Runs a seed.
-pub fn run_seed(seed: u64, rules: Rules, tracing: bool) -> Verdict {
+pub fn run_seed(seed: u64, rules: Rules, trace: Trace) -> Verdict {
     let mut w = build(seed, Plan::of_seed(seed), rules);
-    w.tracing = tracing;
+    w.tracing = trace != Trace::Off;
+    if trace == Trace::All {
+        w.trace_max = usize::MAX;
+    }
     w.after(3_000_000, Ev::Fault);
     faulty_phase(&mut w);
     healing_phase(&mut w);
@@ -94,7 +110,7 @@ pub fn run_seed(seed: u64, rules: Rules, tracing: bool) -> Verdict {
     w.counts.add("total.virtual_seconds", virtual_seconds);
     let lost = w.drives.iter().map(|d| d.dev.sectors_lost).sum();
     w.counts.add("device.sectors_lost", lost);
-    Verdict { seed, failure: w.failure.clone(), trace: w.trace_lines().cloned().collect(), events: w.events, counts: w.counts }
+    Verdict { seed, failure: w.failure.clone(), notes: w.notes(), trace: w.trace_lines().cloned().collect(), events: w.events, counts: w.counts }
 }
 
 fn faulty_phase(w: &mut World) {
@@ -129,8 +145,8 @@ fn healing_phase(w: &mut World) {
 }
 
 /// Runs a seed and turns a panic of a core into a failure.
-pub fn run_guarded(seed: u64, rules: Rules, tracing: bool) -> Verdict {
-    let result = std::panic::catch_unwind(|| run_seed(seed, rules, tracing));
+pub fn run_guarded(seed: u64, rules: Rules, trace: Trace) -> Verdict {
+    let result = std::panic::catch_unwind(|| run_seed(seed, rules, trace));
     result.unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
@@ -138,7 +154,7 @@ pub fn run_guarded(seed: u64, rules: Rules, tracing: bool) -> Verdict {
             .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
             .unwrap_or_else(|| "a panic without a message".to_owned());
         let failure = Failure { oracle: "PANIC".to_owned(), text, at: 0 };
-        Verdict { seed, failure: Some(failure), counts: Counts::default(), trace: Vec::new(), events: 0 }
+        Verdict { seed, failure: Some(failure), counts: Counts::default(), trace: Vec::new(), notes: Vec::new(), events: 0 }
     })
 }
 
@@ -154,7 +170,7 @@ pub fn run_many(from: u64, count: u64, jobs: usize, rules: Rules, done: &(dyn Fn
                 if i >= count || stop.load(Ordering::Relaxed) > 0 {
                     return;
                 }
-                let verdict = run_guarded(from + i, rules, false);
+                let verdict = run_guarded(from + i, rules, Trace::Off);
                 if !done(&verdict) {
                     stop.store(1, Ordering::Relaxed);
                 }

@@ -166,6 +166,8 @@ pub struct World {
     /// Whether a trace is kept.
     pub tracing: bool,
     trace: VecDeque<String>,
+    /// Lines of trace kept.
+    pub trace_max: usize,
     /// A script's look at every frame.
     pub hook: Option<FrameHook>,
     /// Frames a script holds.
@@ -214,7 +216,7 @@ impl World {
         if !self.tracing {
             return;
         }
-        if self.trace.len() == TRACE_MAX {
+        if self.trace.len() == self.trace_max {
             self.trace.pop_front();
         }
         let line = format!("{:>12.6}  {}", self.now as f64 / 1e6, text());
@@ -252,6 +254,7 @@ impl World {
             phase: Phase::Faulty,
             tracing: false,
             trace: VecDeque::new(),
+            trace_max: TRACE_MAX,
             hook: None,
             held: Vec::new(),
             scripted: false,

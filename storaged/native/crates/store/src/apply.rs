@@ -65,8 +65,8 @@ impl LogStore {
     pub(crate) fn apply_group(&mut self, group: InGroup, events: &mut Vec<StoreEvent>) {
         let InGroup { header, acks, values, seg } = group;
         let mut values = values.into_iter();
+        self.segs.saw_group(seg, header.gseq);
         for ((entry, slot, csums), ack) in header.walk().zip(acks) {
-            self.segs.saw_lsn(seg, entry.lsn());
             let moved = ack == Some(Ack::Gc) || matches!(entry, Entry::Blocks(b) if b.source.is_some());
             if !moved {
                 self.pending_slots = self.pending_slots.saturating_sub(csums.len() as u64);
@@ -74,7 +74,8 @@ impl LogStore {
             match entry {
                 Entry::Meta { lsn, key, .. } => self.apply_meta(*lsn, *key, values.next().unwrap_or_default()),
                 Entry::Blocks(b) => {
-                    self.apply_blocks(b, slot, header.slot, true);
+                    let overtaken = self.hot.overtaken(b);
+                    self.apply_blocks(b, slot, header.slot, &overtaken);
                     (slot..).zip(csums).for_each(|(s, c)| self.csums.put(s, header.seg_seq, *c));
                 }
                 other => self.apply_other(other),
@@ -87,26 +88,19 @@ impl LogStore {
         }
     }
 
-    /// Applies a block entry: `live` while the drive is open, where streams overtake each other;
-    /// not in replay, which is in order.
-    pub(crate) fn apply_blocks(&mut self, b: &BlockEntry, slot: u64, header: u64, live: bool) {
+    /// Applies a block entry but for the blocks that a later record of another stream set already.
+    /// Replay calls it in order of admission, with what the checkpoint noted as overtaken.
+    pub(crate) fn apply_blocks(&mut self, b: &BlockEntry, slot: u64, header: u64, overtaken: &RangeMap<()>) {
         let loc = if b.has_data() { Loc::data(slot, slot - header) } else { Loc::mark(header, b.kind) };
         if b.source.is_some() {
             return self.index.apply(b, loc, |_| false);
         }
-        if live && self.freed.get(&b.key.layer).is_some_and(|at| *at > b.lsn) {
-            let mut all = RangeMap::default();
-            all.set(b.first, b.count, ());
-            return self.hot.applied(b, &all);
+        if self.freed.get(&b.key.layer).is_some_and(|at| *at > b.lsn) {
+            return self.hot.dropped(b);
         }
-        let overtaken = if live { self.hot.overtaken(b) } else { RangeMap::default() };
         self.index.apply(b, loc, |block| overtaken.get(block).is_some());
-        if live {
-            self.hot.applied(b, &overtaken);
-        } else {
-            self.hot.note(b, b.first, b.first + b.count);
-        }
-        if live && b.forget {
+        self.hot.applied(b, overtaken);
+        if b.forget {
             self.sweep(b.key);
         }
     }

@@ -1,12 +1,13 @@
 //! Writing checkpoints: a pass over everything that replay would otherwise have to rebuild.
 //!
-//! A pass notes the sequence number L below which all records are applied, then writes the state
-//! piece by piece while the log goes on. A piece may already show records from L on; replay from L
-//! repeats them in order and ends in the same state, because setting a block, a value or an epoch is
-//! idempotent and a move applies only where the index still points to its source. The old checkpoint
-//! stays until two superblock copies name the new one. A segment is reused only when a durable
-//! checkpoint starts after its last indexed block went: so neither a checkpoint nor a replayed record
-//! ever points into a reused segment.
+//! A pass notes per stream the group G before which everything is applied and from which on nothing
+//! is, then writes the state piece by piece while the log goes on. A piece may already show groups from
+//! G on; replay repeats exactly those, in the order of their admission, and ends in the same state,
+//! because setting a block, a value or an epoch is idempotent and a move applies only where the index
+//! still points to its source. Where a stream had overtaken another one at G, the root says which blocks
+//! of the late records are not to be set. The old checkpoint stays until two superblock copies name the
+//! new one. A segment is reused only when a checkpoint that began after its last indexed block went is
+//! durable: so neither a checkpoint nor a replayed record ever points into a reused segment.
 
 use crate::ckpt_codec::{put_meta, put_object, put_recent, put_vol, seal_chunk, Root, SegItem};
 use crate::api::{MetaKey, META_VALUE_MAX};
@@ -43,8 +44,9 @@ enum Stage {
 #[derive(Debug, Default)]
 pub struct Ckpt {
     stage: Stage,
-    lsn: u64,
     gseq: [u64; 3],
+    freed: Vec<(drystone_types::LayerId, u64)>,
+    overtaken: Vec<(u64, u16, u16)>,
     number: u64,
     chunks: u32,
     own: Vec<u32>,
@@ -57,8 +59,8 @@ pub struct Ckpt {
     clean: bool,
     /// Segments of the durable checkpoint.
     pub durable_own: Vec<u32>,
-    /// Where replay of the durable checkpoint starts.
-    pub durable_lsn: u64,
+    /// Point of the log at which the durable checkpoint began.
+    pub durable_began: u64,
     /// Bytes of the durable checkpoint.
     pub durable_bytes: u64,
     /// Somebody asked for one.
@@ -75,7 +77,7 @@ impl Ckpt {
     /// Segments that must stay free for the next checkpoint.
     pub fn segments_needed(&self, layout: &Layout) -> usize {
         let slots = self.durable_bytes.max(self.bytes) * 5 / 4 / SLOT as u64;
-        (slots / layout.seg_slots) as usize + 2 - self.own.len().min(1)
+        ((slots / layout.seg_slots) as usize + 2).saturating_sub(self.own.len())
     }
 }
 
@@ -109,16 +111,18 @@ impl LogStore {
         }
         let c = &self.ckpt;
         let slots = (LOGGED_SEGMENTS_MIN * self.layout.seg_slots).max(LOGGED_TIMES * c.durable_bytes / SLOT as u64);
-        let scarce = self.free_percent(false) < 12 && self.segs.emptied_count() > 0;
+        let scarce = self.free_percent(false) < 12 && self.segs.wait_for_checkpoint(c.durable_began);
         c.wanted || scarce || c.logged >= slots
     }
 
     fn checkpoint_begin(&mut self) {
         let number = self.lsn();
-        let (lsn, gseq) = (self.applied_lsn(), self.durable_gseq());
+        let gseq = self.durable_gseq();
+        let freed = self.freed.iter().map(|(layer, lsn)| (*layer, *lsn)).collect();
+        let overtaken = self.hot.all_overtaken();
         let clean = self.stopping && self.streams.iter().all(|s| s.is_idle());
         let c = &mut self.ckpt;
-        (c.lsn, c.gseq, c.number, c.clean) = (lsn, gseq, number, clean);
+        (c.gseq, c.freed, c.overtaken, c.number, c.clean) = (gseq, freed, overtaken, number, clean);
         (c.chunks, c.used, c.bytes, c.wanted) = (0, 0, 0, false);
         c.logged_at_start = c.logged;
         c.own = Vec::new();
@@ -129,7 +133,7 @@ impl LogStore {
     fn checkpoint_may_write(&self) -> bool {
         let c = &self.ckpt;
         let budget = (c.logged - c.logged_at_start) * SLOT as u64 / 8 + 2 * CHUNK_MAX as u64;
-        let urgent = self.stopping || self.free_percent(false) < 12 || c.durable_lsn == 0;
+        let urgent = self.stopping || self.free_percent(false) < 12 || c.durable_began == 0;
         urgent || c.bytes < budget || !matches!(c.stage, Stage::Objects(_))
     }
 
@@ -144,14 +148,12 @@ impl LogStore {
         self.durable_metas.retain(|_, (lsn, value)| !value.is_empty() || *lsn >= applied);
         let mut w = Writer::new();
         let (mut bytes, mut next) = (0, None);
-        for (key, (_, value)) in self.durable_metas.range((from.map_or(Unbounded, Excluded), Unbounded)) {
+        for (key, (lsn, value)) in self.durable_metas.range((from.map_or(Unbounded, Excluded), Unbounded)) {
             if bytes >= target {
                 break;
             }
-            if !value.is_empty() {
-                put_meta(&mut w, *key, value);
-            }
-            bytes += value.len() + 14;
+            put_meta(&mut w, *key, *lsn, value);
+            bytes += value.len() + 22;
             next = Some(*key);
         }
         let stage = if next.is_some() { Stage::Metas(next) } else { Stage::Small };
@@ -235,11 +237,12 @@ impl LogStore {
                 SegState::Emptied(at) => (true, at),
                 SegState::Free | SegState::Discarding | SegState::Checkpoint => return None,
             };
-            Some(SegItem { seg, seq: s.seq, last_lsn: s.last_lsn, stream: s.stream, closed, emptied })
+            Some(SegItem { seg, seq: s.seq, end_gseq: s.end_gseq, stream: s.stream, closed, emptied })
         });
         let segs: Vec<SegItem> = items.collect();
         let c = &self.ckpt;
-        let mut root = Root { lsn: c.lsn, gseq: c.gseq, chunks: c.chunks, own: c.own.clone(), segs };
+        let (freed, overtaken) = (c.freed.clone(), c.overtaken.clone());
+        let mut root = Root { began: c.number, gseq: c.gseq, freed, overtaken, chunks: c.chunks, own: c.own.clone(), segs };
         // One entry more than needed: the root may have to open another segment and name it.
         let slots = (seal_chunk(c.number, c.chunks, &root.encode()).len() + 4).div_ceil(SLOT) as u64;
         let Some(slot) = self.place_chunk(slots) else { return };
@@ -287,7 +290,7 @@ impl LogStore {
         let c = &mut self.ckpt;
         c.stage = Stage::Idle;
         let old = core::mem::replace(&mut c.durable_own, core::mem::take(&mut c.own));
-        (c.durable_lsn, c.durable_bytes) = (c.lsn, c.bytes);
+        (c.durable_began, c.durable_bytes) = (c.number, c.bytes);
         c.logged -= c.logged_at_start;
         c.logged_at_start = 0;
         c.completed += 1;

@@ -23,8 +23,8 @@ const SEGMENTS_MAX: usize = 1 << 24;
 /// One item of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// A small value.
-    Meta(MetaKey, Vec<u8>),
+    /// A small value (empty = deleted) with the log sequence number of its record.
+    Meta(MetaKey, u64, Vec<u8>),
     /// Highest generation seen in the data of a volume.
     Vol(VolumeId, Gen),
     /// An object.
@@ -53,9 +53,9 @@ pub struct ObjectItem {
 }
 
 /// Appends a small value.
-pub fn put_meta(w: &mut Writer, key: MetaKey, value: &[u8]) {
+pub fn put_meta(w: &mut Writer, key: MetaKey, lsn: u64, value: &[u8]) {
     let (kind, number) = encode_key(key);
-    w.u8(ITEM_META).u8(kind).u64(number).blob(value);
+    w.u8(ITEM_META).u8(kind).u64(number).u64(lsn).blob(value);
 }
 
 /// Appends the generation of a volume.
@@ -146,7 +146,7 @@ pub fn take_item(r: &mut Reader<'_>) -> Result<Item, CodecError> {
     match r.u8()? {
         ITEM_META => {
             let key = decode_key(r.u8()?, r.u64()?)?;
-            Ok(Item::Meta(key, r.blob(META_VALUE_MAX)?.to_vec()))
+            Ok(Item::Meta(key, r.u64()?, r.blob(META_VALUE_MAX)?.to_vec()))
         }
         ITEM_VOL => Ok(Item::Vol(VolumeId(r.u64()?), Gen(r.u32()?))),
         ITEM_OBJECT => object(r).map(Item::Object),
@@ -196,23 +196,28 @@ pub struct SegItem {
     pub seg: u32,
     /// Sequence number.
     pub seq: u64,
-    /// Highest log sequence number in it.
-    pub last_lsn: u64,
+    /// Number of the group after its last one.
+    pub end_gseq: u64,
     /// Stream.
     pub stream: u8,
     /// Its summary was durable.
     pub closed: bool,
-    /// Nothing in the index points into it since the log stood here; 0 = something does.
+    /// Nothing in the index points into it since this point of the log; 0 = something does.
     pub emptied: u64,
 }
 
 /// Root of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Root {
-    /// Replay starts at this log sequence number.
-    pub lsn: u64,
-    /// Per stream: every group below was applied when the checkpoint began.
+    /// Point of the log at which the checkpoint began.
+    pub began: u64,
+    /// Per stream: every group below was applied when the checkpoint began, none from here on was.
     pub gseq: [u64; 3],
+    /// Layers freed while records of them were still on their way: layer, log sequence number.
+    pub freed: Vec<(LayerId, u64)>,
+    /// Blocks of records on their way that a later record had set already: log sequence number,
+    /// first block, blocks.
+    pub overtaken: Vec<(u64, u16, u16)>,
     /// Chunks.
     pub chunks: u32,
     /// Segments with the chunks, in order; the root is in the last one.
@@ -225,9 +230,17 @@ impl Root {
     /// Encodes the payload of the root chunk.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.u64(self.lsn);
+        w.u64(self.began);
         self.gseq.iter().for_each(|g| {
             w.u64(*g);
+        });
+        w.count(self.freed.len());
+        self.freed.iter().for_each(|(layer, lsn)| {
+            w.u64(layer.0).u64(*lsn);
+        });
+        w.count(self.overtaken.len());
+        self.overtaken.iter().for_each(|(lsn, first, count)| {
+            w.u64(*lsn).u16(*first).u16(*count);
         });
         w.u32(self.chunks).count(self.own.len());
         self.own.iter().for_each(|s| {
@@ -235,22 +248,31 @@ impl Root {
         });
         w.count(self.segs.len());
         for s in &self.segs {
-            w.u32(s.seg).u64(s.seq).u64(s.last_lsn).u8(s.stream).u8(u8::from(s.closed)).u64(s.emptied);
+            w.u32(s.seg).u64(s.seq).u64(s.end_gseq).u8(s.stream).u8(u8::from(s.closed)).u64(s.emptied);
         }
         w.finish()
     }
     /// Decodes the payload of the root chunk.
     pub fn decode(bytes: &[u8]) -> Result<Root, CodecError> {
         let mut r = Reader::new(bytes);
-        let (lsn, gseq, chunks) = (r.u64()?, [r.u64()?, r.u64()?, r.u64()?], r.u32()?);
-        let mut root = Root { lsn, gseq, chunks, ..Root::default() };
+        let (began, gseq) = (r.u64()?, [r.u64()?, r.u64()?, r.u64()?]);
+        let mut root = Root { began, gseq, ..Root::default() };
+        for _ in 0..r.count(SEGMENTS_MAX)? {
+            root.freed.push((LayerId(r.u64()?), r.u64()?));
+        }
+        for _ in 0..r.count(SEGMENTS_MAX)? {
+            let lsn = r.u64()?;
+            let (first, count) = run(&mut r)?;
+            root.overtaken.push((lsn, first, count));
+        }
+        root.chunks = r.u32()?;
         for _ in 0..r.count(SEGMENTS_MAX)? {
             root.own.push(r.u32()?);
         }
         for _ in 0..r.count(SEGMENTS_MAX)? {
-            let (seg, seq, last_lsn) = (r.u32()?, r.u64()?, r.u64()?);
+            let (seg, seq, end_gseq) = (r.u32()?, r.u64()?, r.u64()?);
             let (stream, closed, emptied) = (r.u8()?, r.u8()? != 0, r.u64()?);
-            root.segs.push(SegItem { seg, seq, last_lsn, stream, closed, emptied });
+            root.segs.push(SegItem { seg, seq, end_gseq, stream, closed, emptied });
         }
         r.finish()?;
         Ok(root)

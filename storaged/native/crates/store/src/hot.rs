@@ -105,17 +105,24 @@ impl Hot {
         later.for_each(|a| out.set(a.first, a.applied, ()));
         out
     }
+    /// Blocks of records on their way that a later record has set already, for a checkpoint.
+    pub fn all_overtaken(&self) -> Vec<(u64, u16, u16)> {
+        let mut out = Vec::new();
+        for o in self.objects.values().filter(|o| o.admitted.len() > 1) {
+            for (i, a) in o.admitted.iter().enumerate().filter(|(_, a)| a.applied < a.count) {
+                for later in o.admitted.iter().skip(i + 1) {
+                    let from = later.first.max(a.first + a.applied);
+                    let end = (later.first + later.applied).min(a.first + a.count);
+                    out.extend((from < end).then(|| (a.lsn, from, end - from)));
+                }
+            }
+        }
+        out
+    }
     /// A part of an admitted record became durable: notes versions and marks of the blocks that
     /// were not overtaken.
     pub fn applied(&mut self, b: &BlockEntry, overtaken: &RangeMap<()>) {
-        let admitted = self.objects.get_mut(&b.key).and_then(|o| o.admitted.iter_mut().find(|a| a.lsn == b.lsn));
-        let since_join = match admitted {
-            Some(a) => {
-                a.applied = (b.first + b.count).saturating_sub(a.first);
-                a.since_join
-            }
-            None => b.since_join,
-        };
+        let since_join = self.landed(b).unwrap_or(b.since_join);
         let b = BlockEntry { since_join, ..*b };
         let mut at = b.first;
         for run in overtaken.iter() {
@@ -126,8 +133,20 @@ impl Hot {
         self.note(&b, at, b.first + b.count);
         self.retire(b.key);
     }
+    /// Notes that a part of an admitted record is durable; returns its mark as it counts now.
+    fn landed(&mut self, b: &BlockEntry) -> Option<Option<Epoch>> {
+        let list = &mut self.objects.get_mut(&b.key)?.admitted;
+        let a = list.iter_mut().find(|a| a.lsn == b.lsn)?;
+        a.applied = (b.first + b.count).saturating_sub(a.first);
+        Some(a.since_join)
+    }
+    /// A part of an admitted record became durable after its layer was freed.
+    pub fn dropped(&mut self, b: &BlockEntry) {
+        self.landed(b);
+        self.retire(b.key);
+    }
     /// Notes the version and the mark of blocks `[from, end)` of an entry.
-    pub fn note(&mut self, b: &BlockEntry, from: u16, end: u16) {
+    fn note(&mut self, b: &BlockEntry, from: u16, end: u16) {
         if from >= end {
             return;
         }

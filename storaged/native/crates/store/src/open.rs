@@ -165,14 +165,14 @@ impl LogStore {
         self.segs.next_seq = sb.next_seq;
         let [a, b, c] = sb.durable;
         self.streams = [Stream::new(0, a), Stream::new(1, b), Stream::new(2, c)];
-        let own = Seg { seq: 0, state: SegState::Checkpoint, reads: 0, last_lsn: 0, stream: 0 };
+        let own = Seg { seq: 0, state: SegState::Checkpoint, reads: 0, end_gseq: 0, stream: 0 };
         root.own.iter().for_each(|seg| self.segs.load(*seg, own));
         for f in segs {
             let state = match (f.emptied, self.index.live_in(f.seg)) {
                 (at, 0) => SegState::Emptied(if at > 0 { at } else { sb.next_lsn }),
                 _ => SegState::Closed,
             };
-            self.segs.load(f.seg, Seg { seq: f.seq, state, reads: 0, last_lsn: f.last_lsn, stream: f.stream });
+            self.segs.load(f.seg, Seg { seq: f.seq, state, reads: 0, end_gseq: f.end_gseq(), stream: f.stream });
         }
         self.segs.finish_load();
         self.index.take_emptied();
@@ -181,7 +181,7 @@ impl LogStore {
         let metas: BTreeMap<MetaKey, Vec<u8>> = live.map(|(k, (_, v))| (*k, v.clone())).collect();
         self.metas = metas;
         self.ckpt.durable_own = root.own.clone();
-        self.ckpt.durable_lsn = root.lsn;
+        self.ckpt.durable_began = root.began;
         self.ckpt.durable_bytes = root.own.len() as u64 * self.layout.seg_slots * 4096;
         self.reclaim_due = true;
     }

@@ -34,8 +34,8 @@ pub(crate) struct Recovery<'d> {
 /// Where the entries of a segment are.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
-    /// Covered by the checkpoint.
-    Covered,
+    /// Covered by the checkpoint; the number of the group after its last one.
+    Covered(u64),
     /// In its summary.
     Summary(Footer),
     /// In the groups that were found, with whether their data is whole.
@@ -51,6 +51,17 @@ pub(crate) struct Found {
     pub(crate) last_lsn: u64,
     pub(crate) emptied: u64,
     pub(crate) source: Source,
+}
+
+impl Found {
+    /// Number of the group after its last one.
+    pub(crate) fn end_gseq(&self) -> u64 {
+        match &self.source {
+            Source::Covered(end) => *end,
+            Source::Summary(f) => f.end_gseq(),
+            Source::Groups(g) => g.last().map_or(0, |g| g.0.gseq + 1),
+        }
+    }
 }
 
 /// What of the log counts.
@@ -129,7 +140,7 @@ impl<'d> Recovery<'d> {
     }
     fn load_item(&mut self, item: Item) {
         match item {
-            Item::Meta(key, value) => self.load_meta(key, value),
+            Item::Meta(key, lsn, value) => self.load_meta(key, lsn, value),
             Item::Vol(vol, gen) => self.store.index.saw_gen(vol, gen),
             Item::Recent(pg, recent) => self.store.hot.load_recent(pg, recent),
             Item::Object(o) => {
@@ -144,8 +155,8 @@ impl<'d> Recovery<'d> {
             }
         }
     }
-    fn load_meta(&mut self, key: MetaKey, value: Vec<u8>) {
-        self.store.durable_metas.insert(key, (0, value));
+    fn load_meta(&mut self, key: MetaKey, lsn: u64, value: Vec<u8>) {
+        self.store.durable_metas.insert(key, (lsn, value));
     }
 
     /// Looks at every segment that the checkpoint does not cover.
@@ -157,13 +168,13 @@ impl<'d> Recovery<'d> {
                 continue;
             }
             // A segment that was empty before the checkpoint began is free; it may be in use again.
-            let item = listed.get(&seg).filter(|i| i.emptied == 0 || i.emptied > root.lsn);
-            let covered = item.filter(|i| i.closed && i.last_lsn < root.lsn);
+            let item = listed.get(&seg).filter(|i| i.emptied == 0 || i.emptied > root.began);
+            let covered = item.filter(|i| i.closed && root.gseq.get(usize::from(i.stream)).is_some_and(|g| i.end_gseq <= *g));
             if let Some(i) = covered {
-                found.push(Found { seg, seq: i.seq, stream: i.stream, last_lsn: i.last_lsn, emptied: i.emptied, source: Source::Covered });
+                found.push(Found { seg, seq: i.seq, stream: i.stream, last_lsn: 0, emptied: i.emptied, source: Source::Covered(i.end_gseq) });
                 continue;
             }
-            found.extend(self.look_at(seg, item, root.lsn));
+            found.extend(self.look_at(seg, item, &root.gseq));
         }
         for f in &found {
             self.max_seq = self.max_seq.max(f.seq);
@@ -172,7 +183,7 @@ impl<'d> Recovery<'d> {
         Ok(found)
     }
 
-    fn look_at(&mut self, seg: u32, item: Option<&SegItem>, lsn: u64) -> Option<Found> {
+    fn look_at(&mut self, seg: u32, item: Option<&SegItem>, covered: &[u64; 3]) -> Option<Found> {
         let layout = self.store.layout;
         let first = self.read_soft(layout.seg_start(seg), 1);
         let drive = self.store.sb.drive;
@@ -199,9 +210,12 @@ impl<'d> Recovery<'d> {
         };
         // Not named by the checkpoint and older than it: left over from an earlier use.
         let empty = matches!(&source, Source::Groups(g) if g.is_empty());
-        let stale = item.is_none() && last_lsn < lsn && !empty;
         self.max_seq = self.max_seq.max(seq);
-        (!stale).then_some(Found { seg, seq, stream, last_lsn, emptied, source })
+        self.max_lsn = self.max_lsn.max(last_lsn);
+        let found = Found { seg, seq, stream, last_lsn, emptied, source };
+        let old = covered.get(usize::from(stream)).is_some_and(|g| found.end_gseq() <= *g);
+        let stale = item.is_none() && old && !empty;
+        (!stale).then_some(found)
     }
 
     fn claim(&mut self, durable: [u64; 3]) {
@@ -256,7 +270,7 @@ impl<'d> Recovery<'d> {
             let claim = self.claims.get(n).copied().unwrap_or(0);
             let (Some(next), Some(broken)) = (out.next_gseq.get_mut(n), broken.get_mut(n)) else { continue };
             match &mut f.source {
-                Source::Covered => {}
+                Source::Covered(_) => {}
                 Source::Summary(s) if s.groups == 0 || s.end_gseq() <= *next => {}
                 Source::Summary(s) if s.first_gseq <= *next && !*broken => *next = s.end_gseq(),
                 Source::Summary(s) => {

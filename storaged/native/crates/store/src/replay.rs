@@ -6,9 +6,10 @@ use crate::format::OpenError;
 use crate::loc::SLOT;
 use crate::open::Suspicion;
 use crate::recover::{Accepted, Found, Recovery, Source};
+use crate::ranges::RangeMap;
 use crate::segment::{decode_summary, SummaryGroup};
 use drystone_csum::crc64;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// An entry with the slot of its first data and of its header.
 struct Placed {
@@ -25,32 +26,40 @@ struct Cursor<'a> {
 
 impl Recovery<'_> {
     pub(crate) fn replay(&mut self, root: &Root, accepted: &Accepted) -> Result<(), OpenError> {
+        self.store.freed = root.freed.iter().copied().collect();
+        let mut overtaken: BTreeMap<u64, RangeMap<()>> = BTreeMap::new();
+        for (lsn, first, count) in &root.overtaken {
+            overtaken.entry(*lsn).or_default().set(*first, *count, ());
+        }
         let of_stream = |n: u8| Cursor {
             segs: accepted.segs.iter().filter(|f| f.stream == n).collect(),
             entries: VecDeque::new(),
         };
         let mut cursors = [0, 1, 2].map(of_stream);
+        let nothing = RangeMap::default();
         loop {
             for c in &mut cursors {
                 while c.entries.is_empty() {
                     let Some(f) = c.segs.pop_front() else { break };
-                    c.entries = self.entries_of(f, root.lsn);
+                    c.entries = self.entries_of(f, root);
                 }
             }
             let first = cursors.iter_mut().filter(|c| !c.entries.is_empty());
             let next = first.min_by_key(|c| c.entries.front().map_or(u64::MAX, |p| p.entry.lsn()));
             let Some(placed) = next.and_then(|c| c.entries.pop_front()) else { break };
             self.entries += 1;
-            self.replay_one(placed);
+            let late = overtaken.get(&placed.entry.lsn()).unwrap_or(&nothing);
+            self.replay_one(placed, late);
         }
         self.check_index(root, accepted);
         Ok(())
     }
 
-    fn entries_of(&mut self, f: &Found, lsn: u64) -> VecDeque<Placed> {
+    fn entries_of(&mut self, f: &Found, root: &Root) -> VecDeque<Placed> {
+        let from = root.gseq.get(usize::from(f.stream)).copied().unwrap_or(1);
         let groups = match &f.source {
-            Source::Covered => return VecDeque::new(),
-            Source::Summary(footer) if footer.last_lsn < lsn || footer.groups == 0 => return VecDeque::new(),
+            Source::Covered(_) => return VecDeque::new(),
+            Source::Summary(footer) if footer.groups == 0 || f.end_gseq() <= from => return VecDeque::new(),
             Source::Summary(_) => self.summary_groups(f),
             Source::Groups(list) => {
                 let short = |(h, rel, _): &(crate::group::GroupHeader, u32, bool)| SummaryGroup {
@@ -63,16 +72,14 @@ impl Recovery<'_> {
         };
         let start = self.store.layout.seg_start(f.seg);
         let mut out = VecDeque::new();
-        for g in groups {
+        for g in groups.into_iter().filter(|g| g.gseq >= from) {
             let header = start + u64::from(g.rel);
             let mut slot = header + 1;
             for entry in g.entries {
                 let slots = entry.data_slots();
                 let at = if slots > 0 { slot } else { header };
                 slot += slots;
-                if entry.lsn() >= lsn {
-                    out.push_back(Placed { entry, slot: at, header });
-                }
+                out.push_back(Placed { entry, slot: at, header });
             }
         }
         out
@@ -95,9 +102,9 @@ impl Recovery<'_> {
         groups.into_iter().take(footer.groups as usize).map(short).collect()
     }
 
-    fn replay_one(&mut self, p: Placed) {
+    fn replay_one(&mut self, p: Placed, overtaken: &RangeMap<()>) {
         match &p.entry {
-            Entry::Blocks(b) => self.store.apply_blocks(b, p.slot, p.header, false),
+            Entry::Blocks(b) => self.store.apply_blocks(b, p.slot, p.header, overtaken),
             Entry::Meta { lsn, key, value: MetaValue::Inline(v) } => self.store.apply_meta(*lsn, *key, v.clone()),
             Entry::Meta { lsn, key, value: MetaValue::Slots { len, crc } } => {
                 let mut value = self.read_soft(p.slot, p.entry.data_slots());

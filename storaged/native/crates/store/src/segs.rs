@@ -12,8 +12,8 @@ pub enum SegState {
     Open,
     /// Summary durable; may be collected.
     Closed,
-    /// No index entry points into it since the log stood at this sequence number. It is free once a
-    /// durable checkpoint starts there or later, and no read started before is running.
+    /// No index entry points into it since this point of the log. It is free once a checkpoint that
+    /// began there or later is durable, and no read started before is running.
     Emptied(u64),
     /// Being discarded.
     Discarding,
@@ -32,8 +32,8 @@ pub struct Seg {
     pub state: SegState,
     /// Reads that were planned on it and are running.
     pub reads: u32,
-    /// Highest log sequence number in it.
-    pub last_lsn: u64,
+    /// Number of the group after its last durable one.
+    pub end_gseq: u64,
     /// Stream.
     pub stream: u8,
 }
@@ -51,7 +51,7 @@ pub struct Segs {
 impl Segs {
     /// All free.
     pub fn new(layout: &Layout, next_seq: u64) -> Segs {
-        let seg = Seg { seq: 0, state: SegState::Free, reads: 0, last_lsn: 0, stream: 0 };
+        let seg = Seg { seq: 0, state: SegState::Free, reads: 0, end_gseq: 0, stream: 0 };
         Segs { list: vec![seg; layout.segments as usize], free: (0..layout.segments).collect(), emptied: Vec::new(), next_seq }
     }
     /// One segment.
@@ -75,6 +75,11 @@ impl Segs {
         let free = (0u32..).zip(&self.list).filter(|(_, s)| s.state == SegState::Free);
         self.free = free.map(|(n, _)| n).collect();
     }
+    /// Whether a checkpoint later than the one that began at `durable` would free a segment.
+    pub fn wait_for_checkpoint(&self, durable: u64) -> bool {
+        let waits = |seg: &u32| self.get(*seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(at) if at > durable));
+        self.emptied.iter().any(waits)
+    }
     /// Sets a segment as recovery found it; `finish_load` follows.
     pub fn load(&mut self, seg: u32, to: Seg) {
         if let Some(s) = self.list.get_mut(seg as usize) {
@@ -90,7 +95,7 @@ impl Segs {
         let s = self.list.get_mut(seg as usize)?;
         s.state = if stream.is_some() { SegState::Open } else { SegState::Checkpoint };
         s.stream = stream.unwrap_or(0);
-        s.last_lsn = 0;
+        s.end_gseq = 0;
         s.seq = 0;
         if stream.is_some() {
             s.seq = self.next_seq;
@@ -98,10 +103,10 @@ impl Segs {
         }
         Some((seg, s.seq))
     }
-    /// Notes a record in an open segment.
-    pub fn saw_lsn(&mut self, seg: u32, lsn: u64) {
+    /// Notes a durable group.
+    pub fn saw_group(&mut self, seg: u32, gseq: u64) {
         if let Some(s) = self.list.get_mut(seg as usize) {
-            s.last_lsn = s.last_lsn.max(lsn);
+            s.end_gseq = s.end_gseq.max(gseq + 1);
         }
     }
     /// The summary of a segment is durable.
@@ -128,12 +133,12 @@ impl Segs {
     pub fn release(&mut self, seg: u32, discard: bool, out: &mut Vec<u32>) {
         self.free_or_discard(seg, discard, out);
     }
-    /// Frees what a durable checkpoint from `lsn` on allows; with `discard` the segments go to `out`
+    /// Frees what a durable checkpoint that began at `began` allows; with `discard` the segments go to `out`
     /// and are free after `discarded`.
-    pub fn reclaim(&mut self, lsn: u64, discard: bool, out: &mut Vec<u32>) {
+    pub fn reclaim(&mut self, began: u64, discard: bool, out: &mut Vec<u32>) {
         let list = core::mem::take(&mut self.emptied);
         for seg in list {
-            let free = self.get(seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(at) if at <= lsn));
+            let free = self.get(seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(at) if at <= began));
             if free {
                 self.free_or_discard(seg, discard, out);
             } else {

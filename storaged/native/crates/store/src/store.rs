@@ -163,15 +163,19 @@ impl LogStore {
         }
     }
     /// Whether a stream may take a free segment: the last ones belong to checkpoints, which make
-    /// segments free, and those before them to GC.
+    /// segments free, and those before them to GC, which may need two for one victim.
     fn may_open(&self, n: usize) -> bool {
-        let keep = self.ckpt.segments_needed(&self.layout) + if n == Stream::Cold as usize { 0 } else { 2 };
+        let keep = self.ckpt.segments_needed(&self.layout) + if n == Stream::Cold as usize { 0 } else { 3 };
         self.segs.free_count() > keep
+    }
+    /// Whether GC can end with one more victim whatever the clients do.
+    pub(crate) fn gc_has_room(&self) -> bool {
+        self.segs.free_count() > self.ckpt.segments_needed(&self.layout) + 1
     }
 
     pub(crate) fn reclaim(&mut self) {
         let mut discard = Vec::new();
-        self.segs.reclaim(self.ckpt.durable_lsn, self.cfg.discard, &mut discard);
+        self.segs.reclaim(self.ckpt.durable_began, self.cfg.discard, &mut discard);
         self.start_discards(discard);
     }
     pub(crate) fn start_discards(&mut self, segs: Vec<u32>) {
@@ -299,6 +303,10 @@ impl LogStore {
     /// Blocks that garbage collection moved since the open.
     pub fn moved_blocks(&self) -> u64 {
         self.walks.moved_blocks
+    }
+    /// Checkpoints completed since the open.
+    pub fn checkpoints(&self) -> u64 {
+        self.ckpt.completed
     }
     /// Superblock as it stands in memory.
     pub fn superblock(&self) -> &Superblock {

@@ -99,6 +99,9 @@ impl LogStore {
         if self.walks.gc.is_some() || self.walks.moves > 0 || self.stopping || self.free_percent(true) >= GC_START_PERCENT {
             return;
         }
+        if !self.gc_has_room() {
+            return;
+        }
         // Greedy: fewest live blocks, among equals the oldest. A full segment would cost what it gives.
         let limit = (self.layout.seg_slots * 97 / 100) as u32;
         let closed = self.segs.iter().filter(|(_, s)| s.state == SegState::Closed);
@@ -140,7 +143,8 @@ impl LogStore {
         if which == GC {
             let cold = self.streams.get(Stream::Cold as usize).map_or(0, |s| s.queued_slots());
             let slow = self.free_percent(true) >= GC_URGENT_PERCENT && self.walks.credit <= 0;
-            if slow || cold > COLD_QUEUE_MAX {
+            let ends = self.walks.gc.as_ref().is_some_and(|w| matches!(w.stage, Stage::Groups) && w.next >= w.groups.len());
+            if !ends && (slow || cold > COLD_QUEUE_MAX) {
                 return;
             }
         }

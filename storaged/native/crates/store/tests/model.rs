@@ -158,6 +158,7 @@ impl Pair {
 fn run(seed: u64, rounds: u64) -> u64 {
     let mut p = Pair::new(seed);
     for round in 0..rounds {
+        eprintln!("{seed} {round} {:?} moved {} ckpts {}", p.store.segments(), p.store.moved_blocks(), p.store.checkpoints());
         for _ in 0..p.rng.below(40) {
             let (stream, rec, data) = p.record();
             p.append(stream, rec, data);

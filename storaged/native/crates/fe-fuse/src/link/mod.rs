@@ -75,6 +75,8 @@ pub struct Link {
     work: Condvar,
     /// There is room for another request.
     room: Condvar,
+    /// Somebody knows that the server is back.
+    hurry: Condvar,
 }
 
 impl Link {
@@ -97,6 +99,7 @@ impl Link {
             state: Mutex::new(State::new(export)),
             work: Condvar::new(),
             room: Condvar::new(),
+            hurry: Condvar::new(),
         });
         let runner = Arc::clone(&link);
         thread::Builder::new()
@@ -157,10 +160,15 @@ impl Link {
         Ok(export.size)
     }
 
-    /// Drops the connection, so that a new one is made: for a server that hangs.
+    /// Drops the connection, so that a new one is made at once: for a server that hangs, and
+    /// for one that has just come back.
     pub fn reconnect(&self) {
-        self.lock().broken = true;
+        let mut state = self.lock();
+        state.broken = true;
+        state.hurry = true;
+        drop(state);
         self.work.notify_all();
+        self.hurry.notify_all();
     }
 
     /// A copy of the counters.
@@ -190,13 +198,23 @@ impl Link {
                 self.serve(&connection);
                 pause = BACKOFF_MIN;
             }
-            thread::sleep(pause);
+            self.pause(pause);
             pause = (pause * 2).min(BACKOFF_MAX);
             match self.target.dial() {
                 Ok((connection, export)) => stream = self.accept(connection, export),
                 Err(error) => self.lock().counters.last_error = error.to_string(),
             }
         }
+    }
+
+    /// Waits before the next try, unless somebody asked for it now.
+    fn pause(&self, pause: Duration) {
+        let state = self.lock();
+        let waited = self
+            .hurry
+            .wait_timeout_while(state, pause, |state| !state.hurry);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.hurry = false;
     }
 
     /// Takes a new connection into use, unless its export cannot hold what we promised.
@@ -210,6 +228,9 @@ impl Link {
             return None;
         }
         state.export = export;
+        // Here, where the size was compared, and not when the work begins: a resize in between
+        // has to end this connection too.
+        state.broken = false;
         state.counters.reconnects = state.counters.reconnects.saturating_add(1);
         Some(connection)
     }
@@ -220,7 +241,7 @@ impl Link {
             let mut state = self.lock();
             state.queue.connection_lost();
             state.connected = true;
-            state.broken = false;
+            state.hurry = false;
         }
         thread::scope(|scope| {
             scope.spawn(|| {

@@ -67,6 +67,8 @@ pub struct State {
     pub connected: bool,
     /// The connection in use has to end.
     pub broken: bool,
+    /// The next try is wanted now.
+    pub hurry: bool,
     pub counters: Counters,
 }
 
@@ -78,6 +80,7 @@ impl State {
             size: export.size,
             connected: false,
             broken: false,
+            hurry: false,
             counters: Counters::default(),
         }
     }

@@ -170,3 +170,14 @@ fn a_drive_that_left_forgets_no_data_but_answers_nothing() {
     assert_eq!(rig.read(1, 0).hdr.status, Status::NackEpoch);
     assert!(rig.seal(2).pgs.is_empty());
 }
+
+#[test]
+fn l1_a_joiner_that_knows_the_generation_only_from_the_store_grants_credits_with_the_ticket() {
+    let mut rig = Rig::new(3);
+    rig.map(map(3, 3, &[1, 2], &[joiner(3, 3, 0)]));
+    rig.generations(3, &[(VOL, Gen(4), 44)]);
+    let layer = rig.layer_frame(4, &ticket(4, 44));
+    let answer = rig.call(layer);
+    assert_eq!(answer.hdr.status, Status::Ok);
+    assert!(answer.hdr.credits >= 257);
+}

@@ -91,11 +91,14 @@ impl World {
     /// Until nothing moves; time passes a little when drives back off.
     pub fn settle(&mut self) {
         for _ in 0..200 {
+            let mut delivered = 0;
             loop {
                 self.run_devices();
                 if !self.deliver() {
                     break;
                 }
+                delivered += 1;
+                assert!(delivered < 20_000, "drives ask each other for ever");
             }
             if !self.completes.is_empty() {
                 return;

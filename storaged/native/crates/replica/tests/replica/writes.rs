@@ -235,3 +235,32 @@ fn returned_slots_are_free_again() {
     // It came back as a new grant at once, because space is plentiful: never more than before.
     assert_eq!(rig.r.store().space().grantable, before);
 }
+
+#[test]
+fn a_volume_that_does_not_restate_gets_new_credits_all_the_same() {
+    let mut rig = Rig::active(1).restart(2);
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    rig.stable(1, Version::ZERO);
+    assert!(rig.stable(1, Version::ZERO).hdr.credits >= 257);
+}
+
+#[test]
+fn a_volume_that_polls_without_being_able_to_write_is_given_more() {
+    let mut rig = Rig::active(1);
+    let first = rig.stable(1, Version::ZERO).hdr.credits;
+    let last = (0..12).map(|_| rig.stable(1, Version::ZERO).hdr.credits).last().unwrap();
+    assert!(last > first);
+}
+
+#[test]
+fn a_deleted_volume_leaves_nothing_behind() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    let done = rig.control(drystone_replica::Control::FreeLayer { layer: LAYER });
+    assert_eq!(done, drystone_replica::ControlResult::Done);
+    rig.run();
+    assert_eq!(rig.r.store().space().granted, 0);
+    assert_eq!(rig.write(1, 2, 0, 1), Status::NackGen);
+    let rig = rig.restart(2);
+    assert_eq!(rig.r.store().space().granted, 0);
+}

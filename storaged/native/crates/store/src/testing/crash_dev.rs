@@ -71,6 +71,10 @@ impl CrashDev {
     pub fn running(&self) -> Vec<u64> {
         self.flying.keys().copied().collect()
     }
+    /// The operations running, for a failed test to print.
+    pub fn describe(&self) -> Vec<&DevOp> {
+        self.flying.values().collect()
+    }
     /// Ends an operation well.
     pub fn finish(&mut self, id: u64) -> DevResult {
         match self.flying.remove(&id) {

@@ -60,7 +60,8 @@ pub fn record(kind: BlockKind, k: ObjKey, first: u16, count: u16, v: Version) ->
 /// Runs everything to the end, operations in random order.
 pub fn settle(store: &mut LogStore, dev: &mut CrashDev, rng: &mut Rng) -> Vec<StoreEvent> {
     let mut events = Vec::new();
-    loop {
+    for round in 0.. {
+        assert!(round < 200_000, "the store never comes to rest: {:?} {:?}", store.segments(), dev.describe());
         step(store, dev, rng, &mut events);
         if dev.running().is_empty() {
             let mut ops = Vec::new();
@@ -71,6 +72,7 @@ pub fn settle(store: &mut LogStore, dev: &mut CrashDev, rng: &mut Rng) -> Vec<St
             ops.into_iter().for_each(|op| dev.start(op));
         }
     }
+    events
 }
 
 /// Polls, and ends one operation chosen at random.

@@ -1,0 +1,178 @@
+"""Measurements beside fio: control plane, idle cost, memory, write gaps. Ours only."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from drystone_storaged.proto import block_pb2, block_pb2_grpc
+from tests.e2e.bench.ours import CONSUMER
+from tests.e2e.lib import fio
+from tests.e2e.lib.cluster import Cluster
+from tests.e2e.lib.procs import cpu_s, rss_bytes
+from tests.e2e.lib.ticker import Stalls, Ticker
+from tests.e2e.lib.writer import Region, Writer
+
+CALL_WAIT_S: Final = 90.0
+SMALL: Final = 64 << 20
+FREEZE_S: Final = 6.0
+GO_ON_S: Final = 60.0
+TIB: Final = 1 << 40
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value below which this share of them lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """Times of the manager's work."""
+
+    creates_per_s: float
+    attach_p50_ms: float
+    attach_p99_ms: float
+
+
+class Volumes:
+    """Many small volumes: made, attached as exports, and removed again."""
+
+    def __init__(self, cluster: Cluster, count: int) -> None:
+        self._cluster = cluster
+        self._ids: list[str] = []
+        self._count = count
+        self._channel = grpc.insecure_channel(f"unix://{cluster.folder}/run/{CONSUMER}.sock")
+        self._block = block_pb2_grpc.BlockStub(self._channel)
+
+    def create_and_attach(self) -> ControlPlane:
+        """One after the other, each timed."""
+        rest = self._cluster.rest
+        began = time.monotonic()
+        for number in range(self._count):
+            body = {"name": f"idle-{number}", "size": SMALL, "pool": "default"}
+            self._ids.append(rest.post("/v1/volumes", body)["id"])
+        creates = self._count / (time.monotonic() - began)
+        times = []
+        for volume in self._ids:
+            began = time.monotonic()
+            rest.post(f"/v1/volumes/{volume}/publish", {"node": CONSUMER, "mode": "rw"})
+            request = block_pb2.AttachRequest(
+                volume_id=volume,
+                mode=block_pb2.MODE_READ_WRITE,
+                attacher=block_pb2.ATTACHER_EXPORT,
+            )
+            self._block.Attach(request, timeout=CALL_WAIT_S)
+            times.append((time.monotonic() - began) * 1000)
+        return ControlPlane(creates, statistics.median(times), percentile(times, 0.99))
+
+    def remove(self) -> None:
+        """Detach and delete all of them."""
+        for volume in self._ids:
+            request = block_pb2.DetachRequest(volume_id=volume)
+            self._block.Detach(request, timeout=CALL_WAIT_S)
+            self._cluster.rest.post(f"/v1/volumes/{volume}/unpublish", {"node": CONSUMER})
+            self._cluster.rest.delete(f"/v1/volumes/{volume}")
+        self._channel.close()
+
+
+def idle_cpu(cluster: Cluster, seconds: float, settle_s: float) -> dict[str, float]:
+    """Share of one core by process, over a period in which nobody does anything."""
+    time.sleep(settle_s)
+    pids = cluster.pids()
+    before = {name: cpu_s([pid]) for name, pid in pids.items()}
+    began = time.monotonic()
+    time.sleep(seconds)
+    length = time.monotonic() - began
+    return {name: (cpu_s([pid]) - before[name]) / length for name, pid in pids.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory of servers for what is stored, scaled to a TiB."""
+
+    random_gib_per_tib: float
+    sequential_gib_per_tib: float
+    stored_bytes: int
+
+
+def memory(cluster: Cluster, size: int) -> Memory:
+    """Write a new volume once in random order and another in sequence; watch the servers grow."""
+    grown = {}
+    for name, rw, block in (("mem-seq", "write", "128k"), ("mem-rand", "randwrite", "4k")):
+        cluster.cli("volume", "create", name, "--size", str(size))
+        uri = cluster.attach(name, CONSUMER, "export")["nbd_uri"]
+        before = sum(rss_bytes(pid) for pid in cluster.server_pids())
+        options: dict[str, object] = {
+            "rw": rw, "bs": block, "iodepth": 32, "size": "100%", "refill_buffers": 1,
+        }  # fmt: skip
+        fio.run(fio.command({"ioengine": "nbd", "uri": uri}, options), expected_s=size / 5e6)
+        after = sum(rss_bytes(pid) for pid in cluster.server_pids())
+        grown[name] = (after - before) / (size * len(cluster.server_pids())) * TIB / (1 << 30)
+        cluster.cli("volume", "detach", name, "--node", CONSUMER)
+    for name in grown:
+        cluster.cli("volume", "delete", name)
+    return Memory(grown["mem-rand"], grown["mem-seq"], size)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The longest write around one event, and what the host took away in it."""
+
+    seconds: float
+    host_s: float
+
+
+def gaps(cluster: Cluster, uri: str, rounds: int, say: Callable[[str], None]) -> dict[str, list[Gap]]:
+    """Kill and freeze each server in turn under small durable writes."""
+    found: dict[str, list[Gap]] = {"killed": [], "frozen": []}
+    names = cluster.server_names()
+    for number in range(rounds):
+        name = names[number % len(names)]
+        found["killed"].append(_gap(uri, lambda n=name: _kill(cluster, n)))
+        cluster.cli("local", "start", name)
+        cluster.wait_in_sync()
+        found["frozen"].append(_gap(uri, lambda n=name: _freeze(cluster, n)))
+        cluster.wait_in_sync()
+        say(f"  gaps at {name}: {found['killed'][-1]}, {found['frozen'][-1]}")
+    return found
+
+
+def _gap(uri: str, event: Callable[[], Any]) -> Gap:
+    ticker = Ticker()
+    writer = Writer(Region(uri, 0, 1024, 3))
+    writer.goes_on(100, GO_ON_S)
+    event()
+    writer.goes_on(100, GO_ON_S)
+    seen, stalls = writer.stop(), ticker.stop()
+    return _as_gap(seen.gap, stalls)
+
+
+def _as_gap(gap: tuple[float, float], stalls: Stalls) -> Gap:
+    return Gap(gap[1] - gap[0], stalls.within(*gap))
+
+
+def _kill(cluster: Cluster, name: str) -> None:
+    cluster.cli("local", "stop", name, "--signal", "KILL")
+
+
+def _freeze(cluster: Cluster, name: str) -> None:
+    cluster.cli("local", "stop", name, "--signal", "STOP")
+    time.sleep(FREEZE_S)
+    cluster.cli("local", "stop", name, "--signal", "CONT")
+
+
+def disk_of(folder: Path) -> str:
+    """What the files of the run lie on."""
+    best = ("", "unknown")
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        device, point, kind = line.split()[:3]
+        if str(folder).startswith(point) and len(point) > len(best[0]):
+            best = (point, f"{kind} on {device}")
+    return best[1]

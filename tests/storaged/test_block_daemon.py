@@ -1,0 +1,233 @@
+"""The block daemon's Python side against a real manager; the native core is a stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import grpc
+import pytest
+
+from drystone_storaged.agent.control import Control
+from drystone_storaged.agent.identity import IdentityFile
+from drystone_storaged.agent.register import Registrant, register
+from drystone_storaged.attach.interface import AttacherKind
+from drystone_storaged.block.app import BlockDaemon
+from drystone_storaged.block.records import Record, Records
+from drystone_storaged.block.service import BlockService, serving
+from drystone_storaged.block.settings import BlockSettings
+from drystone_storaged.proto import block_pb2, block_pb2_grpc, control_pb2
+from tests.storaged.fake_native import FakeBlockCore
+from tests.storaged.manager_env import GIB, manager, peers, until
+
+RW, EXPORT = block_pb2.MODE_READ_WRITE, block_pb2.ATTACHER_EXPORT
+
+
+@pytest.fixture
+async def mgr(tmp_path):
+    async with manager(tmp_path / "m") as running, peers(running, 1, 0):
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def running_block(mgr, folder: Path, core=None):
+    """A block daemon named block-1 and a stub of its socket."""
+    folder.mkdir(exist_ok=True)
+    token = folder / "token"
+    if not token.exists():
+        token.write_text(await mgr.token("client", "block-1"))
+    settings = BlockSettings(
+        name="block-1", state_dir=str(folder / "state"), managers=[mgr.running.control],
+        join_token_file=str(token), socket=str(folder / "b.sock"),
+    )  # fmt: skip
+    control = Control(settings.managers)
+    core = core or FakeBlockCore()
+    try:
+        file = IdentityFile(Path(settings.state_dir))
+        identity = file.load_or_create(settings.name)
+        registrant = Registrant(control_pb2.ROLE_CLIENT, settings.join_token_file)
+        membership = await register(control, file, identity, registrant)
+        daemon = BlockDaemon(settings, control, membership, core)
+        service = BlockService(
+            daemon.volumes, membership, daemon.devices.kinds(), daemon.session.connected.is_set
+        )
+        task = asyncio.create_task(daemon.run())
+        try:
+            async with (
+                serving(service, Path(settings.socket)),
+                grpc.aio.insecure_channel(f"unix://{settings.socket}") as channel,
+            ):
+                await until(daemon.session.connected.is_set, "the session")
+                yield daemon, block_pb2_grpc.BlockStub(channel)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    finally:
+        await control.aclose()
+        core.close()
+
+
+async def new_volume(mgr, name="v", size=GIB) -> str:
+    volume = (await mgr.http.post("/v1/volumes", json={"name": name, "size": size})).json()["id"]
+    body = {"node": "block-1", "mode": "rw"}
+    answer = await mgr.http.post(f"/v1/volumes/{volume}/publish", json=body)
+    assert answer.status_code == 200, answer.text
+    return volume
+
+
+def attach_request(volume, mode=RW, attacher=EXPORT) -> block_pb2.AttachRequest:
+    return block_pb2.AttachRequest(volume_id=volume, mode=mode, attacher=attacher)
+
+
+async def code_of(call) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return dict(caught.value.trailing_metadata())["drystone-code"]
+
+
+async def shown(mgr, volume) -> dict:
+    return (await mgr.http.get(f"/v1/volumes/{volume}")).json()
+
+
+async def test_an_attached_volume_is_active_and_repeating_the_call_changes_nothing(mgr, tmp_path):
+    async with running_block(mgr, tmp_path / "b") as (_, stub):
+        volume = await new_volume(mgr)
+        first = await stub.Attach(attach_request(volume), timeout=10)
+        assert first.state == block_pb2.STATE_ACTIVE
+        assert (first.generation, first.size_bytes, first.device) == (1, GIB, "")
+        assert first.nbd_uri.startswith(f"nbd+unix:///{volume}?socket=/")
+        assert await stub.Attach(attach_request(volume), timeout=10) == first
+        assert [a["state"] for a in (await shown(mgr, volume))["attachments"]] == ["active"]
+
+
+async def test_an_attach_that_was_not_published_is_refused_and_leaves_nothing(mgr, tmp_path):
+    async with running_block(mgr, tmp_path / "b") as (daemon, stub):
+        made = await mgr.http.post("/v1/volumes", json={"name": "v", "size": GIB})
+        call = stub.Attach(attach_request(made.json()["id"]), timeout=10)
+        assert await code_of(call) == "not_published"
+        assert not daemon.volumes.list()
+        assert not list((tmp_path / "b/state/attachments").iterdir())
+
+
+async def test_another_mode_or_attacher_than_the_standing_one_is_refused(mgr, tmp_path):
+    async with running_block(mgr, tmp_path / "b") as (_, stub):
+        volume = await new_volume(mgr)
+        await stub.Attach(attach_request(volume), timeout=10)
+        again = attach_request(volume, mode=block_pb2.MODE_READ_ONLY)
+        assert await code_of(stub.Attach(again, timeout=10)) == "attached_otherwise"
+
+
+async def test_a_detach_gives_the_attachment_back_and_may_be_repeated(mgr, tmp_path):
+    async with running_block(mgr, tmp_path / "b") as (_, stub):
+        volume = await new_volume(mgr)
+        await stub.Attach(attach_request(volume), timeout=10)
+        for _ in range(2):
+            await stub.Detach(block_pb2.DetachRequest(volume_id=volume), timeout=10)
+        found = await shown(mgr, volume)
+        assert (found["attachments"], found["clean"]) == ([], True)
+
+
+async def test_a_restarted_daemon_proves_its_attachment_and_gets_a_new_generation(mgr, tmp_path):
+    async with running_block(mgr, tmp_path / "b") as (_, stub):
+        volume = await new_volume(mgr)
+        before = await stub.Attach(attach_request(volume), timeout=10)
+    async with running_block(mgr, tmp_path / "b") as (daemon, stub):
+        await until(
+            lambda: (
+                daemon.volumes.get(int(volume, 16))
+                and not daemon.volumes.get(int(volume, 16)).readopting
+            ),
+            "the re-adoption",
+        )
+        after = await stub.Attach(attach_request(volume), timeout=10)
+        assert after.generation == before.generation + 1
+        assert after.nbd_uri == before.nbd_uri
+        assert len((await shown(mgr, volume))["attachments"]) == 1
+
+
+async def test_a_daemon_that_was_fenced_while_away_serves_errors_until_it_is_detached(
+    mgr, tmp_path
+):
+    async with running_block(mgr, tmp_path / "b") as (_, stub):
+        volume = await new_volume(mgr)
+        await stub.Attach(attach_request(volume), timeout=10)
+    answer = await mgr.http.post(f"/v1/volumes/{volume}/fence", json={})
+    assert answer.status_code == 200, answer.text
+    async with running_block(mgr, tmp_path / "b") as (daemon, stub):
+
+        async def fenced() -> bool:
+            found = (await stub.List(block_pb2.ListRequest(), timeout=5)).attachments
+            return bool(found) and found[0].state == block_pb2.STATE_FENCED
+
+        await until(fenced, "the fenced state")
+        assert daemon.core.attached[int(volume, 16)]["fenced"], "the export answers errors"
+        assert await code_of(stub.Attach(attach_request(volume), timeout=10)) == "volume_fenced"
+        await stub.Detach(block_pb2.DetachRequest(volume_id=volume), timeout=10)
+        assert not (await stub.List(block_pb2.ListRequest(), timeout=5)).attachments
+
+
+async def test_a_fence_by_the_manager_reaches_a_running_daemon(mgr, tmp_path):
+    async with running_block(mgr, tmp_path / "b") as (daemon, stub):
+        volume = await new_volume(mgr)
+        await stub.Attach(attach_request(volume), timeout=10)
+        await mgr.http.post(f"/v1/volumes/{volume}/fence", json={})
+        await until(lambda: daemon.volumes.get(int(volume, 16)).gone, "the end of the attachment")
+
+
+async def test_a_resize_is_taken_over_and_shown(mgr, tmp_path):
+    async with running_block(mgr, tmp_path / "b") as (_, stub):
+        volume = await new_volume(mgr)
+        await stub.Attach(attach_request(volume), timeout=10)
+        await mgr.http.patch(f"/v1/volumes/{volume}", json={"size": 2 * GIB})
+        request = block_pb2.ResizeRequest(volume_id=volume, size_bytes_min=2 * GIB)
+        assert (await stub.Resize(request, timeout=10)).size_bytes == 2 * GIB
+        too_much = block_pb2.ResizeRequest(volume_id=volume, size_bytes_min=3 * GIB)
+        assert await code_of(stub.Resize(too_much, timeout=10)) == "size_not_recorded"
+
+
+async def test_an_attach_that_was_cut_off_goes_on_with_the_same_nonce(mgr, tmp_path):
+    core = FakeBlockCore()
+    async with running_block(mgr, tmp_path / "b", core) as (_, stub):
+        volume = await new_volume(mgr)
+        core.hold.add(int(volume, 16))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.Attach(attach_request(volume), timeout=0.5)
+        core.emit("want_activate", volume=int(volume, 16), generation=1)
+        assert (await stub.Attach(attach_request(volume), timeout=10)).generation == 1
+
+
+async def test_stats_and_info_answer_without_the_manager(mgr, tmp_path):
+    async with running_block(mgr, tmp_path / "b") as (_, stub):
+        volume = await new_volume(mgr)
+        await stub.Attach(attach_request(volume), timeout=10)
+        stats = await stub.Stats(block_pb2.StatsRequest(volume_id=volume), timeout=5)
+        assert stats.write_requests == 7
+        info = await stub.Info(block_pb2.InfoRequest(), timeout=5)
+        assert (info.node, info.ready) == ("block-1", True)
+        assert block_pb2.ATTACHER_EXPORT in info.attachers
+
+
+@pytest.mark.parametrize("bad", ["", "../../etc/passwd", "0" * 15, "0" * 17, "G" * 16])
+async def test_a_volume_id_that_is_none_is_refused(mgr, tmp_path, bad):
+    async with running_block(mgr, tmp_path / "b") as (_, stub):
+        assert await code_of(stub.Attach(attach_request(bad), timeout=5)) == "invalid_id"
+
+
+def test_records_survive_a_restart_and_damage_is_left_alone(tmp_path):
+    records = Records(tmp_path)
+    record = Record(5, False, AttacherKind.EXPORT, (1, 2), "v", 3, 4096, b"\x00ticket")
+    records.save(record)
+    (tmp_path / "0000000000000009.json").write_text('{"volume": 9}')
+    assert Records(tmp_path).load() == [record]
+    records.remove(5)
+    records.remove(5)
+    assert Records(tmp_path).load() == []
+
+
+def test_nonces_of_many_restarts_are_bounded_and_keep_the_oldest():
+    nonces = (1,)
+    for nonce in range(2, 200):
+        nonces = Record(5, False, AttacherKind.EXPORT, nonces).tried(nonce)
+    assert len(nonces) <= 64
+    assert (nonces[0], nonces[-1]) == (1, 199)

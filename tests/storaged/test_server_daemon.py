@@ -1,0 +1,199 @@
+"""The server's Python side against a real manager; the native core is a stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from drystone_storaged.agent.control import Control
+from drystone_storaged.agent.identity import IdentityFile
+from drystone_storaged.agent.register import Registrant, register
+from drystone_storaged.proto import control_pb2
+from drystone_storaged.server.app import Server
+from drystone_storaged.server.settings import DriveSettings, ServerSettings
+from tests.storaged.fake_native import FakeServerCore, FakeTools
+from tests.storaged.manager_env import manager, until
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+async def mgr(tmp_path):
+    async with manager(tmp_path / "m") as running:
+        yield running
+
+
+@pytest.fixture
+async def port():
+    """A real listener: the manager probes a drive's address before it believes that it is dead."""
+    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+@contextlib.asynccontextmanager
+async def running_server(mgr, folder: Path, drives, core=None, tools=None):
+    """A server named node-1 with its state in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    token = folder / "token"
+    if not token.exists():
+        token.write_text(await mgr.token("server", "node-1"))
+    settings = ServerSettings(
+        name="node-1",
+        state_dir=str(folder / "state"),
+        managers=[mgr.running.control],
+        join_token_file=str(token),
+        drives=drives,
+        beacon_listen="127.0.0.1:9",
+    )
+    file = IdentityFile(Path(settings.state_dir))
+    control = Control(settings.managers)
+    core = core or FakeServerCore()
+    try:
+        identity = file.load_or_create(settings.name)
+        registrant = Registrant(control_pb2.ROLE_SERVER, settings.join_token_file)
+        membership = await register(control, file, identity, registrant)
+        server = Server(settings, control, membership, core, tools or FakeTools())
+        task = asyncio.create_task(server.run())
+        try:
+            yield server
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    finally:
+        await control.aclose()
+        core.close()
+
+
+def drive(path: Path, port: int, **more) -> DriveSettings:
+    return DriveSettings(path=str(path), listen=f"127.0.0.1:{port}", init=True, **more)
+
+
+async def drives_of(mgr) -> list[dict]:
+    return (await mgr.http.get("/v1/drives")).json()["items"]
+
+
+async def up(mgr, count=1) -> bool:
+    return sum(d["state"] == "up" for d in await drives_of(mgr)) >= count
+
+
+async def test_a_blank_drive_is_formatted_opened_and_reported_ready(mgr, tmp_path, port):
+    path = tmp_path / "1.img"
+    async with running_server(mgr, tmp_path / "s", [drive(path, port, create_bytes=GIB)]) as server:
+        await until(lambda: up(mgr), "the drive is up")
+        shown = (await drives_of(mgr))[0]
+        assert (shown["node"], shown["capacity"]) == ("node-1", GIB)
+        assert list(server.core.open) == [shown["id"]]
+        await until(lambda: "voters" in [kind for kind, _ in server.core.told], "voters")
+
+
+async def test_a_restarted_server_opens_its_drive_under_a_new_nonce(mgr, tmp_path, port):
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    nonces = []
+    for _ in range(2):
+        async with running_server(mgr, tmp_path / "s", drives) as server:
+            await until(lambda: up(mgr), "the drive is up")
+            nonces.append(server.drives[0].nonce)
+    shown = await drives_of(mgr)
+    assert len(shown) == 1
+    assert shown[0]["state"] == "down", "an orderly stop reports CLOSED"
+    assert len(set(nonces)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("some text", "drive_foreign"),
+        ('{"uuid": "11111111-1111-1111-1111-111111111111", "cluster": "22222222-2222-2222-'
+         '2222-222222222222", "nonce": 1, "incarnation": 1, "revision": 1, "size": 1}',
+         "wrong_cluster"),
+    ],
+)  # fmt: skip
+async def test_a_drive_that_is_not_ours_is_refused_and_the_others_serve(
+    mgr, tmp_path, port, content, code, caplog
+):
+    bad, good = tmp_path / "bad.img", tmp_path / "good.img"
+    bad.write_text(content)
+    drives = [drive(bad, port), drive(good, port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives) as server:
+        await until(lambda: up(mgr), "the good drive is up")
+        await until(lambda: server.drives[0].reason, "a reason")
+    assert bad.read_text() == content
+
+
+async def test_a_drive_file_that_was_wiped_is_never_formatted_again(mgr, tmp_path, port):
+    path = tmp_path / "1.img"
+    drives = [drive(path, port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives):
+        await until(lambda: up(mgr), "the drive is up")
+    path.write_text("")
+    async with running_server(mgr, tmp_path / "s", drives) as server:
+        await until(lambda: "was drive" in server.drives[0].reason, "the refusal")
+    assert not path.read_text()
+
+
+async def test_a_drive_in_use_is_tried_again_until_it_is_free(mgr, tmp_path, port):
+    path = tmp_path / "1.img"
+    tools = FakeTools()
+    tools.in_use.add(str(path))
+    drives = [drive(path, port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives, tools=tools) as server:
+        await until(lambda: "another process" in server.drives[0].reason, "the refusal")
+        tools.in_use.clear()
+        await until(lambda: up(mgr), "the drive is up")
+
+
+async def test_a_drive_that_fails_to_open_is_reported_with_its_reason(mgr, tmp_path, port):
+    path = tmp_path / "1.img"
+    core = FakeServerCore()
+    core.fail_open[str(path)] = "a superblock is rotten"
+    drives = [drive(path, port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives, core=core):
+
+        async def reported() -> bool:
+            found = await drives_of(mgr)
+            return bool(found) and found[0]["reason"] == "a superblock is rotten"
+
+        await until(reported, "the reason at the manager")
+
+
+async def test_commands_of_the_manager_reach_the_drive_and_are_answered(mgr, tmp_path, port):
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives) as server:
+        await until(lambda: up(mgr), "the drive is up")
+        body = {"name": "default", "copies": 1}
+        assert (await mgr.http.post("/v1/pools", json=body)).status_code == 201
+        volume = (await mgr.http.post("/v1/volumes", json={"name": "v", "size": GIB})).json()
+        await until(lambda: server.maps.revision > 0 and server.core.maps, "a map")
+        fence = control_pb2.Command(id=7, deadline_ms=5000)
+        fence.fence.volume = int(volume["id"], 16)
+        fence.fence.generation = 4
+        fence.fence.drives.append(server.drives[0].number)
+        answers = []
+        answer, server.commands._answer = server.commands._answer, answers.append
+        server.commands.start(fence)
+        await until(lambda: answers, "the answer")
+        assert [(d.drive, d.sealed_generation) for d in answers[0].drives] == [
+            (server.drives[0].number, 4)
+        ]
+        server.commands._answer = answer
+        shown = (await mgr.http.post(f"/v1/drives/{server.drives[0].number}/scrub")).json()
+
+        async def scrubbed() -> bool:
+            task = (await mgr.http.get(f"/v1/tasks/{shown['id']}")).json()
+            return task["state"] == "done"
+
+        await until(scrubbed, "the scrub is done")
+
+
+async def test_a_drive_shown_down_that_does_well_is_reported_ready_again(mgr, tmp_path, port):
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives) as server:
+        await until(lambda: up(mgr), "the drive is up")
+        number = server.drives[0].number
+        state = await mgr.services.feed.read()
+        await mgr.services.drives.set_down({number: state.drive_revisions[number]}, "a test")
+        await until(lambda: up(mgr), "the drive is up again")
