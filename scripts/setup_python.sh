@@ -9,5 +9,5 @@ if [ -x .venv/bin/python ] && fresh "$stamp" pyproject.toml uv.lock; then exit 0
 say "syncing the Python environment"
 # Frozen: set-up never changes the lock; `make lint` says when it is out of date.
 # Inexact: a native package that is installed already stays.
-uv sync --frozen --inexact --no-install-package drystone-native --quiet
+uv sync --frozen --inexact --no-install-package drystone-native --compile-bytecode --quiet
 touch "$stamp"

@@ -153,7 +153,7 @@ class Peer:
 
     async def listen(self) -> str:
         async def ignore(_reader, writer):
-            writer.close()
+            writer.transport.abort()
 
         self.listener = await asyncio.start_server(ignore, "127.0.0.1", 0)
         host, port = self.listener.sockets[0].getsockname()
@@ -194,6 +194,7 @@ class Peer:
         if self.listener is not None:
             self.listener.close()
         await self.channel.close()
+        await asyncio.sleep(0)  # aborted connections close in the loop's next turn
 
 
 @contextlib.asynccontextmanager

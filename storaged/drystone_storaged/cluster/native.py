@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import drystone_native
 from drystone_storaged.cluster.binary import Writer
 from drystone_storaged.cluster.placement import PlacementSpec, place_pool
 from drystone_storaged.cluster.records import ChainLink, ParentLink
@@ -81,4 +83,22 @@ def _hmac(key: bytes, message: bytes) -> bytes:
     return hmac.new(key, message, hashlib.sha256).digest()
 
 
+class ExtensionNative(PureNative):
+    """Places with the extension: the implementation that production uses."""
+
+    def place_pool(self, spec: PlacementSpec) -> Sequence[tuple[int, ...]]:
+        """Give each PG its drives; domains travel as fault sets."""
+        drives = [
+            {"id": d.id, "weight": d.weight, "fault_set": d.domain, "node": d.domain}
+            for d in spec.drives
+        ]
+        wanted = {
+            "drives": drives, "pg_count": spec.pg_count, "copies": spec.copies,
+            "domain": "fault-set", "salt": spec.pool,
+        }  # fmt: skip
+        placed = json.loads(drystone_native.place_pool(json.dumps(wanted)))
+        return [tuple(pg) for pg in placed["pgs"]]
+
+
 PURE: Final[Native] = PureNative()
+NATIVE: Final[Native] = ExtensionNative()

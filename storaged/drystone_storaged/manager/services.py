@@ -17,7 +17,7 @@ from drystone_storaged.cluster.fence import FenceService
 from drystone_storaged.cluster.ids import IdAllocator
 from drystone_storaged.cluster.leadership import Leadership
 from drystone_storaged.cluster.membership_service import MembershipService
-from drystone_storaged.cluster.native import PURE, Native
+from drystone_storaged.cluster.native import NATIVE, Native
 from drystone_storaged.cluster.nodes import NodeService
 from drystone_storaged.cluster.orders import OrderService, Usage
 from drystone_storaged.cluster.pools import PoolService
@@ -53,7 +53,7 @@ class Environment:
     cluster: Cluster
     name: str
     master: bytes
-    native: Native = PURE
+    native: Native = NATIVE
     prober: Prober = field(default_factory=TcpProber)
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time

@@ -129,7 +129,9 @@ class Gap:
     host_s: float
 
 
-def gaps(cluster: Cluster, uri: str, rounds: int, say: Callable[[str], None]) -> dict[str, list[Gap]]:
+def gaps(
+    cluster: Cluster, uri: str, rounds: int, say: Callable[[str], None]
+) -> dict[str, list[Gap]]:
     """Kill and freeze each server in turn under small durable writes."""
     found: dict[str, list[Gap]] = {"killed": [], "frozen": []}
     names = cluster.server_names()

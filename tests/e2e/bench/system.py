@@ -57,9 +57,7 @@ def prefill(system: System) -> None:
     options: dict[str, object] = {
         "rw": "write", "bs": "128k", "iodepth": 16, "size": "100%", "refill_buffers": 1,
     }  # fmt: skip
-    fio.run(
-        fio.command(system.target(), options), expected_s=system.size / PREFILL_BYTES_PER_S_MIN
-    )
+    fio.run(fio.command(system.target(), options), expected_s=system.size / PREFILL_BYTES_PER_S_MIN)
 
 
 def measure(system: System, job: Job, placement: Placement, seconds: float) -> Sample:

@@ -18,7 +18,7 @@ FENCED_SLOTS: Final = 256
 FENCED_THREADS: Final = 8
 """So many writes are under way when the consumer freezes; they are the late ones."""
 
-OLD_SEED, NEW_SEED = 7, 8
+OLD_SEED, NEW_SEED = 1001, 1002
 LATE_WAIT_S: Final = 60.0
 
 

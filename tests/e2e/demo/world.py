@@ -21,7 +21,6 @@ NODE: Final = "block-1"
 OTHER_NODE: Final = "block-2"
 LOAD_STOP_S: Final = 90.0
 WRITER_SLOTS: Final = 2048
-WRITER_SEED: Final = 1
 
 
 class Known(Protocol):
@@ -60,6 +59,7 @@ class World:
     volumes: dict[str, Volume] = field(default_factory=dict)
     used_at_start: int = 0
     changed_bytes: int = 0
+    writers: int = 0
 
     @property
     def raw(self) -> Volume:
@@ -71,8 +71,9 @@ class World:
         return sum(v.known.bytes_known for v in self.volumes.values() if v.known is not None)
 
     def writer_region(self) -> Region:
-        """Where the measuring writer works: the first blocks of the raw volume."""
-        return Region(self.raw.where, 0, WRITER_SLOTS, WRITER_SEED)
+        """Where the next measuring writer works: the first blocks of the raw volume."""
+        self.writers += 1
+        return Region(self.raw.where, 0, WRITER_SLOTS, seed=self.writers)
 
     def verify_all(self) -> None:
         """Check every known byte of every volume."""

@@ -56,6 +56,7 @@ class RegistrationCalls:
         await services.nodes.register(Registration(role, node, request.join_token, known))
         if role == "server":
             await add_voter(services.env.store, node.uuid)
+            await _tell_voters(services)
         return await _welcome(services, role, node)
 
     async def Session(  # noqa: N802
@@ -138,6 +139,13 @@ async def _session_welcome(services: Services, role: Role) -> pb.Welcome:
     if role == "server":
         welcome.voters.CopyFrom(await voters_message(services))
     return welcome
+
+
+async def _tell_voters(services: Services) -> None:
+    """A beacon that knows an older list would count another majority, and not hear the newcomer."""
+    welcome = pb.SessionDown(welcome=await _session_welcome(services, "server"))
+    for session in services.sessions.all("server"):
+        session.send(welcome)
 
 
 async def voters_message(services: Services) -> pb.Voters:

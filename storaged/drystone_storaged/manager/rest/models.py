@@ -95,3 +95,4 @@ class MarkLost(Body):
     """POST /v1/pools/{pool}/mark-lost: data of that PG is given up."""
 
     pg: Annotated[StrictInt, Field(ge=0, lt=8192)]
+    confirm: Literal[True]

@@ -109,7 +109,9 @@ impl BlockCore {
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
         let (reply, answer) = std::sync::mpsc::channel();
         self.tell(BlockCommand::Stats(reply))?;
-        let stats = py.detach(move || answer.recv_timeout(STATS_MAX)).map_err(|_| refuse("the block thread does not answer"))?;
+        let stats = py
+            .detach(move || answer.recv_timeout(STATS_MAX))
+            .map_err(|_| refuse("the block thread does not answer"))?;
         let mut volumes = Map::new();
         for v in &stats.volumes {
             let counters: Map<String, Value> = v.counters.iter().map(|(k, n)| ((*k).to_owned(), json!(n))).collect();
@@ -163,7 +165,9 @@ fn event_json(event: &BlockEvent) -> Value {
         BlockEvent::Report { vol, drive, kind } => {
             json!({"kind": "report", "volume": vol.0, "drive": drive.0, "what": report_name(*kind)})
         }
-        BlockEvent::TicketInForce { vol, serial } => json!({"kind": "ticket_in_force", "volume": vol.0, "serial": serial}),
+        BlockEvent::TicketInForce { vol, serial } => {
+            json!({"kind": "ticket_in_force", "volume": vol.0, "serial": serial})
+        }
         BlockEvent::Detached { vol, clean } => json!({"kind": "detached", "volume": vol.0, "clean": clean}),
         BlockEvent::AttachFailed { vol, reason } => json!({"kind": "attach_failed", "volume": vol.0, "reason": reason}),
         BlockEvent::Invariant { vol, what } => json!({"kind": "invariant", "volume": vol.0, "what": what}),

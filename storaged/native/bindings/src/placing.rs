@@ -42,7 +42,9 @@ fn domain_of(name: &str) -> PyResult<Domain> {
         "fault-set" => Domain::FaultSet,
         "node" => Domain::Node,
         "drive" => Domain::Drive,
-        other => return Err(refuse(format_args!("unknown failure domain {other:?}: use auto, fault-set, node or drive"))),
+        other => {
+            return Err(refuse(format_args!("unknown failure domain {other:?}: use auto, fault-set, node or drive")))
+        }
     })
 }
 

@@ -167,7 +167,13 @@ impl ServerCore {
         let addr: SocketAddr = listen.parse().map_err(|_| refuse(format_args!("{listen:?} is not host:port")))?;
         let (socket, real) = bind_udp(addr).map_err(|e| refuse(format_args!("beacon at {listen}: {e}")))?;
         let master = self.keys.master(self.key_epoch).unwrap_or_default();
-        let config = BeaconConfig { node: self.node, boot, master, key_epoch: self.key_epoch, slots: drystone_server::lease::SLOTS };
+        let config = BeaconConfig {
+            node: self.node,
+            boot,
+            master,
+            key_epoch: self.key_epoch,
+            slots: drystone_server::lease::SLOTS,
+        };
         let (remote, _thread) = spawn_beacon(config, socket, self.page.clone(), self.sink.clone()).map_err(refuse)?;
         self.threads().beacon = Some(remote);
         Ok(real.to_string())

@@ -47,7 +47,9 @@ pub fn event_json(event: &ServerEvent) -> Value {
         ServerEvent::DriveReady { drive, replayed_bytes, open_us, suspect } => {
             json!({"kind": "drive_ready", "drive": drive.0, "replayed_bytes": replayed_bytes, "open_us": open_us, "suspect": suspect})
         }
-        ServerEvent::DriveFailed { drive, reason } => json!({"kind": "drive_failed", "drive": drive.0, "reason": reason}),
+        ServerEvent::DriveFailed { drive, reason } => {
+            json!({"kind": "drive_failed", "drive": drive.0, "reason": reason})
+        }
         ServerEvent::DriveClosed { drive } => json!({"kind": "drive_closed", "drive": drive.0}),
         ServerEvent::Invariant { drive, what } => json!({"kind": "invariant", "drive": drive.0, "what": what}),
         ServerEvent::NeedMap { at_least } => json!({"kind": "need_map", "at_least": at_least.0}),

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use drystone_fe_nbd::{Export, Limits, Request, Session};
 use drystone_link::{DialClasses, DialEvent, Dialer, MyIdentity};
 use drystone_reactor::{
-    spawn, Config as ReactorConfig, ConnConfig, ConnId, Conns, Ctx, Event as ConnEvent, FdId, Handler, OpResult, Remote,
-    Running, SetupError, TimerId, UserToken,
+    spawn, Config as ReactorConfig, ConnConfig, ConnId, Conns, Ctx, Event as ConnEvent, FdId, Handler, OpResult,
+    Remote, Running, SetupError, TimerId, UserToken,
 };
 use drystone_sequencer::{Action, ActivateError, Config, Event, FenceReason, Sequencer, State};
 use drystone_types::{AttachMode, ClusterMap, DriveId, Gen, MsgType, Rev, Ticket, Uuid, VolumeId};

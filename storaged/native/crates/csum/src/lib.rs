@@ -45,11 +45,7 @@ mod tests {
         for byte in data {
             crc ^= u64::from(*byte);
             for _ in 0..8 {
-                crc = if crc & 1 == 1 {
-                    crc >> 1 ^ 0x9a6c_9329_ac4b_c9b5
-                } else {
-                    crc >> 1
-                };
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0x9a6c_9329_ac4b_c9b5 } else { crc >> 1 };
             }
         }
         !crc
@@ -63,31 +59,19 @@ mod tests {
 
     #[test]
     fn the_mix_is_frozen() {
-        let vectors: Vec<u64> = [(0, 0), (1, 0), (0, 1), (u64::MAX, u64::MAX)]
-            .iter()
-            .map(|(l, b)| mix(VolumeId(*l), *b))
-            .collect();
+        let vectors: Vec<u64> =
+            [(0, 0), (1, 0), (0, 1), (u64::MAX, u64::MAX)].iter().map(|(l, b)| mix(VolumeId(*l), *b)).collect();
         assert_eq!(vectors, FROZEN);
     }
 
-    const FROZEN: [u64; 4] = [
-        15_025_972_485_499_743_194,
-        1_304_897_479_491_075_837,
-        7_554_869_935_399_487_891,
-        12_548_308_002_099_496_227,
-    ];
+    const FROZEN: [u64; 4] =
+        [15_025_972_485_499_743_194, 1_304_897_479_491_075_837, 7_554_869_935_399_487_891, 12_548_308_002_099_496_227];
 
     #[test]
     fn the_right_checksum_of_the_wrong_block_fails() {
         let data = [7u8; 4096];
-        assert_ne!(
-            block_csum(VolumeId(1), 5, &data),
-            block_csum(VolumeId(1), 6, &data)
-        );
-        assert_ne!(
-            block_csum(VolumeId(1), 5, &data),
-            block_csum(VolumeId(2), 5, &data)
-        );
+        assert_ne!(block_csum(VolumeId(1), 5, &data), block_csum(VolumeId(1), 6, &data));
+        assert_ne!(block_csum(VolumeId(1), 5, &data), block_csum(VolumeId(2), 5, &data));
     }
 
     proptest! {

@@ -7,11 +7,7 @@ use crate::header::{decode_header, decode_table, FrameError, Lengths, HEADER_LEN
 enum State {
     Head,
     Table(Header, Lengths),
-    Data {
-        frame: Frame,
-        data: BufMut,
-        filled: usize,
-    },
+    Data { frame: Frame, data: BufMut, filled: usize },
 }
 
 /// Incremental decoder of one connection.
@@ -26,10 +22,7 @@ pub struct Decoder {
 
 impl Default for Decoder {
     fn default() -> Self {
-        Decoder {
-            state: State::Head,
-            scratch: Vec::with_capacity(HEADER_LEN),
-        }
+        Decoder { state: State::Head, scratch: Vec::with_capacity(HEADER_LEN) }
     }
 }
 
@@ -99,11 +92,8 @@ impl Decoder {
             }
             match core::mem::replace(&mut self.state, State::Head) {
                 State::Head => {
-                    let raw: [u8; HEADER_LEN] = self
-                        .scratch
-                        .as_slice()
-                        .try_into()
-                        .map_err(|_| FrameError::BadLength)?;
+                    let raw: [u8; HEADER_LEN] =
+                        self.scratch.as_slice().try_into().map_err(|_| FrameError::BadLength)?;
                     let (header, lengths) = decode_header(&raw)?;
                     self.scratch.clear();
                     self.state = State::Table(header, lengths);
@@ -111,25 +101,14 @@ impl Decoder {
                 State::Table(hdr, lengths) => {
                     let (csums, meta) = decode_table(&lengths, &self.scratch)?;
                     self.scratch.clear();
-                    let frame = Frame {
-                        hdr,
-                        csums,
-                        meta,
-                        data: Buf::empty(),
-                    };
+                    let frame = Frame { hdr, csums, meta, data: Buf::empty() };
                     if lengths.data() == 0 {
                         out.push(frame);
                     } else {
-                        self.state = State::Data {
-                            frame,
-                            data: BufMut::with_len(lengths.data()),
-                            filled: 0,
-                        };
+                        self.state = State::Data { frame, data: BufMut::with_len(lengths.data()), filled: 0 };
                     }
                 }
-                State::Data {
-                    mut frame, data, ..
-                } => {
+                State::Data { mut frame, data, .. } => {
                     frame.data = data.freeze();
                     out.push(frame);
                 }

@@ -4,8 +4,7 @@ use drystone_csum::crc64;
 use drystone_types::codec::{CodecError, Reader};
 use drystone_types::consts::{BLOCK_SIZE, FRAME_BLOCKS_MAX, FRAME_META_MAX};
 use drystone_types::{
-    DriveId, Epoch, Flags, Frame, Gen, Header, LayerId, MsgType, PgId, Rev, Status, Version,
-    VolumeId,
+    DriveId, Epoch, Flags, Frame, Gen, Header, LayerId, MsgType, PgId, Rev, Status, Version, VolumeId,
 };
 
 /// Bytes of a header.
@@ -42,9 +41,7 @@ impl core::fmt::Display for FrameError {
             FrameError::BadMagic => f.write_str("not a Drystone frame: wrong magic"),
             FrameError::BadVersion(v) => write!(f, "frame version {v} is not spoken here"),
             FrameError::BadHeaderCrc => f.write_str("the frame header's checksum does not match"),
-            FrameError::BadMetaCrc => {
-                f.write_str("the checksum of the frame's metadata does not match")
-            }
+            FrameError::BadMetaCrc => f.write_str("the checksum of the frame's metadata does not match"),
             FrameError::UnknownType(t) => write!(f, "unknown message type {t}"),
             FrameError::UnknownStatus(s) => write!(f, "unknown status {s}"),
             FrameError::BadLength => f.write_str("a length in the frame is over its limit"),
@@ -101,12 +98,7 @@ pub fn encode_head(frame: &Frame, out: &mut Vec<u8>) -> Result<(), FrameError> {
     }
     out.extend_from_slice(&frame.meta);
     let meta_crc = crc64(out.get(start + HEADER_LEN..).unwrap_or(&[]));
-    let header = header_bytes(
-        &frame.hdr,
-        frame.csums.len(),
-        frame.meta.len() + data_len,
-        meta_crc,
-    );
+    let header = header_bytes(&frame.hdr, frame.csums.len(), frame.meta.len() + data_len, meta_crc);
     if let Some(slot) = out.get_mut(start..start + HEADER_LEN) {
         slot.copy_from_slice(&header);
     }
@@ -184,10 +176,7 @@ pub fn decode_header(raw: &[u8; HEADER_LEN]) -> Result<(Header, Lengths), FrameE
     let payload = r.u32()? as usize;
     h.seq = r.u64()?;
     let stable_seq = r.u64()?;
-    h.stable = Version {
-        gen: Gen(r.u32()?),
-        seq: stable_seq,
-    };
+    h.stable = Version { gen: Gen(r.u32()?), seq: stable_seq };
     h.origin_gen = Gen(r.u32()?);
     let csums = usize::from(r.u16()?);
     let status = r.u16()?;
@@ -203,17 +192,11 @@ fn bounded_lengths(csums: usize, payload: usize, meta_crc: u64) -> Result<Length
     if csums > FRAME_BLOCKS_MAX as usize {
         return Err(FrameError::BadLength);
     }
-    let meta = payload
-        .checked_sub(csums * BLOCK_SIZE)
-        .ok_or(FrameError::BadLength)?;
+    let meta = payload.checked_sub(csums * BLOCK_SIZE).ok_or(FrameError::BadLength)?;
     if meta > FRAME_META_MAX {
         return Err(FrameError::BadLength);
     }
-    Ok(Lengths {
-        csums,
-        meta,
-        meta_crc,
-    })
+    Ok(Lengths { csums, meta, meta_crc })
 }
 
 /// Splits checksum table and metadata after checking their CRC.
@@ -225,9 +208,6 @@ pub fn decode_table(lengths: &Lengths, bytes: &[u8]) -> Result<(Vec<u64>, Vec<u8
         return Err(FrameError::BadMetaCrc);
     }
     let (table, meta) = bytes.split_at(lengths.csums * 8);
-    let csums = table
-        .chunks_exact(8)
-        .map(|c| u64::from_le_bytes(c.try_into().unwrap_or_default()))
-        .collect();
+    let csums = table.chunks_exact(8).map(|c| u64::from_le_bytes(c.try_into().unwrap_or_default())).collect();
     Ok((csums, meta.to_vec()))
 }

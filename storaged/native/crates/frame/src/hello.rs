@@ -37,9 +37,7 @@ impl Role {
         }
     }
     fn from_u8(raw: u8) -> Option<Role> {
-        [Role::Client, Role::Server, Role::Manager]
-            .into_iter()
-            .find(|r| *r as u8 == raw)
+        [Role::Client, Role::Server, Role::Manager].into_iter().find(|r| *r as u8 == raw)
     }
 }
 
@@ -118,14 +116,7 @@ fn opened(raw: &[u8; HELLO_LEN], kind: u8) -> Result<Reader<'_>, HelloError> {
     }
 }
 
-fn proof(
-    key: &Key,
-    side: &str,
-    c: &Challenge,
-    server: &Uuid,
-    server_nonce: &[u8; 32],
-    chosen: u16,
-) -> Key {
+fn proof(key: &Key, side: &str, c: &Challenge, server: &Uuid, server_nonce: &[u8; 32], chosen: u16) -> Key {
     hmac_sha256(
         key,
         &[
@@ -153,34 +144,17 @@ pub struct ClientHello {
 
 impl ClientHello {
     /// `nonce` must be fresh randomness; `key` the role key for `key_epoch`.
-    pub fn new(
-        who: PeerIdentity,
-        key: Key,
-        key_epoch: u32,
-        nonce: [u8; 32],
-    ) -> (ClientHello, [u8; HELLO_LEN]) {
-        let c = Challenge {
-            range: PROTOCOL,
-            who,
-            key_epoch,
-            nonce,
-        };
+    pub fn new(who: PeerIdentity, key: Key, key_epoch: u32, nonce: [u8; 32]) -> (ClientHello, [u8; HELLO_LEN]) {
+        let c = Challenge { range: PROTOCOL, who, key_epoch, nonce };
         let raw = framed(1, |w| {
-            w.u16(c.range.0)
-                .u16(c.range.1)
-                .u8(who.role as u8)
-                .bytes(&who.cluster.0)
-                .bytes(&who.uuid.0);
+            w.u16(c.range.0).u16(c.range.1).u8(who.role as u8).bytes(&who.cluster.0).bytes(&who.uuid.0);
             w.u32(key_epoch).bytes(&nonce);
         });
         (ClientHello { challenge: c, key }, raw)
     }
 
     /// Handles the server's challenge; returns its node UUID, the protocol version and the proof to send.
-    pub fn on_challenge(
-        &self,
-        raw: &[u8; HELLO_LEN],
-    ) -> Result<(Uuid, u16, [u8; HELLO_LEN]), HelloError> {
+    pub fn on_challenge(&self, raw: &[u8; HELLO_LEN]) -> Result<(Uuid, u16, [u8; HELLO_LEN]), HelloError> {
         if let Ok(mut r) = opened(raw, 4) {
             return Err(HelloError::Refused(r.u8()?));
         }
@@ -192,27 +166,10 @@ impl ClientHello {
         if chosen < self.challenge.range.0 || chosen > self.challenge.range.1 {
             return Err(HelloError::NoCommonProtocol);
         }
-        if !equal(
-            &mac,
-            &proof(
-                &self.key,
-                "server",
-                &self.challenge,
-                &server,
-                &nonce,
-                chosen,
-            ),
-        ) {
+        if !equal(&mac, &proof(&self.key, "server", &self.challenge, &server, &nonce, chosen)) {
             return Err(HelloError::BadProof);
         }
-        let mine = proof(
-            &self.key,
-            "client",
-            &self.challenge,
-            &server,
-            &nonce,
-            chosen,
-        );
+        let mine = proof(&self.key, "client", &self.challenge, &server, &nonce, chosen);
         Ok((
             server,
             chosen,
@@ -252,17 +209,8 @@ impl ServerHello {
         let mut r = opened(raw, 1)?;
         let range = (r.u16()?, r.u16()?);
         let role = Role::from_u8(r.u8()?).ok_or(HelloError::Malformed)?;
-        let who = PeerIdentity {
-            role,
-            cluster: Uuid(r.array()?),
-            uuid: Uuid(r.array()?),
-        };
-        let c = Challenge {
-            range,
-            who,
-            key_epoch: r.u32()?,
-            nonce: r.array()?,
-        };
+        let who = PeerIdentity { role, cluster: Uuid(r.array()?), uuid: Uuid(r.array()?) };
+        let c = Challenge { range, who, key_epoch: r.u32()?, nonce: r.array()? };
         if who.cluster != cluster {
             return Err(HelloError::WrongCluster);
         }
@@ -276,32 +224,13 @@ impl ServerHello {
         let reply = framed(2, |w| {
             w.u16(chosen).bytes(&server.0).bytes(&nonce).bytes(&mac);
         });
-        Ok((
-            ServerHello {
-                challenge: c,
-                key,
-                server,
-                nonce,
-                chosen,
-            },
-            reply,
-        ))
+        Ok((ServerHello { challenge: c, key, server, nonce, chosen }, reply))
     }
 
     /// Handles the peer's proof; on success returns who it is and the verdict to send.
-    pub fn on_proof(
-        &self,
-        raw: &[u8; HELLO_LEN],
-    ) -> Result<(PeerIdentity, [u8; HELLO_LEN]), HelloError> {
+    pub fn on_proof(&self, raw: &[u8; HELLO_LEN]) -> Result<(PeerIdentity, [u8; HELLO_LEN]), HelloError> {
         let mac: [u8; 32] = opened(raw, 3)?.array()?;
-        let expected = proof(
-            &self.key,
-            "client",
-            &self.challenge,
-            &self.server,
-            &self.nonce,
-            self.chosen,
-        );
+        let expected = proof(&self.key, "client", &self.challenge, &self.server, &self.nonce, self.chosen);
         if equal(&mac, &expected) {
             Ok((self.challenge.who, verdict(0)))
         } else {

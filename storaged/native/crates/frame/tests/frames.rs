@@ -5,9 +5,7 @@ use drystone_frame::header::decode_header;
 use drystone_frame::hello::{verdict, ClientHello, HelloError, PeerIdentity, Role, ServerHello};
 use drystone_frame::{encode_head, Decoder, FrameError};
 use drystone_types::trust::role_key;
-use drystone_types::{
-    Buf, Flags, Frame, Gen, Header, MsgType, PgId, PoolId, Status, Uuid, Version,
-};
+use drystone_types::{Buf, Flags, Frame, Gen, Header, MsgType, PgId, PoolId, Status, Uuid, Version};
 use proptest::prelude::*;
 
 fn frame(blocks: usize, meta: Vec<u8>, seed: u64) -> Frame {
@@ -15,10 +13,7 @@ fn frame(blocks: usize, meta: Vec<u8>, seed: u64) -> Frame {
         kind: MsgType::Write,
         flags: Flags::ROLL,
         request: seed,
-        pg: PgId {
-            pool: PoolId(3),
-            pg: 77,
-        },
+        pg: PgId { pool: PoolId(3), pg: 77 },
         seq: seed,
         stable: Version::new(2, 9),
         origin_gen: Gen(4),
@@ -27,12 +22,7 @@ fn frame(blocks: usize, meta: Vec<u8>, seed: u64) -> Frame {
         ..Header::default()
     };
     let data = vec![u8::try_from(seed % 251).unwrap(); blocks * 4096];
-    Frame {
-        hdr,
-        csums: vec![seed; blocks],
-        meta,
-        data: Buf::copy_from(&data),
-    }
+    Frame { hdr, csums: vec![seed; blocks], meta, data: Buf::copy_from(&data) }
 }
 
 fn wire(frame: &Frame) -> Vec<u8> {
@@ -94,20 +84,13 @@ fn a_frame_over_the_limits_is_refused_before_it_is_sent() {
 fn flipped_metadata_is_refused() {
     let mut raw = wire(&frame(0, vec![1, 2, 3], 1));
     raw[129] ^= 4;
-    assert_eq!(
-        Decoder::new().feed(&raw, &mut Vec::new()),
-        Err(FrameError::BadMetaCrc)
-    );
+    assert_eq!(Decoder::new().feed(&raw, &mut Vec::new()), Err(FrameError::BadMetaCrc));
 }
 
 const MASTER: [u8; 32] = [9; 32];
 
 fn who() -> PeerIdentity {
-    PeerIdentity {
-        role: Role::Client,
-        uuid: Uuid([1; 16]),
-        cluster: Uuid([2; 16]),
-    }
+    PeerIdentity { role: Role::Client, uuid: Uuid([1; 16]), cluster: Uuid([2; 16]) }
 }
 
 fn master(epoch: u32) -> Option<[u8; 32]> {
@@ -118,8 +101,7 @@ fn master(epoch: u32) -> Option<[u8; 32]> {
 fn both_sides_prove_themselves() {
     let key = role_key(&MASTER, "client", &[1; 16], 7);
     let (client, first) = ClientHello::new(who(), key, 7, [5; 32]);
-    let (server, second) =
-        ServerHello::on_challenge(&first, Uuid([2; 16]), Uuid([3; 16]), [6; 32], master).unwrap();
+    let (server, second) = ServerHello::on_challenge(&first, Uuid([2; 16]), Uuid([3; 16]), [6; 32], master).unwrap();
     let (node, protocol, third) = client.on_challenge(&second).unwrap();
     assert_eq!((node, protocol), (Uuid([3; 16]), 1));
     let (peer, fourth) = server.on_proof(&third).unwrap();
@@ -130,39 +112,23 @@ fn both_sides_prove_themselves() {
 #[test]
 fn a_wrong_key_cluster_or_epoch_is_refused_and_said_so() {
     let (client, first) = ClientHello::new(who(), [0; 32], 7, [5; 32]);
-    let (server, second) =
-        ServerHello::on_challenge(&first, Uuid([2; 16]), Uuid([3; 16]), [6; 32], master).unwrap();
-    assert_eq!(
-        client.on_challenge(&second).unwrap_err(),
-        HelloError::BadProof
-    );
-    assert_eq!(
-        server.on_proof(&verdict(0)).unwrap_err(),
-        HelloError::Malformed
-    );
-    let other = ServerHello::on_challenge(&first, Uuid([9; 16]), Uuid([3; 16]), [6; 32], master)
-        .err()
-        .unwrap();
+    let (server, second) = ServerHello::on_challenge(&first, Uuid([2; 16]), Uuid([3; 16]), [6; 32], master).unwrap();
+    assert_eq!(client.on_challenge(&second).unwrap_err(), HelloError::BadProof);
+    assert_eq!(server.on_proof(&verdict(0)).unwrap_err(), HelloError::Malformed);
+    let other = ServerHello::on_challenge(&first, Uuid([9; 16]), Uuid([3; 16]), [6; 32], master).err().unwrap();
     assert_eq!(other, HelloError::WrongCluster);
     let (_, old) = ClientHello::new(who(), [0; 32], 6, [5; 32]);
-    let other = ServerHello::on_challenge(&old, Uuid([2; 16]), Uuid([3; 16]), [6; 32], master)
-        .err()
-        .unwrap();
+    let other = ServerHello::on_challenge(&old, Uuid([2; 16]), Uuid([3; 16]), [6; 32], master).err().unwrap();
     assert_eq!(other, HelloError::UnknownKeyEpoch);
-    assert_eq!(
-        client.on_challenge(&verdict(2)).unwrap_err(),
-        HelloError::Refused(2)
-    );
+    assert_eq!(client.on_challenge(&verdict(2)).unwrap_err(), HelloError::Refused(2));
 }
 
 #[test]
 fn a_proof_recorded_from_another_session_is_refused() {
     let key = role_key(&MASTER, "client", &[1; 16], 7);
     let (client, first) = ClientHello::new(who(), key, 7, [5; 32]);
-    let (_, second) =
-        ServerHello::on_challenge(&first, Uuid([2; 16]), Uuid([3; 16]), [6; 32], master).unwrap();
+    let (_, second) = ServerHello::on_challenge(&first, Uuid([2; 16]), Uuid([3; 16]), [6; 32], master).unwrap();
     let (_, _, third) = client.on_challenge(&second).unwrap();
-    let (later, _) =
-        ServerHello::on_challenge(&first, Uuid([2; 16]), Uuid([3; 16]), [8; 32], master).unwrap();
+    let (later, _) = ServerHello::on_challenge(&first, Uuid([2; 16]), Uuid([3; 16]), [8; 32], master).unwrap();
     assert_eq!(later.on_proof(&third).unwrap_err(), HelloError::BadProof);
 }

@@ -81,19 +81,11 @@ pub(crate) fn clipped_weights(drives: &[Candidate], domain: Domain, width: usize
     for _ in 0..sums.len() {
         let total: f64 = sums.values().sum();
         let limit = total / width.max(1) as f64;
-        let over: Vec<&str> = sums
-            .iter()
-            .filter(|(_, w)| **w > limit * (1.0 + 1e-9))
-            .map(|(n, _)| *n)
-            .collect();
+        let over: Vec<&str> = sums.iter().filter(|(_, w)| **w > limit * (1.0 + 1e-9)).map(|(n, _)| *n).collect();
         if over.is_empty() {
             break;
         }
-        let rest: f64 = sums
-            .iter()
-            .filter(|(n, _)| !over.contains(n))
-            .map(|(_, w)| w)
-            .sum();
+        let rest: f64 = sums.iter().filter(|(n, _)| !over.contains(n)).map(|(_, w)| w).sum();
         // The clipped domains get exactly total'/width of the new total.
         let free = width.saturating_sub(over.len()).max(1) as f64;
         for name in over {
@@ -104,9 +96,5 @@ pub(crate) fn clipped_weights(drives: &[Candidate], domain: Domain, width: usize
         (Some(s), Some(r)) if *r > 0.0 && *s > 0.0 => s / r,
         _ => 1.0,
     };
-    drives
-        .iter()
-        .zip(&names)
-        .map(|(c, n)| c.weight * factor(n))
-        .collect()
+    drives.iter().zip(&names).map(|(c, n)| c.weight * factor(n)).collect()
 }

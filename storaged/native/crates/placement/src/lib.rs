@@ -67,12 +67,8 @@ pub fn place(plan: &Plan<'_>) -> Result<Vec<Vec<DriveId>>, PlaceError> {
     if !plan.pg_count.is_power_of_two() {
         return Err(PlaceError::BadPgCount);
     }
-    let usable: Vec<Candidate> = plan
-        .drives
-        .iter()
-        .filter(|c| c.weight > 0.0 && c.weight.is_finite())
-        .cloned()
-        .collect();
+    let usable: Vec<Candidate> =
+        plan.drives.iter().filter(|c| c.weight > 0.0 && c.weight.is_finite()).cloned().collect();
     let (domain, width) = width(&usable, plan.copies, plan.domain);
     if width == 0 {
         return Err(PlaceError::NoDrives);
@@ -80,25 +76,13 @@ pub fn place(plan: &Plan<'_>) -> Result<Vec<Vec<DriveId>>, PlaceError> {
     let weights = domain::clipped_weights(&usable, domain, width);
     let mut pgs = rendezvous::spread(&usable, &weights, domain, width, plan.pg_count, plan.salt);
     smooth::smooth(&mut pgs, &usable, &weights, domain);
-    Ok(pgs
-        .iter()
-        .map(|pg| {
-            pg.iter()
-                .filter_map(|i| usable.get(*i))
-                .map(|c| c.id)
-                .collect()
-        })
-        .collect())
+    Ok(pgs.iter().map(|pg| pg.iter().filter_map(|i| usable.get(*i)).map(|c| c.id).collect()).collect())
 }
 
 /// PGs of a new pool: 64 × drives / width, rounded to a power of two, within 64 … 8192 (engine §3).
 pub fn default_pg_count(drives: usize, width: usize) -> u32 {
     let wanted = (64 * drives / width.max(1)).clamp(64, 8192);
     let up = wanted.next_power_of_two();
-    let nearest = if up - wanted > wanted - up / 2 {
-        up / 2
-    } else {
-        up
-    };
+    let nearest = if up - wanted > wanted - up / 2 { up / 2 } else { up };
     u32::try_from(nearest).unwrap_or(8192)
 }

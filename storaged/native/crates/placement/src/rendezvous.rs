@@ -24,12 +24,8 @@ pub(crate) fn spread(
     let names: Vec<String> = drives.iter().map(|c| c.domain(domain)).collect();
     (0..pg_count)
         .map(|pg| {
-            let mut ranked: Vec<(f64, usize)> = drives
-                .iter()
-                .zip(weights)
-                .enumerate()
-                .map(|(i, (c, w))| (score(c, *w, pg, salt), i))
-                .collect();
+            let mut ranked: Vec<(f64, usize)> =
+                drives.iter().zip(weights).enumerate().map(|(i, (c, w))| (score(c, *w, pg, salt), i)).collect();
             ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             let mut used: Vec<&String> = Vec::with_capacity(width);
             let mut picked = Vec::with_capacity(width);

@@ -14,12 +14,7 @@ struct Load<'a> {
 
 /// Greedy: the drive furthest over its share gives one slot to the drive furthest under its share
 /// that may take it, until nobody is out of tolerance or no move helps.
-pub(crate) fn smooth(
-    pgs: &mut [Vec<usize>],
-    drives: &[Candidate],
-    weights: &[f64],
-    domain: Domain,
-) {
+pub(crate) fn smooth(pgs: &mut [Vec<usize>], drives: &[Candidate], weights: &[f64], domain: Domain) {
     let slots: usize = pgs.iter().map(Vec::len).sum();
     let total: f64 = weights.iter().sum();
     let mut counts = vec![0.0; drives.len()];
@@ -30,12 +25,7 @@ pub(crate) fn smooth(
     }
     let shares = weights.iter().map(|w| slots as f64 * w / total).collect();
     let names = drives.iter().map(|c| c.domain(domain)).collect();
-    let mut load = Load {
-        names,
-        counts,
-        shares,
-        pgs,
-    };
+    let mut load = Load { names, counts, shares, pgs };
     // Every move lowers the sum of distances, so slots bound the moves; the bound is a safety net.
     for _ in 0..slots {
         if !load.move_one() {
@@ -77,9 +67,8 @@ impl Load<'_> {
     fn try_move(&mut self, from: usize, to: usize) -> bool {
         let names = &self.names;
         let target = names.get(to);
-        let free = |pg: &&mut Vec<usize>| {
-            pg.contains(&from) && pg.iter().all(|i| *i == from || names.get(*i) != target)
-        };
+        let free =
+            |pg: &&mut Vec<usize>| pg.contains(&from) && pg.iter().all(|i| *i == from || names.get(*i) != target);
         let Some(pg) = self.pgs.iter_mut().find(free) else {
             return false;
         };

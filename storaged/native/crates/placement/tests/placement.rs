@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use drystone_placement::{
-    chunk_hash, default_pg_count, place, width, Candidate, Domain, PlaceError, Plan,
-};
+use drystone_placement::{chunk_hash, default_pg_count, place, width, Candidate, Domain, PlaceError, Plan};
 use drystone_types::DriveId;
 use proptest::prelude::*;
 
@@ -21,46 +19,24 @@ fn drives(spec: &[(u32, f64, &str, &str)]) -> Vec<Candidate> {
 }
 
 fn plan(drives: &[Candidate], domain: Domain) -> Plan<'_> {
-    Plan {
-        drives,
-        pg_count: 256,
-        copies: 3,
-        domain,
-        salt: 1,
-    }
+    Plan { drives, pg_count: 256, copies: 3, domain, salt: 1 }
 }
 
 #[test]
 fn the_hash_of_a_chunk_is_frozen() {
-    let got: Vec<u64> = [(0, 0), (1, 0), (0, 1), (42, 1 << 40)]
-        .iter()
-        .map(|(s, c)| chunk_hash(*s, *c))
-        .collect();
+    let got: Vec<u64> = [(0, 0), (1, 0), (0, 1), (42, 1 << 40)].iter().map(|(s, c)| chunk_hash(*s, *c)).collect();
     assert_eq!(
         got,
-        [
-            14_374_147_212_387_527_897,
-            11_408_090_015_561_836_892,
-            3_439_722_301_264_460_078,
-            4_733_549_775_937_087_482
-        ]
+        [14_374_147_212_387_527_897, 11_408_090_015_561_836_892, 3_439_722_301_264_460_078, 4_733_549_775_937_087_482]
     );
 }
 
 #[test]
 fn auto_takes_the_widest_domain_that_holds_all_copies() {
-    let one_node = drives(&[
-        (1, 1.0, "r1", "n1"),
-        (2, 1.0, "r1", "n1"),
-        (3, 1.0, "r1", "n1"),
-    ]);
+    let one_node = drives(&[(1, 1.0, "r1", "n1"), (2, 1.0, "r1", "n1"), (3, 1.0, "r1", "n1")]);
     assert_eq!(width(&one_node, 3, Domain::Auto), (Domain::Drive, 3));
     assert_eq!(width(&one_node, 3, Domain::Node), (Domain::Node, 1));
-    let racks = drives(&[
-        (1, 1.0, "r1", "n1"),
-        (2, 1.0, "r2", "n2"),
-        (3, 1.0, "r3", "n3"),
-    ]);
+    let racks = drives(&[(1, 1.0, "r1", "n1"), (2, 1.0, "r2", "n2"), (3, 1.0, "r3", "n3")]);
     assert_eq!(width(&racks, 3, Domain::Auto), (Domain::FaultSet, 3));
     let single = drives(&[(1, 1.0, "r1", "n1")]);
     assert_eq!(width(&single, 3, Domain::Auto).1, 1);

@@ -114,7 +114,13 @@ impl<S: ObjectStore> Replica<S> {
         let room = g.bound.saturating_sub(g.outstanding());
         let add = want.min(room).min(space.grantable);
         let fast = g.topped_at > 0 && self.now.saturating_sub(g.topped_at) < GRANT_FAST;
-        let next = if fast && !scarce { (g.window * 2).min(GRANT_MAX) } else { g.window.max(GRANT_FIRST) };
+        // One volume may hold at most a sixteenth of a drive unused, or a few would starve the others.
+        let most = (space.total / 16).clamp(GRANT_MIN, GRANT_MAX);
+        let next = match (scarce, fast) {
+            (true, _) => g.window,
+            (false, true) => (g.window * 2).min(most),
+            (false, false) => g.window.max(GRANT_FIRST.min(most)),
+        };
         // What is reserved from before an open must not keep new credits away either.
         let short = room < want || next > g.window;
         let bound = g.outstanding() + next.max(want);
@@ -201,11 +207,15 @@ impl<S: ObjectStore> Replica<S> {
     /// Slots this volume should give back because space is scarce.
     pub(crate) fn recall_wanted(&mut self, vol_id: VolumeId, gen: Gen) -> u32 {
         let space = self.store.space();
-        let Some(vol) = self.vols.get(&vol_id) else { return 0 };
+        let Some(vol) = self.vols.get_mut(&vol_id) else { return 0 };
         if gen != vol.grant.gen || space.grantable >= (space.total / 64).max(GRANT_MIN) {
             return 0;
         }
         let recall = vol.grant.open().saturating_sub(GRANT_MIN);
+        if recall > 0 {
+            // What comes back must not be granted again at once, or both sides never rest.
+            vol.grant.window = GRANT_MIN;
+        }
         self.stats.slots_recalled += recall;
         u32::try_from(recall).unwrap_or(0)
     }

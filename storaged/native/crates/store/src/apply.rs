@@ -100,9 +100,6 @@ impl LogStore {
         }
         self.index.apply(b, loc, |block| overtaken.get(block).is_some());
         self.hot.applied(b, overtaken);
-        if b.forget {
-            self.sweep(b.key);
-        }
     }
     pub(crate) fn apply_meta(&mut self, lsn: u64, key: MetaKey, value: Vec<u8>) {
         let slot = self.durable_metas.entry(key).or_default();

@@ -24,6 +24,8 @@ const CHUNK_MAX: usize = 256 << 10;
 const LOGGED_SEGMENTS_MIN: u64 = 16;
 /// A pass starts when the log since the last one is this many times the checkpoint: the budget of 5 %.
 const LOGGED_TIMES: u64 = 20;
+/// Below this percentage of free segments a pass that would free some does not wait.
+const SCARCE_PERCENT: u64 = 12;
 /// Largest object in a chunk, with every version and mark apart.
 const ITEM_MAX: usize = META_VALUE_MAX + 64;
 
@@ -111,7 +113,7 @@ impl LogStore {
         }
         let c = &self.ckpt;
         let slots = (LOGGED_SEGMENTS_MIN * self.layout.seg_slots).max(LOGGED_TIMES * c.durable_bytes / SLOT as u64);
-        let scarce = self.free_percent(false) < 12 && self.segs.wait_for_checkpoint(c.durable_began);
+        let scarce = self.scarce(SCARCE_PERCENT, false) && self.segs.wait_for_checkpoint(c.durable_began);
         c.wanted || scarce || c.logged >= slots
     }
 
@@ -133,7 +135,7 @@ impl LogStore {
     fn checkpoint_may_write(&self) -> bool {
         let c = &self.ckpt;
         let budget = (c.logged - c.logged_at_start) * SLOT as u64 / 8 + 2 * CHUNK_MAX as u64;
-        let urgent = self.stopping || self.free_percent(false) < 12 || c.durable_began == 0;
+        let urgent = self.stopping || self.scarce(SCARCE_PERCENT, false) || c.durable_began == 0;
         urgent || c.bytes < budget || !matches!(c.stage, Stage::Objects(_))
     }
 

@@ -127,7 +127,7 @@ impl Hot {
         let mut at = b.first;
         for run in overtaken.iter() {
             self.note(&b, at, run.first.min(b.first + b.count));
-            self.mark_overtaken(&b, run.first.max(b.first), run.end().min(b.first + b.count));
+            self.mark(&b, run.first.max(b.first), run.end().min(b.first + b.count));
             at = at.max(run.end());
         }
         self.note(&b, at, b.first + b.count);
@@ -150,10 +150,7 @@ impl Hot {
         if from >= end {
             return;
         }
-        if let (Some(epoch), false) = (b.since_join, b.forget) {
-            let marks = self.joins.entry(b.key).or_insert_with(|| (b.pg, RangeMap::default()));
-            marks.1.set(from, end - from, epoch);
-        }
+        self.mark(b, from, end);
         let vol = self.vols.entry(b.vol).or_default();
         let above = b.version > vol.durable && !b.forget;
         if above {
@@ -163,15 +160,16 @@ impl Hot {
             o.versions.remove(from, end - from);
         }
     }
-    /// A write since the join counts as one even where a later record is already durable: replay,
-    /// which goes in order, would say so too.
-    fn mark_overtaken(&mut self, b: &BlockEntry, from: u16, end: u16) {
-        let Some(epoch) = b.since_join.filter(|_| !b.forget) else { return };
-        let marks = self.joins.entry(b.key).or_insert_with(|| (b.pg, RangeMap::default()));
-        for block in from..end {
-            if marks.1.get(block).is_none() {
-                marks.1.set(block, 1, epoch);
-            }
+    /// Notes a write since the join. It counts even where a later record is already durable, and the
+    /// newest join wins: the order in which streams become durable must not show.
+    fn mark(&mut self, b: &BlockEntry, from: u16, end: u16) {
+        let Some(epoch) = b.since_join.filter(|_| !b.forget && from < end) else { return };
+        let marks = &mut self.joins.entry(b.key).or_insert_with(|| (b.pg, RangeMap::default())).1;
+        let newer: Vec<_> = marks.iter().filter(|r| r.value > epoch && r.first < end && r.end() > from).copied().collect();
+        marks.set(from, end - from, epoch);
+        for r in newer {
+            let (from, end) = (r.first.max(from), r.end().min(end));
+            marks.set(from, end - from, r.value);
         }
     }
     fn retire(&mut self, key: ObjKey) {
@@ -282,8 +280,8 @@ impl Hot {
     pub fn since_join(&self, key: ObjKey, block: u16) -> Option<Epoch> {
         let list = self.objects.get(&key).map(|o| &o.admitted);
         let admitted = list.into_iter().flat_map(|l| l.iter().rev());
-        let mut marks = admitted.filter(|a| a.covers(block) && !a.forget).filter_map(|a| a.since_join);
-        marks.next().or_else(|| self.durable_join(key, block))
+        let marks = admitted.filter(|a| a.covers(block) && !a.forget).filter_map(|a| a.since_join);
+        marks.chain(self.durable_join(key, block)).max()
     }
     /// Join mark of a durable block.
     pub fn durable_join(&self, key: ObjKey, block: u16) -> Option<Epoch> {

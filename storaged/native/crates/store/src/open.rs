@@ -120,8 +120,9 @@ impl LogStore {
             checkpoint_objects: rec.objects,
             groups_discarded: accepted.discarded,
         };
+        let bytes = rec.checkpoint_bytes;
         let mut store = rec.store;
-        store.settle_open(sb, &root, &accepted.segs);
+        store.settle_open(sb, &root, &accepted.segs, bytes);
         Ok((store, report))
     }
 
@@ -159,7 +160,7 @@ impl LogStore {
         }
     }
 
-    fn settle_open(&mut self, sb: Superblock, root: &crate::ckpt_codec::Root, segs: &[Found]) {
+    fn settle_open(&mut self, sb: Superblock, root: &crate::ckpt_codec::Root, segs: &[Found], checkpoint_bytes: u64) {
         self.sb = sb;
         self.next_lsn = sb.next_lsn;
         self.segs.next_seq = sb.next_seq;
@@ -182,7 +183,7 @@ impl LogStore {
         self.metas = metas;
         self.ckpt.durable_own = root.own.clone();
         self.ckpt.durable_began = root.began;
-        self.ckpt.durable_bytes = root.own.len() as u64 * self.layout.seg_slots * 4096;
+        self.ckpt.durable_bytes = checkpoint_bytes;
         self.reclaim_due = true;
     }
 }

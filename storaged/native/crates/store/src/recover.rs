@@ -28,6 +28,7 @@ pub(crate) struct Recovery<'d> {
     pub(crate) objects: u64,
     pub(crate) max_lsn: u64,
     pub(crate) max_seq: u64,
+    pub(crate) checkpoint_bytes: u64,
     claims: [u64; 3],
 }
 
@@ -98,7 +99,7 @@ pub(crate) fn read_checkpoint(rec: &mut Recovery<'_>) -> Result<Root, OpenError>
 impl<'d> Recovery<'d> {
     pub(crate) fn new(dev: &'d mut dyn SyncDev, store: LogStore) -> Recovery<'d> {
         let claims = store.sb.durable;
-        Recovery { dev, store, suspect: None, bytes_read: 0, scanned: 0, entries: 0, objects: 0, max_lsn: 0, max_seq: 0, claims }
+        Recovery { dev, store, suspect: None, bytes_read: 0, scanned: 0, entries: 0, objects: 0, max_lsn: 0, max_seq: 0, checkpoint_bytes: 0, claims }
     }
     pub(crate) fn read(&mut self, slot: u64, slots: u64) -> Result<Vec<u8>, OpenError> {
         let mut buf = vec![0u8; slots as usize * SLOT];
@@ -135,6 +136,7 @@ impl<'d> Recovery<'d> {
             }
             rel += slots;
             *next += 1;
+            self.checkpoint_bytes += bytes as u64;
         }
         Ok(())
     }

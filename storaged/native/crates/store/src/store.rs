@@ -16,6 +16,9 @@ use drystone_types::{Buf, BufMut, Epoch, LayerId, ObjKey, PgId};
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 
+/// Segments that clients leave to GC: two that one victim may need, and one to begin with.
+const GC_SEGMENTS: usize = 3;
+
 /// Settings of an open drive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -106,10 +109,12 @@ impl LogStore {
             self.ready.push(StoreEvent::Failed(why));
         }
     }
-    /// Percent of the segments that are free.
-    pub(crate) fn free_percent(&self, with_emptied: bool) -> u64 {
+    /// Whether fewer than `percent` of the segments are free, or so few that clients soon wait.
+    pub(crate) fn scarce(&self, percent: u64, with_emptied: bool) -> bool {
         let emptied = if with_emptied { self.segs.emptied_count() } else { 0 };
-        (self.segs.free_count() + emptied) as u64 * 100 / u64::from(self.layout.segments)
+        let free = self.segs.free_count() + emptied;
+        let floor = self.ckpt.segments_needed(&self.layout) + GC_SEGMENTS + percent as usize / 4;
+        free <= floor || (free as u64) * 100 < u64::from(self.layout.segments) * percent
     }
     /// Writes slots that are no group.
     pub(crate) fn write_raw(&mut self, op: Op, slot: u64, buf: Buf) {
@@ -165,7 +170,7 @@ impl LogStore {
     /// Whether a stream may take a free segment: the last ones belong to checkpoints, which make
     /// segments free, and those before them to GC, which may need two for one victim.
     fn may_open(&self, n: usize) -> bool {
-        let keep = self.ckpt.segments_needed(&self.layout) + if n == Stream::Cold as usize { 0 } else { 3 };
+        let keep = self.ckpt.segments_needed(&self.layout) + if n == Stream::Cold as usize { 0 } else { GC_SEGMENTS };
         self.segs.free_count() > keep
     }
     /// Whether GC can end with one more victim whatever the clients do.
@@ -303,6 +308,20 @@ impl LogStore {
     /// Blocks that garbage collection moved since the open.
     pub fn moved_blocks(&self) -> u64 {
         self.walks.moved_blocks
+    }
+    /// Whether everything admitted is durable.
+    pub fn is_idle(&self) -> bool {
+        self.streams.iter().all(|s| s.oldest_lsn().is_none())
+    }
+    /// What the drive is doing, for a failed test or a debug command to print.
+    pub fn describe(&self) -> String {
+        let mut states: BTreeMap<String, u32> = BTreeMap::new();
+        for (n, s) in self.segs.iter() {
+            let name = format!("{:?}/{}/reads{}", s.state, if self.index.live_in(n) > 0 { "live" } else { "dead" }, s.reads);
+            *states.entry(name).or_default() += 1;
+        }
+        let queued: Vec<u64> = self.streams.iter().map(LogStream::queued_slots).collect();
+        format!("{states:?} queued {queued:?} space {:?} walks {:?} ckpt {:?}", self.space_now(), self.walks, self.ckpt)
     }
     /// Checkpoints completed since the open.
     pub fn checkpoints(&self) -> u64 {

@@ -96,7 +96,7 @@ impl LogStore {
     }
 
     fn gc_start(&mut self) {
-        if self.walks.gc.is_some() || self.walks.moves > 0 || self.stopping || self.free_percent(true) >= GC_START_PERCENT {
+        if self.walks.gc.is_some() || self.walks.moves > 0 || self.stopping || !self.scarce(GC_START_PERCENT, true) {
             return;
         }
         if !self.gc_has_room() {
@@ -142,7 +142,7 @@ impl LogStore {
     fn walk_continue(&mut self, which: usize) {
         if which == GC {
             let cold = self.streams.get(Stream::Cold as usize).map_or(0, |s| s.queued_slots());
-            let slow = self.free_percent(true) >= GC_URGENT_PERCENT && self.walks.credit <= 0;
+            let slow = !self.scarce(GC_URGENT_PERCENT, true) && self.walks.credit <= 0;
             let ends = self.walks.gc.as_ref().is_some_and(|w| matches!(w.stage, Stage::Groups) && w.next >= w.groups.len());
             if !ends && (slow || cold > COLD_QUEUE_MAX) {
                 return;

@@ -20,14 +20,14 @@ struct Pair {
     nonce: u64,
     moved: u64,
     usage: i64,
-    stable: [Version; 3],
+    stable: [Version; 4],
 }
 
 impl Pair {
     fn new(seed: u64) -> Pair {
         let mut dev = new_dev(40);
         let store = open(&mut dev, 1).0;
-        let stable = [Version::ZERO; 3];
+        let stable = [Version::ZERO; 4];
         Pair { store, naive: NaiveStore::new(1 << 30), dev, rng: Rng(seed), seq: 0, token: 0, nonce: 1, moved: 0, usage: 0, stable }
     }
     fn key(&mut self) -> ObjKey {
@@ -63,6 +63,7 @@ impl Pair {
     }
     fn settle(&mut self) {
         settle(&mut self.store, &mut self.dev, &mut self.rng);
+        assert!(self.store.is_idle(), "stalled: {}", self.store.describe());
         self.naive.settle(&mut Vec::new());
         self.usage += self.store.take_usage().iter().map(|(_, n)| n).sum::<i64>();
     }
@@ -82,11 +83,14 @@ impl Pair {
         // Marks cleared without a record may come back; the replica rules clear them again.
         self.store.clear_join(PG);
         self.naive.clear_join(PG);
-        for vol in 1..3 {
+        for vol in 2..4 {
             let stable = self.stable[vol as usize];
             self.store.set_stable(VolumeId(vol), stable, true);
             self.naive.set_stable(VolumeId(vol), stable, true);
         }
+        // Holes dropped without a record may come back too.
+        self.store.set_oldest_out(PG, None);
+        self.naive.set_oldest_out(PG, None);
         self.settle();
     }
     fn control(&mut self) {

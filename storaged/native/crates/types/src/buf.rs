@@ -30,26 +30,15 @@ impl Raw {
     fn new(capacity: usize) -> Raw {
         let bytes = vec![0u8; capacity + ALIGN];
         let start = bytes.as_ptr().align_offset(ALIGN);
-        Raw {
-            bytes,
-            start,
-            capacity,
-        }
+        Raw { bytes, start, capacity }
     }
     fn take(len: usize) -> Raw {
         let pages = len.div_ceil(ALIGN).max(1);
         let Some(class) = class_of(pages) else {
             return Raw::new(pages * ALIGN);
         };
-        let pooled = POOL.try_with(|p| {
-            p.try_borrow_mut()
-                .ok()
-                .and_then(|mut p| p.get_mut(class).and_then(Vec::pop))
-        });
-        pooled
-            .ok()
-            .flatten()
-            .unwrap_or_else(|| Raw::new(ALIGN << class))
+        let pooled = POOL.try_with(|p| p.try_borrow_mut().ok().and_then(|mut p| p.get_mut(class).and_then(Vec::pop)));
+        pooled.ok().flatten().unwrap_or_else(|| Raw::new(ALIGN << class))
     }
     fn give_back(self) {
         let Some(class) = class_of(self.capacity / ALIGN) else {
@@ -79,17 +68,11 @@ struct Owner {
 
 impl Owner {
     fn slice(&self) -> &[u8] {
-        self.raw
-            .as_ref()
-            .and_then(|r| r.bytes.get(r.start..r.start + self.len))
-            .unwrap_or(&[])
+        self.raw.as_ref().and_then(|r| r.bytes.get(r.start..r.start + self.len)).unwrap_or(&[])
     }
     fn slice_mut(&mut self) -> &mut [u8] {
         let len = self.len;
-        self.raw
-            .as_mut()
-            .and_then(|r| r.bytes.get_mut(r.start..r.start + len))
-            .unwrap_or(&mut [])
+        self.raw.as_mut().and_then(|r| r.bytes.get_mut(r.start..r.start + len)).unwrap_or(&mut [])
     }
 }
 
@@ -110,12 +93,7 @@ impl BufMut {
     /// A buffer of `len` bytes with **unspecified old contents** (pooled): for callers that
     /// fill all of it. `len` must already be bounded by the caller.
     pub fn with_len(len: usize) -> BufMut {
-        BufMut {
-            owner: Owner {
-                raw: Some(Raw::take(len)),
-                len,
-            },
-        }
+        BufMut { owner: Owner { raw: Some(Raw::take(len)), len } }
     }
     /// A buffer of `len` zero bytes.
     pub fn zeroed(len: usize) -> BufMut {
@@ -142,11 +120,7 @@ impl BufMut {
     /// Ends filling; from here on the bytes never change.
     pub fn freeze(self) -> Buf {
         let len = self.owner.len;
-        Buf {
-            owner: Some(Arc::new(self.owner)),
-            start: 0,
-            len,
-        }
+        Buf { owner: Some(Arc::new(self.owner)), start: 0, len }
     }
 }
 
@@ -182,20 +156,13 @@ impl Buf {
     }
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        self.owner
-            .as_ref()
-            .and_then(|o| o.slice().get(self.start..self.start + self.len))
-            .unwrap_or(&[])
+        self.owner.as_ref().and_then(|o| o.slice().get(self.start..self.start + self.len)).unwrap_or(&[])
     }
     /// A view of part of this view, cut to what exists.
     pub fn slice(&self, range: Range<usize>) -> Buf {
         let start = range.start.min(self.len);
         let end = range.end.clamp(start, self.len);
-        Buf {
-            owner: self.owner.clone(),
-            start: self.start + start,
-            len: end - start,
-        }
+        Buf { owner: self.owner.clone(), start: self.start + start, len: end - start }
     }
     /// Block `index` (4 KiB) of this view.
     pub fn block(&self, index: usize) -> Buf {

@@ -47,10 +47,7 @@ impl PgId {
     /// Unpacks the wire's `pool:10, pg:22`.
     pub fn from_wire(raw: u32) -> Self {
         let pool = u16::try_from(raw >> 22).unwrap_or(0);
-        PgId {
-            pool: PoolId(pool),
-            pg: raw & 0x3f_ffff,
-        }
+        PgId { pool: PoolId(pool), pg: raw & 0x3f_ffff }
     }
 }
 
@@ -75,10 +72,7 @@ impl Version {
         Version { gen: Gen(gen), seq }
     }
     /// Below every real version.
-    pub const ZERO: Version = Version {
-        gen: Gen(0),
-        seq: 0,
-    };
+    pub const ZERO: Version = Version { gen: Gen(0), seq: 0 };
 }
 
 impl fmt::Display for Version {
@@ -125,7 +119,5 @@ impl Uuid {
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|d| u8::try_from(d).ok())
+    char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok())
 }

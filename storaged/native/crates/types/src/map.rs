@@ -61,10 +61,7 @@ impl PgRecord {
     }
     /// insync ∪ joining: who must answer a write (W2).
     pub fn members(&self) -> impl Iterator<Item = DriveId> + '_ {
-        self.insync
-            .iter()
-            .copied()
-            .chain(self.joining.iter().map(|j| j.drive))
+        self.insync.iter().copied().chain(self.joining.iter().map(|j| j.drive))
     }
     /// Whether `drive` is in sync or joining (R3).
     pub fn is_member(&self, drive: DriveId) -> bool {
@@ -72,17 +69,11 @@ impl PgRecord {
     }
     /// Smallest e0 of the drives that are out or joining: deletions newer than it are remembered (I17).
     pub fn oldest_out(&self) -> Option<Epoch> {
-        self.out
-            .iter()
-            .map(|o| o.e0)
-            .chain(self.joining.iter().map(|j| j.e0))
-            .min()
+        self.out.iter().map(|o| o.e0).chain(self.joining.iter().map(|j| j.e0)).min()
     }
     /// Appends the binary form.
     pub fn encode(&self, w: &mut Writer) {
-        w.u32(self.epoch.0)
-            .u8(len8(self.insync.len()))
-            .u8(len8(self.joining.len()));
+        w.u32(self.epoch.0).u8(len8(self.insync.len())).u8(len8(self.joining.len()));
         w.u8(len8(self.out.len())).u8(len8(self.target.len()));
         for d in &self.insync {
             w.u32(d.0);
@@ -105,26 +96,15 @@ impl PgRecord {
             return Err(CodecError::TooLarge);
         }
         let [insync, joining, out, target] = counts;
-        let mut rec = PgRecord {
-            epoch,
-            ..PgRecord::default()
-        };
+        let mut rec = PgRecord { epoch, ..PgRecord::default() };
         for _ in 0..insync {
             rec.insync.push(DriveId(r.u32()?));
         }
         for _ in 0..joining {
-            rec.joining.push(Joiner {
-                drive: DriveId(r.u32()?),
-                join_epoch: Epoch(r.u32()?),
-                e0: Epoch(r.u32()?),
-            });
+            rec.joining.push(Joiner { drive: DriveId(r.u32()?), join_epoch: Epoch(r.u32()?), e0: Epoch(r.u32()?) });
         }
         for _ in 0..out {
-            rec.out.push(OutSince {
-                drive: DriveId(r.u32()?),
-                e0: Epoch(r.u32()?),
-                since_s: r.u64()?,
-            });
+            rec.out.push(OutSince { drive: DriveId(r.u32()?), e0: Epoch(r.u32()?), since_s: r.u64()? });
         }
         for _ in 0..target {
             rec.target.push(DriveId(r.u32()?));
@@ -190,10 +170,7 @@ impl PoolMap {
     /// Record of one PG, to be changed (simulator and tests).
     pub fn pg_mut(&mut self, pg: u32) -> Option<&mut PgRecord> {
         let pg = pg as usize;
-        self.shards
-            .get_mut(pg / SHARD_PGS)?
-            .pgs
-            .get_mut(pg % SHARD_PGS)
+        self.shards.get_mut(pg / SHARD_PGS)?.pgs.get_mut(pg % SHARD_PGS)
     }
     /// PG of a chunk given its lineage's placement hash (masked, so a PG splits in place, §5).
     pub fn pg_of_hash(&self, hash: u64) -> u32 {
@@ -265,17 +242,11 @@ const TEXT_MAX: usize = 256;
 impl ClusterMap {
     /// One drive.
     pub fn drive(&self, id: DriveId) -> Option<&DriveInfo> {
-        self.drives
-            .binary_search_by_key(&id, |d| d.id)
-            .ok()
-            .and_then(|i| self.drives.get(i))
+        self.drives.binary_search_by_key(&id, |d| d.id).ok().and_then(|i| self.drives.get(i))
     }
     /// One pool.
     pub fn pool(&self, id: PoolId) -> Option<&PoolMap> {
-        self.pools
-            .binary_search_by_key(&id, |p| p.pool)
-            .ok()
-            .and_then(|i| self.pools.get(i))
+        self.pools.binary_search_by_key(&id, |p| p.pool).ok().and_then(|i| self.pools.get(i))
     }
     /// One pool, to be changed (simulator and tests).
     pub fn pool_mut(&mut self, id: PoolId) -> Option<&mut PoolMap> {
@@ -289,26 +260,15 @@ impl ClusterMap {
     /// Binary form (format byte 1 first).
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.u8(1)
-            .bytes(&self.cluster.0)
-            .u32(self.incarnation)
-            .u32(self.feature_level)
-            .u64(self.revision.0);
+        w.u8(1).bytes(&self.cluster.0).u32(self.incarnation).u32(self.feature_level).u64(self.revision.0);
         w.count(self.drives.len());
         for d in &self.drives {
             w.u32(d.id.0).bytes(&d.uuid.0).bytes(&d.node.0);
-            w.blob(d.node_name.as_bytes())
-                .blob(d.addr.as_bytes())
-                .u64(d.nonce)
-                .u8(d.state);
+            w.blob(d.node_name.as_bytes()).blob(d.addr.as_bytes()).u64(d.nonce).u8(d.state);
         }
         w.count(self.pools.len());
         for p in &self.pools {
-            w.u16(p.pool.0)
-                .u8(p.copies)
-                .u8(p.min_insync)
-                .u32(p.pg_count)
-                .count(p.shards.len());
+            w.u16(p.pool.0).u8(p.copies).u8(p.min_insync).u32(p.pg_count).count(p.shards.len());
             for s in &p.shards {
                 s.encode(&mut w);
             }
@@ -354,18 +314,11 @@ fn decode_drive(r: &mut Reader<'_>) -> Result<DriveInfo, CodecError> {
 }
 
 fn text(r: &mut Reader<'_>) -> Result<String, CodecError> {
-    core::str::from_utf8(r.blob(TEXT_MAX)?)
-        .map(str::to_owned)
-        .map_err(|_| CodecError::Invalid)
+    core::str::from_utf8(r.blob(TEXT_MAX)?).map(str::to_owned).map_err(|_| CodecError::Invalid)
 }
 
 fn decode_pool(r: &mut Reader<'_>) -> Result<PoolMap, CodecError> {
-    let mut p = PoolMap {
-        pool: PoolId(r.u16()?),
-        copies: r.u8()?,
-        min_insync: r.u8()?,
-        ..PoolMap::default()
-    };
+    let mut p = PoolMap { pool: PoolId(r.u16()?), copies: r.u8()?, min_insync: r.u8()?, ..PoolMap::default() };
     p.pg_count = r.u32()?;
     if !p.pg_count.is_power_of_two() || p.pg_count > PGS_MAX {
         return Err(CodecError::Invalid);

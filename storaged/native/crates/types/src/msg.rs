@@ -52,8 +52,8 @@ impl MsgType {
     pub fn from_u8(raw: u8) -> Option<MsgType> {
         use MsgType::*;
         [
-            Ping, Session, Write, Trim, Zero, Read, Seal, Fence, Recovered, Stable, Layer, Freeze,
-            Quiesce, Digest, Copy, ChunkMap, Scrub, PeerCheck,
+            Ping, Session, Write, Trim, Zero, Read, Seal, Fence, Recovered, Stable, Layer, Freeze, Quiesce, Digest,
+            Copy, ChunkMap, Scrub, PeerCheck,
         ]
         .into_iter()
         .find(|t| *t as u8 == raw)
@@ -121,20 +121,9 @@ impl Status {
     /// From the wire.
     pub fn from_u16(raw: u16) -> Option<Status> {
         use Status::*;
-        [
-            Ok,
-            NackGen,
-            NackEpoch,
-            NeedTicket,
-            Retry,
-            Full,
-            Eio,
-            Invalid,
-            Denied,
-            BadChecksum,
-        ]
-        .into_iter()
-        .find(|s| *s as u16 == raw)
+        [Ok, NackGen, NackEpoch, NeedTicket, Retry, Full, Eio, Invalid, Denied, BadChecksum]
+            .into_iter()
+            .find(|s| *s as u16 == raw)
     }
 }
 
@@ -184,10 +173,7 @@ pub struct Header {
 impl Header {
     /// Version of the blocks this frame carries.
     pub fn version(&self) -> Version {
-        Version {
-            gen: self.origin_gen,
-            seq: self.seq,
-        }
+        Version { gen: self.origin_gen, seq: self.seq }
     }
     /// Whether it is an answer.
     pub fn is_resp(&self) -> bool {
@@ -195,12 +181,7 @@ impl Header {
     }
     /// Header of an answer to this request.
     pub fn reply(&self, status: Status) -> Header {
-        Header {
-            flags: self.flags.with(Flags::RESP),
-            status,
-            credits: 0,
-            ..*self
-        }
+        Header { flags: self.flags.with(Flags::RESP), status, credits: 0, ..*self }
     }
 }
 
@@ -220,17 +201,10 @@ pub struct Frame {
 impl Frame {
     /// A frame with a header only.
     pub fn bare(hdr: Header) -> Frame {
-        Frame {
-            hdr,
-            ..Frame::default()
-        }
+        Frame { hdr, ..Frame::default() }
     }
     /// A frame with metadata.
     pub fn with_meta(hdr: Header, meta: Vec<u8>) -> Frame {
-        Frame {
-            hdr,
-            meta,
-            ..Frame::default()
-        }
+        Frame { hdr, meta, ..Frame::default() }
     }
 }

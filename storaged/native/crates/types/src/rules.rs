@@ -4,9 +4,7 @@
 //! it `Rules::on` is a constant `true` that the compiler removes.
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]
-compile_error!(
-    "the feature `mutations` switches safety rules off and is refused in release builds"
-);
+compile_error!("the feature `mutations` switches safety rules off and is refused in release builds");
 
 /// A rule that the simulator can switch off, named as in the engine design.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -96,30 +96,15 @@ impl Ticket {
     /// Signed binary form.
     pub fn seal(&self, key: &Key, key_epoch: u32) -> Vec<u8> {
         let mut w = Writer::new();
-        w.u8(1)
-            .u32(key_epoch)
-            .u32(self.serial)
-            .u64(self.vol.0)
-            .u32(self.gen.0)
-            .u64(self.nonce);
-        w.bytes(&self.client.0)
-            .u8(mode_to_u8(self.mode))
-            .u16(self.pool.0)
-            .u64(self.seed)
-            .u64(self.size);
+        w.u8(1).u32(key_epoch).u32(self.serial).u64(self.vol.0).u32(self.gen.0).u64(self.nonce);
+        w.bytes(&self.client.0).u8(mode_to_u8(self.mode)).u16(self.pool.0).u64(self.seed).u64(self.size);
         w.count(self.chain.len());
         for (layer, cut) in &self.chain {
             w.u64(layer.0).u32(cut.gen.0).u64(cut.seq);
         }
         w.count(self.parents.len());
         for p in &self.parents {
-            w.u64(p.lineage.0)
-                .u64(p.layer.0)
-                .u32(p.cut.gen.0)
-                .u64(p.cut.seq)
-                .u64(p.size)
-                .u64(p.seed)
-                .u16(p.pool.0);
+            w.u64(p.lineage.0).u64(p.layer.0).u32(p.cut.gen.0).u64(p.cut.seq).u64(p.size).u64(p.seed).u16(p.pool.0);
         }
         let mut out = w.finish();
         let mac = hmac_sha256(key, &[&out]);
@@ -129,9 +114,7 @@ impl Ticket {
     /// Verifies against the key that `key_of(key epoch)` gives, and decodes.
     pub fn open(bytes: &[u8], key_of: impl Fn(u32) -> Option<Key>) -> Result<Ticket, TicketError> {
         let body_len = bytes.len().checked_sub(32).ok_or(CodecError::Truncated)?;
-        let (body, mac) = bytes
-            .split_at_checked(body_len)
-            .ok_or(CodecError::Truncated)?;
+        let (body, mac) = bytes.split_at_checked(body_len).ok_or(CodecError::Truncated)?;
         let mut r = Reader::new(body);
         if r.u8()? != 1 {
             return Err(CodecError::Invalid.into());
@@ -193,22 +176,13 @@ fn decode_body(r: &mut Reader<'_>) -> Result<Ticket, CodecError> {
     }
     for _ in 0..r.count(CHAIN_MAX)? {
         let layer = LayerId(r.u64()?);
-        t.chain.push((
-            layer,
-            Version {
-                gen: Gen(r.u32()?),
-                seq: r.u64()?,
-            },
-        ));
+        t.chain.push((layer, Version { gen: Gen(r.u32()?), seq: r.u64()? }));
     }
     for _ in 0..r.count(CHAIN_MAX)? {
         t.parents.push(ParentRef {
             lineage: VolumeId(r.u64()?),
             layer: LayerId(r.u64()?),
-            cut: Version {
-                gen: Gen(r.u32()?),
-                seq: r.u64()?,
-            },
+            cut: Version { gen: Gen(r.u32()?), seq: r.u64()? },
             size: r.u64()?,
             seed: r.u64()?,
             pool: PoolId(r.u16()?),
@@ -232,14 +206,8 @@ mod tests {
             ..Ticket::default()
         };
         let bytes = t.seal(&[1; 32], 5);
-        assert_eq!(
-            Ticket::open(&bytes, |e| (e == 5).then_some([1; 32])),
-            Ok(t.clone())
-        );
-        assert_eq!(
-            Ticket::open(&bytes, |_| Some([2; 32])),
-            Err(TicketError::BadMac)
-        );
+        assert_eq!(Ticket::open(&bytes, |e| (e == 5).then_some([1; 32])), Ok(t.clone()));
+        assert_eq!(Ticket::open(&bytes, |_| Some([2; 32])), Err(TicketError::BadMac));
         let mut bad = bytes.clone();
         bad[20] ^= 1;
         assert!(Ticket::open(&bad, |_| Some([1; 32])).is_err());

@@ -20,10 +20,7 @@ pub fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Key {
 
 /// Role key `K = HMAC(master, role ‖ 0 ‖ uuid ‖ key epoch)`: a server verifies a peer without the store.
 pub fn role_key(master: &Key, role: &str, uuid: &[u8; 16], key_epoch: u32) -> Key {
-    hmac_sha256(
-        master,
-        &[role.as_bytes(), &[0], uuid, &key_epoch.to_le_bytes()],
-    )
+    hmac_sha256(master, &[role.as_bytes(), &[0], uuid, &key_epoch.to_le_bytes()])
 }
 
 /// Key of attach tickets: derivable by managers and servers only.

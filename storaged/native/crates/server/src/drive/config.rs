@@ -164,5 +164,9 @@ fn build(
 fn identity(config: &DriveConfig) -> MyIdentity {
     let master = config.keys.master(config.key_epoch).unwrap_or_default();
     let who = PeerIdentity { role: Role::Server, uuid: config.node, cluster: config.cluster };
-    MyIdentity { who, key: role_key(&master, Role::Server.name(), &config.node.0, config.key_epoch), key_epoch: config.key_epoch }
+    MyIdentity {
+        who,
+        key: role_key(&master, Role::Server.name(), &config.node.0, config.key_epoch),
+        key_epoch: config.key_epoch,
+    }
 }

@@ -216,7 +216,9 @@ impl DriveHandler {
             Action::SendDrive { drive, frame } => self.send_drive(cx, drive, frame),
             Action::Dev(op) => self.device.start(cx, op),
             Action::NeedMap { at_least } => self.events.put(ServerEvent::NeedMap { at_least }),
-            Action::NeedGenerations { pool, since } => self.events.put(ServerEvent::NeedGenerations { drive, pool, since }),
+            Action::NeedGenerations { pool, since } => {
+                self.events.put(ServerEvent::NeedGenerations { drive, pool, since })
+            }
             Action::CopyComplete { pg, epoch } => self.events.put(ServerEvent::CopyComplete { drive, pg, epoch }),
             Action::LeavePg { pg, why } => self.events.put(ServerEvent::LeavePg { drive, pg, why }),
             Action::ControlDone { id, result } => self.control_done(cx, id, result),

@@ -212,19 +212,17 @@ impl NaiveStore {
         for i in 0..b.count {
             let at = b.first + i;
             let newer = object.blocks.get(&at).is_some_and(|o| o.order > order);
+            if let Some(join) = b.since_join {
+                let mark = self.joins.entry((b.key, at)).or_insert((b.pg, join));
+                mark.1 = mark.1.max(join);
+            }
             if newer || self.removed.get(&(b.key, at)).is_some_and(|o| *o > order) {
-                if let Some(join) = b.since_join {
-                    self.joins.entry((b.key, at)).or_insert((b.pg, join));
-                }
                 continue;
             }
             let csum = b.csums.get(usize::from(i)).copied().unwrap_or(0);
             let block = Block { kind: b.kind, version: b.version, csum, data: data.block(usize::from(i)), order };
             let old = object.blocks.insert(at, block);
             *usage += i64::from(b.kind == BlockKind::Data) - i64::from(old.is_some_and(|o| o.kind == BlockKind::Data));
-            if let Some(join) = b.since_join {
-                self.joins.insert((b.key, at), (b.pg, join));
-            }
         }
     }
 
@@ -238,7 +236,6 @@ impl NaiveStore {
                 *self.usage.entry(b.key.layer).or_default() -= i64::from(old.is_some_and(|o| o.kind == BlockKind::Data));
             }
         }
-        self.sweep(b.key);
     }
 
     /// Order of the newest durable record of a block: another stream may have overtaken an admitted one.
@@ -268,7 +265,8 @@ impl NaiveStore {
             let newly = o.blocks.iter().filter(|(_, b)| b.version > before && b.version <= now);
             self.passed.extend(newly.map(|(at, b)| (o.pg, vol, *key, *at, b.version)));
         }
-        let keys: Vec<ObjKey> = self.objects.iter().filter(|(_, o)| o.vol == vol).map(|(k, _)| *k).collect();
+        let swept = self.objects.iter().filter(|(_, o)| o.vol == vol && durable);
+        let keys: Vec<ObjKey> = swept.map(|(k, _)| *k).collect();
         keys.into_iter().for_each(|k| self.sweep(k));
     }
 

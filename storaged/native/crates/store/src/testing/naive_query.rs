@@ -98,9 +98,9 @@ impl ObjectStore for NaiveStore {
     }
     fn since_join(&self, key: ObjKey, block: u16) -> Option<Epoch> {
         let all = self.queues.iter().flatten();
-        let pending = all.filter_map(|p| p.covers(key, block).and_then(|(b, _)| Some((p.order, b.since_join?))));
+        let pending = all.filter_map(|p| p.covers(key, block).filter(|c| !c.1).and_then(|(b, _)| b.since_join));
         let durable = self.joins.get(&(key, block)).map(|(_, e)| *e);
-        pending.max_by_key(|(order, _)| *order).map(|(_, e)| e).or(durable)
+        pending.chain(durable).max()
     }
     fn set_stable(&mut self, vol: VolumeId, stable: Version, durable: bool) {
         self.raise_stable(vol, stable, durable);
