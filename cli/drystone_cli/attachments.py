@@ -17,9 +17,11 @@ from drystone_common.errors import (
 from drystone_storaged.agent.rest import Rest, segment
 
 ATTACH_S: Final = 90.0  # a fail-over takes seconds; the daemon itself gives up before this
-FORCE_S: Final = 6.0
-"""A daemon that does not answer a forced detach in this time is frozen or dead: the fence does
-not need it."""
+PROBE_S: Final = 1.0
+"""A daemon that does not say who it is in this time is frozen or dead: the fence does not need
+it."""
+
+FORCE_S: Final = 10.0  # the daemon's own bound for a forced detach is a little less
 
 _T = TypeVar("_T")
 _KINDS: Final = {"auto": 0, "nbd": 1, "fuse": 2, "export": 3}
@@ -96,6 +98,9 @@ def _detach(cluster: Cluster, volume: dict[str, Any], node: str, *, force: bool)
     request = block_pb2.DetachRequest(volume_id=volume["id"], force=force)
     limit_s = FORCE_S if force else ATTACH_S
     try:
+        if force:
+            probe = block_pb2.InfoRequest()
+            _call(cluster.block[node], lambda stub: stub.Info(probe, timeout=PROBE_S))
         _call(cluster.block[node], lambda stub: stub.Detach(request, timeout=limit_s))
     except (UnavailableError, DeadlineError) as error:
         if not force:

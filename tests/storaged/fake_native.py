@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -23,10 +24,8 @@ class FakeEvents:
     def events(self) -> list[str]:
         with self._lock:
             taken, self._queue = self._queue, []
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._fd)
-        except BlockingIOError:
-            pass
         return taken
 
     def emit(self, kind: str, **fields: Any) -> None:
@@ -82,6 +81,8 @@ class FakeServerCore(FakeEvents):
         self.controls: list[tuple[int, dict[str, Any]]] = []
         self.told: list[tuple[str, Any]] = []
         self.hung: set[int] = set()
+        self.suspects = 0
+        self.opened: list[dict[str, Any]] = []
         self.stopped = False
 
     def open_drive(self, config: str) -> None:
@@ -96,7 +97,9 @@ class FakeServerCore(FakeEvents):
         file.write_text(json.dumps({**block, "nonce": wanted["nonce"], "drive": number,
                                     "revision": wanted["revision"]}))  # fmt: skip
         self.open[number] = wanted
-        self.emit("drive_ready", drive=number, replayed_bytes=0, open_us=1, suspect=None)
+        self.opened.append(wanted)
+        suspect = "DurableGroupsLost" if len(self.opened) <= self.suspects else None
+        self.emit("drive_ready", drive=number, replayed_bytes=0, open_us=1, suspect=suspect)
 
     def close_drive(self, drive: int) -> None:
         del self.open[drive]
@@ -195,7 +198,7 @@ class FakeBlockCore(FakeEvents):
     def stats(self) -> str:
         volumes = {
             str(v): {"state": "active", "generation": a["generation"], "size": a["size"],
-                     "connections": 0, "counters": {"write_requests": 7}}
+                     "connections": 0, "counters": {"writes": 7}}
             for v, a in self.attached.items()
         }  # fmt: skip
         return json.dumps({"volumes": volumes, "drives_up": []})

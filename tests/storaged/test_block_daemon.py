@@ -30,12 +30,18 @@ async def mgr(tmp_path):
         yield running
 
 
+def token_file(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    token = folder / "token"
+    token.touch()
+    return token
+
+
 @contextlib.asynccontextmanager
 async def running_block(mgr, folder: Path, core=None):
     """A block daemon named block-1 and a stub of its socket."""
-    folder.mkdir(exist_ok=True)
-    token = folder / "token"
-    if not token.exists():
+    token = token_file(folder)
+    if not token.stat().st_size:
         token.write_text(await mgr.token("client", "block-1"))
     settings = BlockSettings(
         name="block-1", state_dir=str(folder / "state"), managers=[mgr.running.control],
@@ -226,7 +232,7 @@ def test_records_survive_a_restart_and_damage_is_left_alone(tmp_path):
 
 
 def test_nonces_of_many_restarts_are_bounded_and_keep_the_oldest():
-    nonces = (1,)
+    nonces: tuple[int, ...] = (1,)
     for nonce in range(2, 200):
         nonces = Record(5, False, AttacherKind.EXPORT, nonces).tried(nonce)
     assert len(nonces) <= 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,18 @@ async def port():
     server.close()
 
 
+def token_file(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    token = folder / "token"
+    token.touch()
+    return token
+
+
 @contextlib.asynccontextmanager
 async def running_server(mgr, folder: Path, drives, core=None, tools=None):
     """A server named node-1 with its state in ``folder``."""
-    folder.mkdir(exist_ok=True)
-    token = folder / "token"
-    if not token.exists():
+    token = token_file(folder)
+    if not token.stat().st_size:
         token.write_text(await mgr.token("server", "node-1"))
     settings = ServerSettings(
         name="node-1",
@@ -103,25 +110,38 @@ async def test_a_restarted_server_opens_its_drive_under_a_new_nonce(mgr, tmp_pat
     assert len(set(nonces)) == 2
 
 
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [
-        ("some text", "drive_foreign"),
-        ('{"uuid": "11111111-1111-1111-1111-111111111111", "cluster": "22222222-2222-2222-'
-         '2222-222222222222", "nonce": 1, "incarnation": 1, "revision": 1, "size": 1}',
-         "wrong_cluster"),
-    ],
+ELSEWHERE = json.dumps(
+    {"uuid": "1" * 8 + "-1111-1111-1111-" + "1" * 12, "nonce": 1, "incarnation": 1, "revision": 1,
+     "cluster": "2" * 8 + "-2222-2222-2222-" + "2" * 12, "size": GIB}
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [("some text", "it holds text"), (ELSEWHERE, "belongs to cluster")]
+)
 async def test_a_drive_that_is_not_ours_is_refused_and_the_others_serve(
-    mgr, tmp_path, port, content, code, caplog
+    mgr, tmp_path, port, content, reason
 ):
     bad, good = tmp_path / "bad.img", tmp_path / "good.img"
     bad.write_text(content)
     drives = [drive(bad, port), drive(good, port, create_bytes=GIB)]
     async with running_server(mgr, tmp_path / "s", drives) as server:
         await until(lambda: up(mgr), "the good drive is up")
-        await until(lambda: server.drives[0].reason, "a reason")
+        await until(lambda: reason in server.drives[0].reason, "the reason")
     assert bad.read_text() == content
+
+
+async def test_a_suspect_drive_is_opened_as_blank_once_the_map_gives_it_no_credit(
+    mgr, tmp_path, port
+):
+    core = FakeServerCore()
+    core.suspects = 1
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives, core=core) as server:
+        await until(lambda: len(core.opened) > 1, "the second open")
+        await until(lambda: up(mgr), "the drive is up")
+        await until(lambda: not server.drives[0].suspect, "the end of the suspicion")
+    assert core.opened[-1]["clear_suspect"]
 
 
 async def test_a_drive_file_that_was_wiped_is_never_formatted_again(mgr, tmp_path, port):
@@ -172,7 +192,7 @@ async def test_commands_of_the_manager_reach_the_drive_and_are_answered(mgr, tmp
         fence.fence.volume = int(volume["id"], 16)
         fence.fence.generation = 4
         fence.fence.drives.append(server.drives[0].number)
-        answers = []
+        answers: list[control_pb2.CommandResult] = []
         answer, server.commands._answer = server.commands._answer, answers.append
         server.commands.start(fence)
         await until(lambda: answers, "the answer")

@@ -61,6 +61,7 @@ class Control:
         self._addresses = tuple(managers)
         self._current = 0
         self._credential = ""
+        self._away = False
         self._channel = grpc.aio.insecure_channel(self._addresses[0], options=_OPTIONS)
         self.stub = control_pb2_grpc.ControlStub(self._channel)
         self._retired: list[asyncio.Task[None]] = []
@@ -112,6 +113,7 @@ class Control:
             if not isinstance(error, grpc.aio.AioRpcError) or error.code() not in _REPEAT:
                 return False
             if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self._lost(error)
                 self.next_manager()
             return True
 
@@ -125,12 +127,25 @@ class Control:
                 wait_jitter=BACKOFF_MAX_S / 4,
             ):
                 with attempt:
-                    return await method(self.stub)(
+                    answer = await method(self.stub)(
                         request, timeout=timeout_s, metadata=self.metadata
                     )
+                    self._reached()
+                    return answer
         except grpc.aio.AioRpcError as error:
             raise error_of(error, f"manager {self.address}") from error
         raise DrystoneError("the manager was not asked")  # unreachable: the loop returns or raises
+
+    def _lost(self, error: grpc.aio.AioRpcError) -> None:
+        """Say it once, not at every repetition."""
+        if not self._away:
+            self._away = True
+            _log.warning("manager_unreachable", manager=self.address, detail=error.details())
+
+    def _reached(self) -> None:
+        if self._away:
+            self._away = False
+            _log.info("manager_reached", manager=self.address)
 
     async def aclose(self) -> None:
         """Close the connection."""

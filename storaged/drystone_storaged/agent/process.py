@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import stamina
+
 from drystone_common.errors import DrystoneError, UnavailableError
 from drystone_common.logs import get_logger
 from drystone_common.settings import Settings
@@ -73,6 +75,8 @@ def run_daemon(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     SIGTERM and SIGINT cancel ``main`` once, wherever it waits; its ``finally`` blocks are the
     orderly stop. An unexpected failure is logged and becomes an error exit.
     """
+    # Repetitions are told once by whoever repeats; a line for each would bury everything else.
+    stamina.instrumentation.set_on_retry_hooks([])
     try:
         asyncio.run(_until_signal(main()))
     except DrystoneError:

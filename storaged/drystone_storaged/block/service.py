@@ -48,6 +48,8 @@ _STATES: Final = {
     EngineState.FENCED: block_pb2.STATE_FENCED,
 }
 
+_ENGINE_NAMES: Final = {"read_requests": "reads", "write_requests": "writes", "errors": "failed"}
+
 _T = TypeVar("_T")
 _log = get_logger(__name__)
 
@@ -170,9 +172,10 @@ class BlockService(block_pb2_grpc.BlockServicer):
 
 
 def stats_message(counters: Mapping[str, int]) -> block_pb2.StatsResponse:
-    """The native counters by their names in the interface; one that is missing is 0."""
+    """The native counters by their names in the interface; what the engine lacks is 0."""
     fields = block_pb2.StatsResponse.DESCRIPTOR.fields_by_name
-    known = {name: int(counters[name]) for name in fields if name in counters}
+    names = {name: _ENGINE_NAMES.get(name, name) for name in fields}
+    known = {name: int(counters[own]) for name, own in names.items() if own in counters}
     return block_pb2.StatsResponse(**known)
 
 

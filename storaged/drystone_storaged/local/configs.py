@@ -65,6 +65,7 @@ def _manager(layout: Layout, members: Members) -> Table:
         "rest_listen": f"{HOST}:{manager.rest_port}",
         "control_listen": f"{HOST}:{manager.control_port}",
         "tokens_file": str(layout.tokens_file),
+        "metrics_listen": f"{HOST}:{manager.metrics_port}",
     }
 
 

@@ -55,6 +55,7 @@ class ManagerMember(_Part):
     name: str = "manager-1"
     rest_port: int
     control_port: int
+    metrics_port: int = 0
 
 
 class Members(_Part):
@@ -67,7 +68,8 @@ class Members(_Part):
 
     def ports(self) -> set[int]:
         """Every port in use."""
-        found = {self.manager.rest_port, self.manager.control_port}
+        manager = self.manager
+        found = {manager.rest_port, manager.control_port, manager.metrics_port}
         for server in self.servers:
             found |= {server.beacon_port, server.metrics_port, *(d.port for d in server.drives)}
         return found | {consumer.metrics_port for consumer in self.consumers}
@@ -141,6 +143,7 @@ def save(layout: Layout, members: Members) -> None:
         "metrics": {
             name: f"http://{ports.HOST}:{port}/metrics"
             for name, port in [
+                (members.manager.name, members.manager.metrics_port),
                 *((s.name, s.metrics_port) for s in members.servers),
                 *((c.name, c.metrics_port) for c in consumers),
             ]
@@ -183,8 +186,8 @@ def found(layout: Layout, wanted: Wanted) -> Members:
             code="cluster_file_missing",
             hint="put cluster.json back, or `drystone local destroy` if the data is not needed",
         )
-    rest, control = ports.pick(2, ())
-    manager = ManagerMember(rest_port=rest, control_port=control)
+    rest, control, metrics = ports.pick(3, ())
+    manager = ManagerMember(rest_port=rest, control_port=control, metrics_port=metrics)
     return grow(Members(manager=manager), wanted)
 
 

@@ -82,6 +82,7 @@ class Server:
         deps = DriveDeps(
             core=core,
             control=control,
+            maps=self.maps,
             membership=membership,
             preparer=Preparer(tools, Ledger(Path(settings.state_dir)), membership),
             machine_id=machine_id(),

@@ -13,16 +13,19 @@ from typing import Final
 from drystone_common.errors import DataError, DeadlineError, DrystoneError
 from drystone_common.logs import get_logger
 from drystone_storaged.agent.control import Control
+from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.pump import Event
 from drystone_storaged.agent.register import FEATURE_LEVEL, Membership
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.prepare import Preparer, Superblock, serial_of
 from drystone_storaged.server.settings import DriveSettings
+from drystone_storaged.server.trust import counts_nowhere
 
 OPEN_DEADLINE_S: Final = 900.0
 """Replay is bounded by the checkpoint to seconds; a drive that needs more than this is broken."""
 
+MAP_WAIT_S: Final = 5.0  # for a map that shows the open; the drive opens without it as well
 RETRY_MIN_S: Final = 0.5
 RETRY_MAX_S: Final = 30.0
 """A drive that cannot be opened is looked at again: a file may come back, a lock may be freed."""
@@ -45,6 +48,7 @@ class DriveDeps:
 
     core: ServerCore
     control: Control
+    maps: MapFeed
     membership: Membership
     preparer: Preparer
     machine_id: str
@@ -64,6 +68,7 @@ class DriveKeeper:
         self.capacity = 0
         self.state = DriveState.CLOSED
         self.reason = ""
+        self.suspect = False
         self._deps = deps
         self._outcome: asyncio.Future[Event] | None = None
         self._ended = asyncio.Event()
@@ -86,6 +91,7 @@ class DriveKeeper:
                 # A device that failed under load is not trusted again before a restart.
                 await self._report(control_pb2.DRIVE_STATE_FAILED, self.reason)
                 return
+            self._close_native()
 
     def on_ready(self, event: Event) -> None:
         """Take `drive_ready`."""
@@ -102,6 +108,12 @@ class DriveKeeper:
             self.state = DriveState.FAILED
             _log.error("drive_failed", drive=self.number, reason=self.reason)
             self._ended.set()
+
+    def reopen(self) -> None:
+        """Open anew: the map gives the content of this suspect drive no credit any more."""
+        _log.warning("drive_reopened_as_blank", drive=self.number)
+        self.state = DriveState.CLOSED
+        self._ended.set()
 
     async def ready_again(self) -> None:
         """Tell the manager that the drive serves, whatever it believed."""
@@ -122,7 +134,7 @@ class DriveKeeper:
         self._ended.clear()
         self._outcome = asyncio.get_running_loop().create_future()
         try:
-            self._start(opened)
+            self._start(opened, clear_suspect=await self._counts_nowhere(opened))
             event = await self._await_outcome(self._outcome)
         finally:
             self._outcome = None
@@ -130,7 +142,8 @@ class DriveKeeper:
             "drive_open", drive=self.number, path=self.settings.path, open_us=event["open_us"],
             replayed_bytes=event["replayed_bytes"], suspect=event["suspect"],
         )  # fmt: skip
-        if opened.orders:
+        self.suspect = event["suspect"] is not None
+        if opened.orders and not self.suspect:
             await self._deps.carry_out(self.number, tuple(opened.orders))
         self.state, self.reason = DriveState.SERVING, ""
         await self._report(control_pb2.DRIVE_STATE_READY, "")
@@ -152,7 +165,17 @@ class DriveKeeper:
         )
         return await self._deps.control.call(lambda stub: stub.OpenDrive, request)
 
-    def _start(self, opened: control_pb2.OpenDriveResponse) -> None:
+    async def _counts_nowhere(self, opened: control_pb2.OpenDriveResponse) -> bool:
+        """Whether a suspicion noted on the drive is over; without a new map it is not."""
+        maps = self._deps.maps
+        try:
+            async with asyncio.timeout(MAP_WAIT_S):
+                await maps.wait_for(opened.map_revision)
+        except TimeoutError:
+            return False
+        return await asyncio.to_thread(counts_nowhere, maps.data, opened.drive)
+
+    def _start(self, opened: control_pb2.OpenDriveResponse, *, clear_suspect: bool) -> None:
         config = {
             "drive": opened.drive,
             "path": self.settings.path,
@@ -161,6 +184,7 @@ class DriveKeeper:
             "listen": self.settings.listen,
             "slot": self.slot,
             "power_loss_protected": self.settings.power_loss_protected,
+            "clear_suspect": clear_suspect,
         }
         try:
             self._deps.core.open_drive(json.dumps(config))

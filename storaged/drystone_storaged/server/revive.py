@@ -16,6 +16,7 @@ from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.cluster.pgmap import STATE_BYTE, decode_map
 from drystone_storaged.server.drive import DriveKeeper, DriveState
 from drystone_storaged.server.status import StatusReporter
+from drystone_storaged.server.trust import counts_nowhere
 
 SETTLE_S: Final = 1.0
 """After a map change: a drive that was dropped for hanging gets a moment to show that it does."""
@@ -59,6 +60,7 @@ class Revive:
             if not again:
                 await asyncio.sleep(SETTLE_S)
                 down = await asyncio.to_thread(self._down, self._maps.data)
+                await self._reopen_suspects()
             for drive in self._drives:
                 if drive.state is DriveState.SERVING and (again or drive.number in down):
                     await self._ready(drive)
@@ -73,6 +75,13 @@ class Revive:
             for d in decode_map(data).drives
             if nonces.get(d.id) == d.nonce and d.state == STATE_BYTE["down"]
         }
+
+    async def _reopen_suspects(self) -> None:
+        for drive in self._drives:
+            if drive.suspect and drive.state is DriveState.SERVING:
+                data = self._maps.data
+                if await asyncio.to_thread(counts_nowhere, data, drive.number):
+                    drive.reopen()
 
     async def _ready(self, drive: DriveKeeper) -> None:
         figures = await self._reporter.probe(drive.number)

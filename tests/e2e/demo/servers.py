@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from tests.e2e.demo.report import mib, seconds
@@ -21,6 +22,7 @@ FULL_FREEZE_S: Final = 6.0  # longer than it takes to decide that a node is sile
 GO_ON_S: Final = 60.0
 WRITES: Final = 200
 SETTLE_WRITES: Final = 50
+REPORT_PERIOD_S: Final = 5.5  # a server tells its figures every 5 s
 
 
 def kill_and_freeze(world: World) -> None:
@@ -29,8 +31,8 @@ def kill_and_freeze(world: World) -> None:
     with world.load():
         ticker, writer = Ticker(), Writer(world.writer_region())
         writer.goes_on(WRITES, GO_ON_S)
-        known = world.bytes_known()
         cluster.cli("local", "stop", KILLED, "--signal", "KILL")
+        known, early = world.bytes_known(), writer.writes
         report.line(f"{KILLED} got SIGKILL while three volumes are written")
         writer.goes_on(WRITES, GO_ON_S)
         killed, stalls = writer.stop(), ticker.stop()
@@ -50,7 +52,7 @@ def kill_and_freeze(world: World) -> None:
         writer.goes_on(WRITES, GO_ON_S)
         seen, stalls = writer.stop(), ticker.stop()
     # The measured writer goes round and round in its region, so that counts once.
-    written = min(WRITER_SLOTS, killed.writes + seen.writes) * BLOCK_BYTES
+    written = min(WRITER_SLOTS, killed.writes - early + seen.writes) * BLOCK_BYTES
     world.changed_bytes = world.bytes_known() - known + written
     world.show_gap("second server frozen, one dead", seen, stalls)
     right(world, writer, seen)
@@ -70,7 +72,7 @@ def restart_and_resync(world: World) -> None:
     def moved() -> int:
         return int(cluster.status()["resync"].get("bytes_done", 0)) - int(before)
 
-    wait_for(lambda: moved() > 0, "the returned server's report of what it copied", GO_ON_S)
+    _settled(moved)
     text = f"{mib(moved())} for {mib(world.changed_bytes)} changed meanwhile"
     report.figure("resync moved", text)
     report.line(f"all drives together hold {mib(cluster.used_bytes())}")
@@ -91,6 +93,19 @@ def freeze_one_of_three(world: World) -> None:
     right(world, writer, seen)
     cluster.wait_in_sync()
     report.line(f"{FROZEN} was left out, came back and is in sync")
+
+
+def _settled(count: Callable[[], int]) -> None:
+    """Wait for a figure that servers tell every few seconds to come and to stay."""
+    seen: list[tuple[float, int]] = [(time.monotonic(), 0)]
+
+    def stays() -> bool:
+        now, value = time.monotonic(), count()
+        if value != seen[-1][1]:
+            seen.append((now, value))
+        return value > 0 and now - seen[-1][0] > REPORT_PERIOD_S
+
+    wait_for(stays, "the returned server's report of what it copied", GO_ON_S)
 
 
 def right(world: World, writer: Writer, seen: WriterReport) -> None:

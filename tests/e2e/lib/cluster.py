@@ -137,8 +137,10 @@ def _remove(cluster: Cluster, folder: Path) -> None:
     for pid in cluster.pids().values():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-    # Innermost first, and lazily: a mount whose device hangs must not hold us up.
-    for point in reversed(_mounts_below(folder)):
+    # Innermost first, and lazily: a mount whose device hangs must not hold us up. What the
+    # cluster mounted for its own devices it takes away itself.
+    inside = f"{cluster.folder}/"
+    for point in [p for p in reversed(_mounts_below(folder)) if not p.startswith(inside)]:
         subprocess.run(["umount", "--lazy", "--", point], check=False, timeout=UMOUNT_WAIT_S)
     try:
         cluster.cli("local", "destroy", "--force")

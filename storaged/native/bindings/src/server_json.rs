@@ -86,7 +86,8 @@ fn control_json(drive: u32, id: u64, result: ControlResult) -> Value {
 fn report_json(drive: u32, report: &Report) -> Value {
     let mut doc = match report {
         Report::Usage(layers) => {
-            json!({"what": "usage", "layers": layers.iter().map(|(l, d)| (l.0, *d)).collect::<Vec<_>>()})
+            let items = layers.iter().map(|(l, pg, d)| (l.0, pg.pool.0, pg.pg, *d));
+            json!({"what": "usage", "layers": items.collect::<Vec<_>>()})
         }
         Report::Healed { vol, key, block } => {
             json!({"what": "healed", "volume": vol.0, "layer": key.layer.0, "chunk": key.chunk, "block": block})

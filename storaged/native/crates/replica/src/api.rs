@@ -188,8 +188,8 @@ pub enum LeaveWhy {
 /// News for the process, metrics and the manager.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Report {
-    /// Live slots per layer that changed since the last report.
-    Usage(Vec<(LayerId, i64)>),
+    /// Changes of live slots per layer and PG since the last report.
+    Usage(Vec<(LayerId, PgId, i64)>),
     /// A bad block was healed from a peer.
     Healed {
         /// Lineage.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use drystone_store::api::ObjectStore;
 use drystone_types::consts::Micros;
-use drystone_types::{DriveId, Frame, Header, LayerId, ObjKey, PgId, Status};
+use drystone_types::{DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Status};
 
 use crate::api::Action;
 use crate::replica::Replica;
@@ -31,6 +31,7 @@ impl Ask {
 
 struct Pending {
     drive: DriveId,
+    kind: MsgType,
     deadline: Micros,
     ask: Ask,
 }
@@ -46,6 +47,11 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
+    /// Ids of this open: an answer to a request of an earlier one must not meet one of ours.
+    pub(crate) fn new(open_nonce: u64) -> Requests {
+        let mixed = (open_nonce ^ open_nonce >> 31).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Requests { next: mixed & !0xffff_ffff, ..Requests::default() }
+    }
     pub(crate) fn next_id(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -73,7 +79,7 @@ impl<S: ObjectStore> Replica<S> {
         let id = self.requests.next_id();
         let deadline = self.now + timeout;
         self.requests.resync += usize::from(ask.is_resync());
-        self.requests.open.insert(id, Pending { drive, deadline, ask });
+        self.requests.open.insert(id, Pending { drive, kind: hdr.kind, deadline, ask });
         self.requests.by_deadline.insert((deadline, id));
         let pg_epoch = self.pgs.get(&hdr.pg).map_or(hdr.pg_epoch, |pg| pg.epoch());
         let hdr = Header { request: id, drive, pg_epoch, map_rev: self.map.revision, ..hdr };
@@ -85,7 +91,7 @@ impl<S: ObjectStore> Replica<S> {
             self.relay_answer(drive, frame);
             return;
         }
-        if self.requests.open.get(&frame.hdr.request).is_none_or(|p| p.drive != drive) {
+        if self.requests.open.get(&frame.hdr.request).is_none_or(|p| p.drive != drive || p.kind != frame.hdr.kind) {
             return;
         }
         let Some((drive, ask)) = self.requests.take(frame.hdr.request) else { return };

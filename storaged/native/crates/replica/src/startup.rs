@@ -11,6 +11,7 @@ use crate::credits::{decode_grant, Grant};
 use crate::join::Generations;
 use crate::limits::USAGE_PERIOD;
 use crate::replica::Replica;
+use crate::requests::Requests;
 use crate::slab::Slab;
 use crate::stable::decode_version;
 use crate::stats::Stats;
@@ -95,6 +96,7 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     fn empty(cfg: Config, store: S) -> Replica<S> {
+        let requests = Requests::new(cfg.open_nonce);
         Replica {
             cfg,
             store,
@@ -118,7 +120,7 @@ impl<S: ObjectStore> Replica<S> {
             stable_queue: VecDeque::new(),
             generations: BTreeMap::new(),
             relays: Default::default(),
-            requests: Default::default(),
+            requests,
             repairs: Default::default(),
             checks: Default::default(),
             copy_jobs: Default::default(),

@@ -23,7 +23,7 @@ impl World {
         self.after(pause, Ev::Fault);
         // Nothing else goes wrong while a copy is known to be bad: with every other copy lost too, the
         // data would be gone, which no rule can help.
-        if self.scrubbing > 0 {
+        if self.scrubbing.is_some() {
             return;
         }
         let faults = self.plan.faults.clone();
@@ -198,6 +198,7 @@ impl World {
         let drive = &mut self.drives[d];
         (drive.id, drive.serial, drive.image) = (id, serial, None);
         drive.dev = storage::blank_device(slots);
+        self.flipped.remove(&d);
         self.meta.drives.insert(id, DriveRecord { nonce: 0, serial, node: node_uuid(n) });
         let back = self.rng.range(20_000, 3_000_000);
         self.after(back, Ev::StartServer(n));
@@ -205,7 +206,7 @@ impl World {
     }
 
     fn flipped_elsewhere(&self) -> bool {
-        self.scrubbing > 0
+        self.scrubbing.is_some()
     }
 
     /// Flips bits of one copy while every PG is whole, then scrubs that drive.
@@ -223,7 +224,8 @@ impl World {
             return false;
         }
         self.counts.add("bits.flipped", flipped);
-        self.scrubbing = 1;
+        self.scrubbing = Some(d);
+        self.flipped.insert(d);
         let (life, pause) = (self.drives[d].life, self.rng.range(1_000, 2_000_000));
         self.after(pause, Ev::Scrub(d, life));
         true

@@ -20,7 +20,7 @@ impl World {
     pub fn healed(&self) -> bool {
         let copies = self.plan.copies.min(self.plan.nodes);
         let pgs = (0..self.meta.pg_count()).all(|pg| self.meta.pg(pg).is_some_and(|r| r.insync.len() == copies && r.joining.is_empty()));
-        pgs && self.volumes_ready() && self.scrubbing == 0
+        pgs && self.volumes_ready() && self.scrubbing.is_none()
     }
 
     /// Whether every volume has an active owner with nothing open.

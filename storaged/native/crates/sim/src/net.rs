@@ -338,6 +338,9 @@ impl World {
         };
         if wanted {
             self.dial(end, drive);
+        } else {
+            // Wanted again later (under another id, too), it is dialled anew.
+            self.conn_of.remove(&(end, drive));
         }
     }
 

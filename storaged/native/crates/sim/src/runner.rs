@@ -130,6 +130,7 @@ fn healing_phase(w: &mut World) {
         w.fail("LIVENESS", why);
         return;
     }
+    scrub_flipped(w);
     for v in 1..=w.plan.volumes as u64 {
         w.read_all(VolumeId(v));
     }
@@ -141,6 +142,19 @@ fn healing_phase(w: &mut World) {
     }
     // STABLE and holes settle before the copies are compared.
     let until = w.now + 3_000_000;
+    w.run_until(until, &mut |_| false);
+}
+
+/// A scrub under faults may not find a source for every repair; now it must.
+fn scrub_flipped(w: &mut World) {
+    for d in w.flipped.clone() {
+        w.scrubbing = Some(d);
+        let life = w.drives[d].life;
+        w.after(1, Ev::Scrub(d, life));
+        let until = w.now + HEAL_MAX;
+        w.run_until(until, &mut |w| w.scrubbing.is_none());
+    }
+    let until = w.now + 2_000_000;
     w.run_until(until, &mut |_| false);
 }
 

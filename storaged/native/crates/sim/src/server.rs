@@ -194,6 +194,10 @@ impl World {
         // compared the old nonce: only reads begun after every open count.
         self.nodes[n].opening = self.nodes[n].opening.saturating_sub(1);
         self.read_map_server(n);
+        if self.scrubbing == Some(d) {
+            // The one under way ended with the process.
+            self.after(500_000, Ev::Scrub(d, life));
+        }
     }
 
     /// One ReadMap per process at a time.
@@ -353,7 +357,9 @@ impl World {
         match report {
             Report::ScrubDone { .. } => {
                 self.counts.hit("scrub.done");
-                self.scrubbing = self.scrubbing.saturating_sub(1);
+                if self.scrubbing == Some(d) {
+                    self.scrubbing = None;
+                }
             }
             Report::Healed { .. } => self.counts.hit("scrub.healed"),
             Report::Unrepaired { .. } => self.counts.hit("scrub.unrepaired"),

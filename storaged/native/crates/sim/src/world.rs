@@ -178,8 +178,10 @@ pub struct World {
     pub operations: u64,
     /// Faults injected.
     pub faults_done: u64,
-    /// Scrubs after bit flips that are not over.
-    pub scrubbing: usize,
+    /// Drive whose scrub after bit flips is not over.
+    pub scrubbing: Option<usize>,
+    /// Drives whose bits were flipped.
+    pub flipped: std::collections::BTreeSet<usize>,
     /// Events handled.
     pub events: u64,
     /// Time of the events handled last, and how many there were of it.
@@ -260,7 +262,8 @@ impl World {
             scripted: false,
             operations: 0,
             faults_done: 0,
-            scrubbing: 0,
+            scrubbing: None,
+            flipped: std::collections::BTreeSet::new(),
             events: 0,
             spin: (0, 0),
             unique: seed << 20 | 1,

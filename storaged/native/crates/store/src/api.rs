@@ -351,8 +351,8 @@ pub trait ObjectStore {
     /// Reserves (positive) or returns (negative) granted slots. An `append` with `SpaceClass::Granted`
     /// uses `count + 1` of them by itself.
     fn grant(&mut self, slots: i64);
-    /// Live data slots per layer that changed since the last call, for space reports.
-    fn take_usage(&mut self) -> Vec<(LayerId, i64)>;
+    /// Changes of live data slots per layer and PG since the last call, for space reports.
+    fn take_usage(&mut self) -> Vec<(LayerId, PgId, i64)>;
     /// Last `max` durable stable versions, newest first, for the peer check at open.
     fn recent_stable(&self, pg: PgId, max: usize) -> Vec<(VolumeId, ObjKey, u16, Version)>;
     /// Starts a scrub of the whole drive in small steps.

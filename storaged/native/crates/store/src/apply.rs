@@ -157,8 +157,9 @@ impl LogStore {
         let taken = live + self.pending_slots + reserve + self.granted;
         Space { total, live, grantable: total.saturating_sub(taken), granted: self.granted, reserve }
     }
-    pub(crate) fn usage_now(&mut self) -> Vec<(LayerId, i64)> {
-        self.index.take_usage().into_iter().filter(|(_, n)| *n != 0).collect()
+    pub(crate) fn usage_now(&mut self) -> Vec<(LayerId, PgId, i64)> {
+        let changed = self.index.take_usage().into_iter().filter(|(_, n)| *n != 0);
+        changed.map(|((layer, pg), n)| (layer, pg, n)).collect()
     }
     pub(crate) fn raise_oldest(&mut self, pg: PgId, oldest: Option<Epoch>) {
         self.oldest_out.insert(pg, oldest);

@@ -42,7 +42,7 @@ pub struct Index {
     vols: BTreeMap<VolumeId, VolStat>,
     live: Vec<u32>,
     live_data: u64,
-    usage: BTreeMap<LayerId, i64>,
+    usage: BTreeMap<(LayerId, PgId), i64>,
     emptied: Vec<u32>,
     sparse: BTreeSet<(VolumeId, ObjKey)>,
 }
@@ -125,8 +125,8 @@ impl Index {
     pub fn take_emptied(&mut self) -> Vec<u32> {
         core::mem::take(&mut self.emptied)
     }
-    /// Changes of live data per layer since the last call.
-    pub fn take_usage(&mut self) -> BTreeMap<LayerId, i64> {
+    /// Changes of live data per layer and PG since the last call.
+    pub fn take_usage(&mut self) -> BTreeMap<(LayerId, PgId), i64> {
         core::mem::take(&mut self.usage)
     }
     /// Objects of a volume that may hold holes or nothing, at most `max` after `from`.
@@ -225,7 +225,7 @@ impl Index {
         }
         self.live_data = self.live_data.saturating_add_signed(data);
         if data != 0 {
-            *self.usage.entry(key.layer).or_default() += data;
+            *self.usage.entry((key.layer, object.pg)).or_default() += data;
         }
     }
     /// Drops holes that the test names, and the object when it is empty and `forget` allows that.

@@ -104,7 +104,7 @@ impl ObjectStore for LogStore {
     fn grant(&mut self, slots: i64) {
         self.granted = self.granted.saturating_add_signed(slots);
     }
-    fn take_usage(&mut self) -> Vec<(LayerId, i64)> {
+    fn take_usage(&mut self) -> Vec<(LayerId, PgId, i64)> {
         self.usage_now()
     }
     fn recent_stable(&self, pg: PgId, max: usize) -> Vec<(VolumeId, ObjKey, u16, Version)> {

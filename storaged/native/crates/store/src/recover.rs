@@ -193,7 +193,7 @@ impl<'d> Recovery<'d> {
         let (seq, stream) = match (item, header) {
             (Some(i), _) => (i.seq, i.stream),
             (None, Some(h)) => (h.seq, h.stream),
-            (None, None) => return None,
+            (None, None) => self.identify(seg)?,
         };
         self.scanned += 1;
         let last = self.read_soft(layout.seg_start(seg) + layout.seg_slots - 1, 1);
@@ -220,6 +220,14 @@ impl<'d> Recovery<'d> {
         (!stale).then_some(found)
     }
 
+    /// Sequence number and stream of a segment whose header is damaged, from its first group.
+    fn identify(&mut self, seg: u32) -> Option<(u64, u8)> {
+        let slot = self.store.layout.seg_start(seg) + 1;
+        let first = self.read_soft(slot, 1);
+        let seq = Reader::new(first.get(24..)?).u64().ok()?;
+        let header = GroupHeader::decode(&first, Expect { seg_seq: seq, slot }).ok()?.0;
+        Some((seq, header.stream))
+    }
     fn claim(&mut self, durable: [u64; 3]) {
         for (mine, theirs) in self.claims.iter_mut().zip(durable) {
             *mine = (*mine).max(theirs);

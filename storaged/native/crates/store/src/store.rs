@@ -125,17 +125,24 @@ impl LogStore {
 
     /// Starts what can be started.
     pub(crate) fn advance(&mut self) {
-        if self.failed {
-            return;
+        // A step may make another one possible without a device operation in between, and nobody
+        // would call again for it: go on until nothing moves.
+        loop {
+            if self.failed {
+                return;
+            }
+            if core::mem::take(&mut self.reclaim_due) {
+                self.reclaim();
+            }
+            let walked = self.walk_step();
+            for n in 0..3 {
+                self.write_step(n);
+            }
+            self.checkpoint_step();
+            if !walked && !self.reclaim_due {
+                return;
+            }
         }
-        if core::mem::take(&mut self.reclaim_due) {
-            self.reclaim();
-        }
-        self.walk_step();
-        for n in 0..3 {
-            self.write_step(n);
-        }
-        self.checkpoint_step();
     }
 
     fn write_step(&mut self, n: usize) {
@@ -322,6 +329,10 @@ impl LogStore {
         }
         let queued: Vec<u64> = self.streams.iter().map(LogStream::queued_slots).collect();
         format!("{states:?} queued {queued:?} space {:?} walks {:?} ckpt {:?}", self.space_now(), self.walks, self.ckpt)
+    }
+    /// Segments that garbage collection emptied since the open.
+    pub fn collected(&self) -> u64 {
+        self.walks.collected
     }
     /// Checkpoints completed since the open.
     pub fn checkpoints(&self) -> u64 {

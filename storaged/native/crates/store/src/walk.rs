@@ -57,6 +57,7 @@ pub struct Walks {
     scrub_next: Option<u32>,
     scrub_seen: (u64, u64),
     moves: u64,
+    ended: u64,
     credit: i64,
     /// Blocks moved since the open.
     pub moved_blocks: u64,
@@ -87,12 +88,15 @@ impl LogStore {
         }
     }
 
-    pub(crate) fn walk_step(&mut self) {
+    /// Goes on with both walks; tells whether one ended, so that the next one may begin.
+    pub(crate) fn walk_step(&mut self) -> bool {
         self.gc_start();
         self.scrub_next();
+        let before = self.walks.ended;
         for which in [GC, SCRUB] {
             self.walk_continue(which);
         }
+        self.walks.ended != before
     }
 
     fn gc_start(&mut self) {
@@ -336,6 +340,7 @@ impl LogStore {
             return;
         }
         let Some(w) = self.walks.slot(which).take() else { return };
+        self.walks.ended += 1;
         self.unpin(w.seg);
         if which == GC {
             self.walks.collected += 1;

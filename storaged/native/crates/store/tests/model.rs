@@ -65,7 +65,7 @@ impl Pair {
         settle(&mut self.store, &mut self.dev, &mut self.rng);
         assert!(self.store.is_idle(), "stalled: {}", self.store.describe());
         self.naive.settle(&mut Vec::new());
-        self.usage += self.store.take_usage().iter().map(|(_, n)| n).sum::<i64>();
+        self.usage += self.store.take_usage().iter().map(|(_, _, n)| n).sum::<i64>();
     }
     fn restart(&mut self) {
         self.settle();
@@ -162,7 +162,6 @@ impl Pair {
 fn run(seed: u64, rounds: u64) -> u64 {
     let mut p = Pair::new(seed);
     for round in 0..rounds {
-        eprintln!("{seed} {round} {:?} moved {} ckpts {}", p.store.segments(), p.store.moved_blocks(), p.store.checkpoints());
         for _ in 0..p.rng.below(40) {
             let (stream, rec, data) = p.record();
             p.append(stream, rec, data);

@@ -174,7 +174,7 @@ impl Story {
             for f in answers {
                 let sent_in = (f.hdr.request & 0xffff_ffff) as u32;
                 match f.hdr.status {
-                    Status::Ok if sent_in == self.known => {
+                    Status::Ok if f.hdr.kind != MsgType::Layer && sent_in == self.known => {
                         assert_eq!(f.hdr.pg_epoch.0, self.known);
                         if let Some(w) = self.open.iter_mut().find(|w| w.seq == f.hdr.request >> 32) {
                             w.acks.insert(d);

@@ -53,7 +53,7 @@ pub struct NaiveStore {
     barriers: Vec<(u64, Token)>,
     removed: BTreeMap<(ObjKey, u16), u64>,
     freed: BTreeMap<LayerId, u64>,
-    pub(super) usage: BTreeMap<LayerId, i64>,
+    pub(super) usage: BTreeMap<(LayerId, PgId), i64>,
     pub(super) max_gen: BTreeMap<VolumeId, Gen>,
     pub(super) passed: Vec<(PgId, VolumeId, ObjKey, u16, Version)>,
     next_order: u64,
@@ -208,7 +208,7 @@ impl NaiveStore {
             blocks: BTreeMap::new(),
         });
         object.last_mod = object.last_mod.max(b.pg_epoch);
-        let usage = self.usage.entry(b.key.layer).or_default();
+        let usage = self.usage.entry((b.key.layer, object.pg)).or_default();
         for i in 0..b.count {
             let at = b.first + i;
             let newer = object.blocks.get(&at).is_some_and(|o| o.order > order);
@@ -233,7 +233,7 @@ impl NaiveStore {
             self.removed.insert((b.key, at), order);
             if object.blocks.get(&at).is_some_and(|o| o.order < order) {
                 let old = object.blocks.remove(&at);
-                *self.usage.entry(b.key.layer).or_default() -= i64::from(old.is_some_and(|o| o.kind == BlockKind::Data));
+                *self.usage.entry((b.key.layer, object.pg)).or_default() -= i64::from(old.is_some_and(|o| o.kind == BlockKind::Data));
             }
         }
     }
@@ -246,10 +246,11 @@ impl NaiveStore {
 
     fn apply_free(&mut self, layer: LayerId, order: u64) {
         self.freed.insert(layer, order);
-        let of_layer = self.objects.iter().filter(|(k, _)| k.layer == layer);
-        let freed: i64 = of_layer.map(|(_, o)| o.blocks.values().filter(|b| b.kind == BlockKind::Data).count() as i64).sum();
+        for (_, o) in self.objects.iter().filter(|(k, _)| k.layer == layer) {
+            let data = o.blocks.values().filter(|b| b.kind == BlockKind::Data).count();
+            *self.usage.entry((layer, o.pg)).or_default() -= data as i64;
+        }
         self.objects.retain(|k, _| k.layer != layer);
-        *self.usage.entry(layer).or_default() -= freed;
         self.joins.retain(|(k, _), _| k.layer != layer);
     }
 

@@ -188,8 +188,9 @@ impl ObjectStore for NaiveStore {
     fn grant(&mut self, slots: i64) {
         self.granted = self.granted.saturating_add_signed(slots);
     }
-    fn take_usage(&mut self) -> Vec<(LayerId, i64)> {
-        core::mem::take(&mut self.usage).into_iter().filter(|(_, n)| *n != 0).collect()
+    fn take_usage(&mut self) -> Vec<(LayerId, PgId, i64)> {
+        let changed = core::mem::take(&mut self.usage).into_iter().filter(|(_, n)| *n != 0);
+        changed.map(|((layer, pg), n)| (layer, pg, n)).collect()
     }
     fn recent_stable(&self, pg: PgId, max: usize) -> Vec<(VolumeId, ObjKey, u16, Version)> {
         let newest = self.passed.iter().rev().filter(|e| e.0 == pg);

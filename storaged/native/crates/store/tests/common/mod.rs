@@ -66,6 +66,7 @@ pub fn settle(store: &mut LogStore, dev: &mut CrashDev, rng: &mut Rng) -> Vec<St
         if dev.running().is_empty() {
             let mut ops = Vec::new();
             store.poll(&mut ops);
+            store.take_events(&mut events);
             if ops.is_empty() {
                 return events;
             }
