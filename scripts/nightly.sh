@@ -22,6 +22,7 @@ fuzz_all() {
 run "everything that gates a change" scripts/run_tests.sh
 # 1,000 seeds after those of `make test`; another FROM explores others.
 run "simulator" env SEED= SEEDS="${SEEDS:-1000}" FROM="${FROM:-300}" scripts/sim.sh
+run "fio verification under kills" scripts/py.sh python -m tests.e2e.verify --seconds 60 --kills 5
 run "properties" env HYPOTHESIS_PROFILE=nightly scripts/py.sh pytest -q --timeout 1800 tests/unit
 if [ -d "$NATIVE/fuzz" ]; then
   if cargo fuzz --version >/dev/null 2>&1; then

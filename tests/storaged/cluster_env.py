@@ -18,7 +18,7 @@ from drystone_storaged.cluster.ids import IdAllocator
 from drystone_storaged.cluster.leadership import Leadership
 from drystone_storaged.cluster.mapstate import MapState, read_state
 from drystone_storaged.cluster.membership_service import MembershipService
-from drystone_storaged.cluster.native import PURE
+from drystone_storaged.cluster.native import NATIVE
 from drystone_storaged.cluster.nodes import NodeService, Registration
 from drystone_storaged.cluster.orders import OrderService
 from drystone_storaged.cluster.pools import PoolService, PoolSpec
@@ -67,9 +67,9 @@ class Env:
         self.ids = IdAllocator(self.store)
         self.nodes = NodeService(self.store)
         self.drives = DriveService(self.store, self.ids)
-        self.pools = PoolService(self.store, self.ids, PURE)
+        self.pools = PoolService(self.store, self.ids, NATIVE)
         self.volumes = VolumeService(self.store, self.ids, self.pools)
-        self.attach = AttachService(self.volumes, PURE, MASTER, 1)
+        self.attach = AttachService(self.volumes, NATIVE, MASTER, 1)
         self.leadership = Leadership(self.store, "manager-1")
         self.membership = MembershipService(
             self.store, self.leadership, monotonic=clock, wall=clock

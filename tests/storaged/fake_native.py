@@ -81,7 +81,7 @@ class FakeServerCore(FakeEvents):
         self.controls: list[tuple[int, dict[str, Any]]] = []
         self.told: list[tuple[str, Any]] = []
         self.hung: set[int] = set()
-        self.suspects = 0
+        self.suspect_opens = 0
         self.opened: list[dict[str, Any]] = []
         self.stopped = False
 
@@ -98,7 +98,7 @@ class FakeServerCore(FakeEvents):
                                     "revision": wanted["revision"]}))  # fmt: skip
         self.open[number] = wanted
         self.opened.append(wanted)
-        suspect = "DurableGroupsLost" if len(self.opened) <= self.suspects else None
+        suspect = "DurableGroupsLost" if len(self.opened) <= self.suspect_opens else None
         self.emit("drive_ready", drive=number, replayed_bytes=0, open_us=1, suspect=suspect)
 
     def close_drive(self, drive: int) -> None:

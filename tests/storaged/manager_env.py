@@ -87,6 +87,8 @@ class Peer:
     heard: set = field(default_factory=set)
     session: asyncio.Task | None = None
     answers: bool = True
+    confirms: bool = True
+    voters: set = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.channel = grpc.aio.insecure_channel(self.manager.running.control)
@@ -123,10 +125,18 @@ class Peer:
 
         async for message in self.stub.Session(up(), metadata=self.metadata):
             self.messages.append(message)
+            if self.role == "server" and message.WhichOneof("kind") == "welcome":
+                await self._confirm(message.welcome.voters)
             if message.WhichOneof("kind") == "command":
                 self.commands.append(message.command)
                 if self.answers:
                     await self.outbox.put(pb.SessionUp(result=self._answer(message.command)))
+
+    async def _confirm(self, voters) -> None:
+        """As a beacon does that took the list."""
+        self.voters = {voter.name for voter in voters.voters}
+        if self.confirms:
+            await self.call("ReportSilence", pb.ReportSilenceRequest(voters_version=voters.version))
 
     def _answer(self, command):
         result = pb.CommandResult(id=command.id)
@@ -155,6 +165,7 @@ class Peer:
         async def ignore(_reader, writer):
             writer.transport.abort()
 
+        await self.stop_listening()
         self.listener = await asyncio.start_server(ignore, "127.0.0.1", 0)
         host, port = self.listener.sockets[0].getsockname()
         return f"{host}:{port}"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from drystone_common.errors import DataError
 from drystone_storaged.cluster import codec, pgmap
 from drystone_storaged.cluster.binary import Writer
-from drystone_storaged.cluster.native import PURE, TicketFields
+from drystone_storaged.cluster.native import NATIVE, TicketFields
 from drystone_storaged.cluster.pgmap import (
     ClusterMap,
     Joiner,
@@ -89,7 +89,7 @@ def test_a_ticket_has_the_bytes_and_the_mac_of_the_engine():
         1, 7, 3, 99, bytes(16), "ro", 2, 5, 1 << 30, (ChainLink(9, 0, 0),),
         (ParentLink(1, 2, 3, 4, 5, 6, 7),),
     )  # fmt: skip
-    sealed = PURE.seal_ticket(fields, master, 5)
+    sealed = NATIVE.seal_ticket(fields, master, 5)
     body, mac = sealed[:-32], sealed[-32:]
     assert body.hex() == (
         "01" "05000000" "01000000" "0700000000000000" "03000000" "6300000000000000"

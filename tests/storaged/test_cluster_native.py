@@ -6,7 +6,7 @@ import uuid
 import drystone_native
 from drystone_storaged.cluster import pgmap
 from drystone_storaged.cluster.binary import Writer
-from drystone_storaged.cluster.native import NATIVE, PURE, TicketFields
+from drystone_storaged.cluster.native import NATIVE, TicketFields
 from drystone_storaged.cluster.pgmap import (
     ClusterMap,
     Joiner,
@@ -24,7 +24,7 @@ MASTER = bytes(range(32))
 def test_role_keys_are_the_same_on_both_sides():
     peer = uuid.UUID(int=77).bytes
     for role in ("server", "client"):
-        ours = PURE.role_key(MASTER, role, peer, 3)
+        ours = NATIVE.role_key(MASTER, role, peer, 3)
         assert ours == drystone_native.role_key(MASTER, role, peer, 3)
 
 
@@ -33,7 +33,9 @@ def test_the_engine_opens_our_tickets():
         4, 7, 3, 99, uuid.UUID(int=5).bytes, "rw", 2, 5, 1 << 30, (ChainLink(9, 0, 0),),
         (ParentLink(1, 2, 3, 4, 8192, 6, 7),),
     )  # fmt: skip
-    opened = json.loads(drystone_native.open_ticket(PURE.seal_ticket(fields, MASTER, 2), MASTER, 2))
+    opened = json.loads(
+        drystone_native.open_ticket(NATIVE.seal_ticket(fields, MASTER, 2), MASTER, 2)
+    )
     assert (opened["volume"], opened["generation"], opened["nonce"]) == (7, 3, 99)
     assert (opened["serial"], opened["size"], opened["pool"]) == (4, 1 << 30, 2)
 

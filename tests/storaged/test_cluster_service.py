@@ -115,7 +115,7 @@ async def test_a_drop_is_void_when_the_drive_was_opened_again_meanwhile(env):
     assert node is not None
     await env.drives.open(node, env.open_request("drive-1", 8, 7), lambda _: False)
     with pytest.raises(EvidenceExpiredError):
-        await env.drives.set_down({1: state.drive_revisions[1]}, "refused")
+        await env.drives.set_down({1: state.drive_revisions[1]}, "refused", ended=True)
 
 
 async def test_mark_lost_is_refused_while_a_copy_is_up(env):
@@ -127,7 +127,7 @@ async def test_mark_lost_is_refused_while_a_copy_is_up(env):
 async def test_mark_lost_gives_the_pg_to_what_is_left(env):
     await env.membership.drop([1, 2], now(env))
     state = await env.state()
-    await env.drives.set_down({3: state.drive_revisions[3]}, "gone")
+    await env.drives.set_down({3: state.drive_revisions[3]}, "gone", ended=True)
     changed, record = await env.membership.mark_lost(PgRef(1, 5))
     assert changed.changed == (PgRef(1, 5),)
     assert record.insync[0] in (1, 2)

@@ -274,8 +274,12 @@ async def test_a_node_in_use_is_not_forgotten_and_a_gone_client_is(ready):
 
 async def test_mark_lost_needs_a_loss(ready):
     path = "/v1/pools/default/mark-lost"
-    check_problem(await ready.http.post(path, json={"pg": 0, "confirm": False}), 400, "invalid_argument")
-    check_problem(await ready.http.post(path, json={"pg": 64, "confirm": True}), 404, "pg_not_found")
+    check_problem(
+        await ready.http.post(path, json={"pg": 0, "confirm": False}), 400, "invalid_argument"
+    )
+    check_problem(
+        await ready.http.post(path, json={"pg": 64, "confirm": True}), 404, "pg_not_found"
+    )
     answer = await ready.http.post(path, json={"pg": 0, "confirm": True})
     check_problem(answer, 409, "pg_not_lost")
 

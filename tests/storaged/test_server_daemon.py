@@ -135,7 +135,7 @@ async def test_a_suspect_drive_is_opened_as_blank_once_the_map_gives_it_no_credi
     mgr, tmp_path, port
 ):
     core = FakeServerCore()
-    core.suspects = 1
+    core.suspect_opens = 1
     drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
     async with running_server(mgr, tmp_path / "s", drives, core=core) as server:
         await until(lambda: len(core.opened) > 1, "the second open")
@@ -215,5 +215,7 @@ async def test_a_drive_shown_down_that_does_well_is_reported_ready_again(mgr, tm
         await until(lambda: up(mgr), "the drive is up")
         number = server.drives[0].number
         state = await mgr.services.feed.read()
-        await mgr.services.drives.set_down({number: state.drive_revisions[number]}, "a test")
+        await mgr.services.drives.set_down(
+            {number: state.drive_revisions[number]}, "a test", ended=False
+        )
         await until(lambda: up(mgr), "the drive is up again")

@@ -1,4 +1,4 @@
-"""The root of the command line: versions, and errors that say what to do next."""
+"""The root of the command line: versions, help, and errors that say what to do next."""
 
 from __future__ import annotations
 
@@ -7,15 +7,34 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from drystone_cli.main import app, main
+from drystone_cli.app import app
+from drystone_cli.main import main
 from drystone_common import __version__
 from drystone_common.errors import ConflictError, NotFoundError
+
+COMMANDS = (
+    "local up", "local status", "local down", "local destroy", "local stop", "local start",
+    "pool create", "pool list", "pool show", "pool mark-lost",
+    "volume create", "volume list", "volume show", "volume resize", "volume delete",
+    "volume fence", "volume attach", "volume detach",
+    "status", "node list", "node forget", "drive list", "drive show", "drive scrub", "map",
+    "manager", "server", "block", "csi", "version",
+)  # fmt: skip
 
 
 def test_version_is_printed_for_people_and_for_programs():
     assert CliRunner().invoke(app, ["version"]).output.strip() == __version__
     shown = json.loads(CliRunner().invoke(app, ["version", "-o", "json"]).output)
     assert shown == {"version": __version__}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage:" in result.output
+    # A sentence, not just a list of options.
+    assert "." in result.output.split("Options")[0]
 
 
 @pytest.mark.parametrize(

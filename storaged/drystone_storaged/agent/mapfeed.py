@@ -20,6 +20,9 @@ Apply = Callable[[bytes, int | None], None]
 READ_GAP_S: Final = 0.05
 """Between two quorum reads: a storm of requests for maps becomes 20 reads a second."""
 
+READ_GAP_MAX_S: Final = 1.0
+"""While the revision that somebody named does not come: it may never."""
+
 _log = get_logger(__name__)
 
 
@@ -58,6 +61,7 @@ class MapFeed:
 
     async def run_reads(self) -> None:
         """Serve ``need`` until cancelled."""
+        gap_s = READ_GAP_S
         while True:
             await self._read_wanted.wait()
             self._read_wanted.clear()
@@ -71,7 +75,10 @@ class MapFeed:
             if self.revision < self._wanted or update.revision < self.revision:
                 # Too old already: whoever asked needs one that began after what is known now.
                 self._read_wanted.set()
-            await asyncio.sleep(READ_GAP_S)
+                gap_s = min(2 * gap_s, READ_GAP_MAX_S)
+            else:
+                gap_s = READ_GAP_S
+            await asyncio.sleep(gap_s)
 
     async def run_stream(self) -> None:
         """Keep the map stream open until cancelled."""

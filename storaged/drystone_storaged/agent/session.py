@@ -84,10 +84,16 @@ class Session:
             async for message in stream:
                 if message.HasField("welcome"):
                     self._opened(queue, message.welcome)
-                await self._handler(message)
+                await self._handle(message)
         finally:
             stream.cancel()
         _log.info("session_closed_by_manager")
+
+    async def _handle(self, message: control_pb2.SessionDown) -> None:
+        try:
+            await self._handler(message)
+        except Exception:  # noqa: BLE001 - one message that we cannot use is not the session's end
+            _log.exception("message_not_handled", message=message.WhichOneof("kind"))
 
     def _opened(
         self, queue: asyncio.Queue[control_pb2.SessionUp], welcome: control_pb2.Welcome

@@ -130,7 +130,7 @@ class DriveService:
         confirmed = drive.previous_nonce or (drive.nonce if drive.proven else 0)
         opened = replace(
             drive, node=node.uuid, node_name=node.name, capacity=request.capacity,
-            addr=request.addr, nonce=request.nonce, state=DriveState.DOWN, reason="",
+            addr=request.addr, nonce=request.nonce, state=DriveState.DOWN, reason="", ended=False,
             previous_nonce=confirmed, weight=request.capacity / 2**40,
         )  # fmt: skip
         if request.previous_nonce == drive.nonce:
@@ -153,7 +153,7 @@ class DriveService:
             previous = 0 if state is DriveState.UP else drive.previous_nonce
             new = replace(
                 drive, state=state, reason=why[:200], previous_nonce=previous,
-                proven=drive.proven or state is DriveState.UP,
+                proven=drive.proven or state is DriveState.UP, ended=state is not DriveState.UP,
             )  # fmt: skip
             if new == drive:
                 return drive
@@ -180,22 +180,32 @@ class DriveService:
             )
         return drive
 
-    async def set_down(self, observed: Mapping[int, int], why: str) -> list[Compare]:
+    async def holds(self, node: Node, number: int, nonce: int) -> Compare:
+        """Like ``check``, as a condition for a transaction."""
+        found = await read_record(self._store, keys.drive(number), Drive)
+        self._own(node, number, nonce, found[0] if found else None)
+        return Compare.mod(keys.drive(number), found[1].mod_revision if found else 0)
+
+    async def set_down(
+        self, observed: Mapping[int, int], why: str, *, ended: bool
+    ) -> list[Compare]:
         """Record that drives do not serve; ``observed`` is each record's revision at that time.
+
+        ``ended``: see ``Drive``; only for proofs that need no wait.
 
         Gives conditions for the drop that follows: nobody opened them or reported them ready
         since. ``EvidenceExpiredError`` when somebody did already.
         """
-        return [await self._set_down(n, revision, why) for n, revision in sorted(observed.items())]
+        return [await self._set_down(n, observed[n], why, ended) for n in sorted(observed)]
 
-    async def _set_down(self, number: int, revision: int, why: str) -> Compare:
+    async def _set_down(self, number: int, revision: int, why: str, ended: bool) -> Compare:
         key = keys.drive(number)
         found = await read_record(self._store, key, Drive)
         if found is None or found[1].mod_revision != revision:
             raise EvidenceExpiredError(f"drive {number} changed since it was looked at")
         if found[0].state is not DriveState.UP:
             return Compare.mod(key, revision)
-        new = replace(found[0], state=DriveState.DOWN, reason=why[:200])
+        new = replace(found[0], state=DriveState.DOWN, reason=why[:200], ended=ended)
         done = await self._store.txn([Compare.mod(key, revision)], [Put(key, encode(new))])
         if not done.succeeded:
             raise EvidenceExpiredError(f"drive {number} changed since it was looked at")

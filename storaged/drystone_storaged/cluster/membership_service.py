@@ -63,13 +63,15 @@ class MembershipService:
         *,
         only: Collection[PgRef] | None = None,
         blank: bool = False,
+        joining: bool = False,
         live: frozenset[int] | None = None,
         still_valid: Callable[[MapState], bool] = lambda _: True,
         conditions: Sequence[Compare] = (),
     ) -> Changed:
         """Drop drives from all their PGs (or from ``only``), as far as I1 allows.
 
-        ``live``: see ``membership.plan_drop``. ``still_valid`` looks at the state each attempt
+        ``joining``: only from PGs where they are joiners at that moment. ``live``: see
+        ``membership.plan_drop``. ``still_valid`` looks at the state each attempt
         starts from; ``conditions`` are compared in the transaction itself.
         """
 
@@ -78,6 +80,8 @@ class MembershipService:
                 raise EvidenceExpiredError(f"dropping drives {sorted(drives)}: evidence is void")
             pgs = state.pgs()
             chosen = pgs if only is None else {ref: pgs[ref] for ref in only if ref in pgs}
+            if joining:
+                chosen = {r: pg for r, pg in chosen.items() if any(map(pg.joiner, drives))}
             now_s = int(self._wall())
             return membership.plan_drop(chosen, drives, now_s, blank=blank, live=live)
 

@@ -1,7 +1,7 @@
-"""What the control plane needs of the engine's byte formats and keys.
+"""What the control plane needs of the engine: byte formats, keys, placement.
 
-``Native`` names it; ``PURE`` is the implementation in Python. The extension offers the same, and a
-test compares both byte by byte.
+Tickets and keys are made here, in Python, and a test compares them with the extension byte by
+byte; the placement is the extension's alone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import drystone_native
+from drystone_common.errors import ConflictError
 from drystone_storaged.cluster.binary import Writer
-from drystone_storaged.cluster.placement import PlacementSpec, place_pool
+from drystone_storaged.cluster.placement import PlacementSpec
 from drystone_storaged.cluster.records import ChainLink, ParentLink
 
 TICKET_MODES: Final = {"rw": 0, "ro": 1, "snapshot": 2, "service": 3}
@@ -51,8 +52,8 @@ class Native(Protocol):
         """Give each PG its drives, in order of preference."""
 
 
-class PureNative:
-    """``Native`` without the extension."""
+class ExtensionNative:
+    """``Native`` of production; tests put nothing else in its place."""
 
     def seal_ticket(self, ticket: TicketFields, master: bytes, key_epoch: int) -> bytes:
         """Encode and sign a ticket."""
@@ -75,19 +76,13 @@ class PureNative:
         return _hmac(master, role.encode() + b"\0" + uuid + key_epoch.to_bytes(4, "little"))
 
     def place_pool(self, spec: PlacementSpec) -> Sequence[tuple[int, ...]]:
-        """Give each PG its drives."""
-        return place_pool(spec)
-
-
-def _hmac(key: bytes, message: bytes) -> bytes:
-    return hmac.new(key, message, hashlib.sha256).digest()
-
-
-class ExtensionNative(PureNative):
-    """Places with the extension: the implementation that production uses."""
-
-    def place_pool(self, spec: PlacementSpec) -> Sequence[tuple[int, ...]]:
         """Give each PG its drives; domains travel as fault sets."""
+        if not spec.drives:
+            raise ConflictError(
+                "no drive is available for the pool",
+                code="no_drives",
+                hint="start storage servers and wait until `drystone drive list` shows drives up",
+            )
         drives = [
             {"id": d.id, "weight": d.weight, "fault_set": d.domain, "node": d.domain}
             for d in spec.drives
@@ -100,5 +95,8 @@ class ExtensionNative(PureNative):
         return [tuple(pg) for pg in placed["pgs"]]
 
 
-PURE: Final[Native] = PureNative()
+def _hmac(key: bytes, message: bytes) -> bytes:
+    return hmac.new(key, message, hashlib.sha256).digest()
+
+
 NATIVE: Final[Native] = ExtensionNative()

@@ -174,34 +174,14 @@ class NodeService:
         return role, node
 
 
-async def add_voter(store: MetadataStore, uuid_hex: str) -> Voters:
-    """Make a node a voter, one at a time (B14)."""
-
-    async def attempt() -> Voters | None:
-        found = await read_record(store, keys.VOTERS, Voters)
-        voters, revision = (found[0], found[1].mod_revision) if found else (Voters(1), 0)
-        if uuid_hex in voters.nodes:
-            return voters
-        new = Voters(voters.version + 1, (*voters.nodes, uuid_hex))
-        done = await store.txn(
-            [Compare.mod(keys.VOTERS, revision)], [Put(keys.VOTERS, encode(new))]
-        )
-        return new if done.succeeded else None
-
-    return await retrying(attempt, "voters")
-
-
-async def remove_voter(store: MetadataStore, uuid_hex: str) -> Voters:
-    """Take a node out of the voters."""
-
-    async def attempt() -> Voters | None:
-        found = await read_record(store, keys.VOTERS, Voters)
-        if found is None or uuid_hex not in found[0].nodes:
-            return found[0] if found else Voters(1)
-        new = Voters(found[0].version + 1, tuple(n for n in found[0].nodes if n != uuid_hex))
-        done = await store.txn(
-            [Compare.mod(keys.VOTERS, found[1].mod_revision)], [Put(keys.VOTERS, encode(new))]
-        )
-        return new if done.succeeded else None
-
-    return await retrying(attempt, "voters")
+async def change_voters(
+    store: MetadataStore, voters: Voters, nodes: tuple[str, ...]
+) -> Voters | None:
+    """Put other nodes in the place of a list just read; None = somebody changed it meanwhile."""
+    found = await read_record(store, keys.VOTERS, Voters)
+    if found is not None and found[0] != voters:
+        return None
+    revision = found[1].mod_revision if found else 0
+    new = Voters(voters.version + 1, nodes)
+    done = await store.txn([Compare.mod(keys.VOTERS, revision)], [Put(keys.VOTERS, encode(new))])
+    return new if done.succeeded else None

@@ -203,6 +203,8 @@ class Node:
 class Drive:
     """A drive. ``previous_nonce`` is valid until the new one is reported to be on the drive.
 
+    ``ended``: it is proven that this open answers no request any more; it is down, and may be
+    dropped without a wait. A drive can be down without that: one that hangs still answers reads.
     ``proven``: it was ready once; before that it holds nothing and its superblock may lack a nonce.
     """
 
@@ -220,6 +222,7 @@ class Drive:
     drive_class: str = ""
     reason: str = ""
     proven: bool = False
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from drystone_storaged.cluster import membership
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.pgmap import PgRecord
-from drystone_storaged.cluster.placement import PlacementSpec, domains_of, place_pool
+from drystone_storaged.cluster.placement import PlacementSpec
 from drystone_storaged.cluster.pools import in_domain
 from drystone_storaged.cluster.records import DriveState, Node, Pool
 
+Place = Callable[[PlacementSpec], Sequence[tuple[int, ...]]]
 
-def plan_replacement(state: MapState, nodes: Mapping[str, Node]) -> dict[PgRef, PgRecord]:
+
+def plan_replacement(
+    state: MapState, nodes: Mapping[str, Node], place: Place
+) -> dict[PgRef, PgRecord]:
     """Forget gone drives everywhere and fill their places with drives that are up."""
     gone = frozenset(d.id for d in state.drives.values() if d.state is DriveState.GONE)
     changed: dict[PgRef, PgRecord] = {}
@@ -23,12 +27,16 @@ def plan_replacement(state: MapState, nodes: Mapping[str, Node]) -> dict[PgRef, 
             for ref, record in state.pgs(pool.id).items()
             if (new := membership.forget(record, gone)) is not None
         }
-        changed |= _fill(pool, state, nodes, touched) if touched else {}
+        changed |= _fill(pool, state, nodes, touched, place) if touched else {}
     return changed
 
 
 def _fill(
-    pool: Pool, state: MapState, nodes: Mapping[str, Node], touched: Mapping[PgRef, PgRecord]
+    pool: Pool,
+    state: MapState,
+    nodes: Mapping[str, Node],
+    touched: Mapping[PgRef, PgRecord],
+    place: Place,
 ) -> dict[PgRef, PgRecord]:
     candidates = [
         (d, nodes[d.node])
@@ -39,9 +47,8 @@ def _fill(
     if not drives:
         return dict(touched)
     domain = {d.id: d.domain for d in drives}
-    # As many copies as there are domains: each PG's whole order of preference.
-    wide = PlacementSpec(pool.id, pool.pg_count, len(domains_of(drives)), drives)
-    preferred = place_pool(wide)
+    # Each PG gets `width` distinct domains, so one is left for every place that is empty.
+    preferred = place(PlacementSpec(pool.id, pool.pg_count, pool.width, drives))
     filled: dict[PgRef, PgRecord] = {}
     for ref, record in touched.items():
         target = list(record.target)

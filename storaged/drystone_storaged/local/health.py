@@ -6,7 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from drystone_common.errors import DeadlineError, DrystoneError, UnavailableError
+from drystone_common.errors import (
+    DataError,
+    DeadlineError,
+    DrystoneError,
+    UnavailableError,
+)
 from drystone_storaged.agent.rest import Rest
 from drystone_storaged.local.members import Members
 from drystone_storaged.local.processes import Process, Processes
@@ -16,6 +21,9 @@ START_S: Final = 60.0  # until a process answers; on a busy machine Python alone
 QUIET_S: Final = 120.0
 """How long nothing may get better before the wait is given up: a resync takes as long as it
 takes, but it moves."""
+
+REFUSED_S: Final = 10.0
+"""The same when a server says that a drive of its own cannot be served: it says so at once."""
 
 Notify = Callable[[str], None]
 
@@ -69,6 +77,8 @@ class Waiter:
             if "; ".join(missing) != said:
                 said = "; ".join(missing)
                 self._notify(f"waiting: {said}")
+            if now - quiet_since > REFUSED_S:
+                self._check_drives()
             if now - quiet_since > QUIET_S:
                 raise DeadlineError(
                     f"the cluster does not become healthy: {said}",
@@ -76,6 +86,20 @@ class Waiter:
                     hint="see `drystone status` and the logs below the folder's log/",
                 )
             time.sleep(POLL_S)
+
+    def _check_drives(self) -> None:
+        reasons = [
+            f"{process.node}: {reason}"
+            for process in self._watched
+            if process.kind == "server"
+            for reason in self._processes.refused_drives(process)
+        ]
+        if reasons:
+            raise DataError(
+                "; ".join(reasons),
+                code="drive_refused",
+                hint="everything else runs; the server tries again by itself once that is cured",
+            )
 
 
 def problems(status: dict[str, Any], members: Members) -> list[str]:

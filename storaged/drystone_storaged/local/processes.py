@@ -6,6 +6,7 @@ other cluster's process does. A pid that was reused by something else is therefo
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ Kind = Literal["manager", "server", "block", "csi"]
 
 POLL_S: Final = 0.02
 LOG_TAIL_BYTES: Final = 65_536
+LOG_LINES: Final = 200  # of a log's end: a server that has just started wrote some ten
 LOG_BYTES_MAX: Final = 16 << 20
 """A log larger than this is turned over once at a start: one old generation is kept."""
 
@@ -144,6 +146,22 @@ class Processes:
         except OSError:
             return ""
         return "\n".join(text.strip().splitlines()[-lines:])
+
+    def refused_drives(self, process: Process) -> list[str]:
+        """Why a server does not serve drives of its own, by the end of its log."""
+        reasons: dict[str, str] = {}
+        for line in self.log_tail(process, LOG_LINES).splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if not isinstance(event, dict) or "path" not in event:
+                continue
+            if event.get("event") == "drive_refused":
+                reasons[event["path"]] = str(event.get("reason"))
+            elif event.get("event") == "drive_open":
+                reasons.pop(event["path"], None)
+        return sorted(reasons.values())
 
     def died(self, process: Process) -> UnavailableError:
         """The error for a process that ended when it should run."""

@@ -118,6 +118,7 @@ async def _serving(
         "map": services.feed.run,
         "joins": services.joins.run,
         "promotions": services.promotions.run,
+        "voters": services.voters.run,
         "sweep": lambda: run_sweep(services),
         "orders": lambda: run_orders(services),
     }

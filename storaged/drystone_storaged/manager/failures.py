@@ -70,7 +70,8 @@ class FailureJudge:
         if not await all_refused(self._deps.prober, [d.addr for d in drives]):
             return False
         log.warning("server process is dead", node=node, drives=[d.id for d in drives])
-        await self._drop(state, _of_node(state, node), evidence)
+        # The state was read before the probe: an open or a READY since then voids this drop.
+        await self._drop(state, _of_node(state, node), evidence, ended=True)
         return True
 
     async def drop_node(
@@ -80,13 +81,16 @@ class FailureJudge:
         state = await read_state(self._deps.store)
         drives = _of_node(state, node)
         log.warning("dropping a silent node", node=node, drives=[d.id for d in drives])
-        return await self._drop(state, drives, evidence, conditions)
+        return await self._drop(state, drives, evidence, conditions, ended=False)
 
-    async def drive_ended(self, number: int, reason: str) -> Changed:
-        """The server says that it answers no request of this drive any more."""
+    async def drive_ended(self, number: int, reason: str) -> Changed | None:
+        """Drop a drive that answers no request any more; None = it was opened again since."""
         state = await read_state(self._deps.store)
+        drive = state.drives[number]
+        if not drive.ended:
+            return None
         evidence = Evidence(reason, self._deps.monotonic())
-        return await self._drop(state, [state.drives[number]], evidence)
+        return await self._drop(state, [drive], evidence, ended=True)
 
     async def client_report(self, number: int, kind: int, nonce: int) -> None:
         """A client or peer complains about a drive."""
@@ -108,9 +112,9 @@ class FailureJudge:
         joining = [ref for ref, record in pgs.items() if record.joiner(drive.id) is not None]
         if joining:
             self._deps.joiner_failed(drive.id)
-            await self._deps.membership.drop(
-                [drive.id], Evidence("reported while joining", at_s), only=joining
-            )
+            evidence = Evidence("reported while joining", at_s)
+            # One that was promoted meanwhile may have a lease: it is no joiner any more.
+            await self._deps.membership.drop([drive.id], evidence, only=joining, joining=True)
         return bool(joining) and not any(drive.id in r.insync for r in pgs.values())
 
     async def _check_drive(self, state: MapState, drive: Drive, at_s: float) -> None:
@@ -137,11 +141,11 @@ class FailureJudge:
         def unchanged(now: MapState) -> bool:
             # The promise holds for the epochs it named.
             current = now.pgs()
-            return all(current[ref].epoch == epoch for ref, epoch in epochs.items())
+            return all(r in current and current[r].epoch == e for r, e in epochs.items())
 
         log.warning("dropping a drive", drive=drive.id, reason=evidence.reason)
         observed = {drive.id: state.drive_revisions[drive.id]}
-        conditions = await self._deps.drives.set_down(observed, evidence.reason)
+        conditions = await self._deps.drives.set_down(observed, evidence.reason, ended=False)
         live = await self._live(state, frozenset([drive.id]))
         await self._deps.membership.drop(
             [drive.id],
@@ -159,13 +163,15 @@ class FailureJudge:
         drives: list[Drive],
         evidence: Evidence,
         conditions: Sequence[Compare] = (),
+        *,
+        ended: bool,
     ) -> Changed:
         # Down first: the join loop must not bring back what is being dropped. The conditions
         # that come back void the drop if the drive is opened or reported ready meanwhile: a
         # process that starts between the probe and the transaction is not the dead one.
         observed = {d.id: state.drive_revisions[d.id] for d in drives}
         live = await self._live(state, frozenset(observed))
-        unchanged = await self._deps.drives.set_down(observed, evidence.reason)
+        unchanged = await self._deps.drives.set_down(observed, evidence.reason, ended=ended)
         return await self._deps.membership.drop(
             list(observed), evidence, live=live, conditions=[*conditions, *unchanged]
         )
@@ -184,7 +190,8 @@ class FailureJudge:
     async def sweep(self) -> None:
         """Find what no event told: deaths while no manager ran, drops that could not be done.
 
-        Looks at servers without a session, and at drives that ended while no other copy lived.
+        Looks at servers without a session, and at drives that ended while no other copy lived. A
+        drive that is down for another reason keeps its copies until its lease is proven over.
         """
         state = await read_state(self._deps.store)
         pgs = state.pgs()
@@ -195,8 +202,7 @@ class FailureJudge:
             if up or _droppable(state, pgs, numbers, self._deps.connected):
                 await self.check_process(node)
         for drive in state.drives.values():
-            ended = drive.state is DriveState.DOWN and drive.reason
-            if ended and _droppable(state, pgs, [drive.id], self._deps.connected):
+            if drive.ended and _droppable(state, pgs, [drive.id], self._deps.connected):
                 await self.drive_ended(drive.id, drive.reason)
 
 

@@ -36,6 +36,7 @@ from drystone_storaged.manager.reports import ReportLimiter
 from drystone_storaged.manager.silence_loop import SilenceDeps, SilenceLoop
 from drystone_storaged.manager.status import StatusService
 from drystone_storaged.manager.tasks import TaskParts, TaskService
+from drystone_storaged.manager.voters import VoterDeps, VoterKeeper
 
 log = get_logger(__name__)
 
@@ -86,6 +87,7 @@ class Services:
     status: StatusService
     tasks: TaskService
     reports: ReportLimiter
+    voters: VoterKeeper
     wake_orders: asyncio.Event = field(default_factory=asyncio.Event)
     jobs: set[asyncio.Task[object]] = field(default_factory=set)
 
@@ -120,7 +122,7 @@ def build(env: Environment) -> Services:
     commander = Commander(sessions)
     pools = PoolService(store, ids, env.native)
     volumes = VolumeService(store, ids, pools)
-    drives = DriveService(store, ids)
+    drives, nodes = DriveService(store, ids), NodeService(store)
     stats, usage, backoff = DriveStats(clock), Usage(), Backoff(clock)
     members = MembershipService(store, leadership, monotonic=clock, wall=env.wall)
     feed = MapFeed(store)
@@ -145,7 +147,7 @@ def build(env: Environment) -> Services:
         credentials=Credentials(env.master, env.cluster.key_epoch),
         sessions=sessions,
         commander=commander,
-        nodes=NodeService(store),
+        nodes=nodes,
         drives=drives,
         pools=pools,
         volumes=volumes,
@@ -163,4 +165,5 @@ def build(env: Environment) -> Services:
         status=status,
         tasks=TaskService(TaskParts(store, ids, commander, members, volumes, env.wall)),
         reports=ReportLimiter(),
+        voters=VoterKeeper(VoterDeps(store, leadership, nodes, sessions, env.name)),
     )

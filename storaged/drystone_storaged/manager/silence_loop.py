@@ -55,10 +55,10 @@ class SilenceLoop:
         self._tracker.report(voter, silent, now)
         if not silent or not self._deps.leadership.leads:
             return
-        voters = await self._voters()
+        voters, same_voters = await self._voters()
         for node in self._tracker.suspects(voters.nodes, now):
             if node not in self._running and await self._deps.judge.has_members(node):
-                task = asyncio.create_task(self._suspect(node, voters))
+                task = asyncio.create_task(self._suspect(node, voters, same_voters))
                 self._running[node] = task
                 task.add_done_callback(lambda _, n=node: self._running.pop(n, None))  # type: ignore[misc]
 
@@ -81,11 +81,12 @@ class SilenceLoop:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _voters(self) -> Voters:
+    async def _voters(self) -> tuple[Voters, Compare]:
         found = await read_record(self._deps.store, keys.VOTERS, Voters)
-        return found[0] if found else Voters(1)
+        revision = found[1].mod_revision if found else 0
+        return found[0] if found else Voters(1), Compare.mod(keys.VOTERS, revision)
 
-    async def _suspect(self, node: str, voters: Voters) -> None:
+    async def _suspect(self, node: str, voters: Voters, same_voters: Compare) -> None:
         key = keys.suspect(node)
         try:
             written = await self._deps.store.txn(
@@ -94,13 +95,17 @@ class SilenceLoop:
             )
             found = await read_record(self._deps.store, key, Suspicion)
             if written.succeeded and found is not None:
-                await self._decide(found[0], found[1].mod_revision, voters)
+                # Two changes of the voters could give the node a majority without a promise.
+                conditions = [Compare.mod(key, found[1].mod_revision), same_voters]
+                await self._decide(found[0], voters, conditions)
         except DrystoneError as error:
             log.warning("a suspicion came to nothing", node=node, reason=str(error))
         finally:
             await asyncio.shield(self._withdraw(node))
 
-    async def _decide(self, suspicion: Suspicion, revision: int, voters: Voters) -> None:
+    async def _decide(
+        self, suspicion: Suspicion, voters: Voters, conditions: list[Compare]
+    ) -> None:
         await self._tell()
         promised = await self._collect(suspicion, voters)
         if promised is None:
@@ -108,9 +113,8 @@ class SilenceLoop:
             return
         # From the last promise on nobody of a majority renews the lease; then it must be over.
         await self._deps.sleep(max(0.0, promised + PROMISE_WAIT_S - self._deps.monotonic()))
-        condition = Compare.mod(keys.suspect(suspicion.node), revision)
         evidence = Evidence("silent to a majority", promised)
-        await self._deps.judge.drop_node(suspicion.node, evidence, conditions=[condition])
+        await self._deps.judge.drop_node(suspicion.node, evidence, conditions=conditions)
 
     async def _collect(self, suspicion: Suspicion, voters: Voters) -> float | None:
         """When the last promise of a majority came, or None."""

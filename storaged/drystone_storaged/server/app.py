@@ -26,6 +26,7 @@ from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.commands import Commands, Controls
 from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.drive import DriveDeps, DriveKeeper
+from drystone_storaged.server.lease import LeaseGate
 from drystone_storaged.server.ledger import Ledger
 from drystone_storaged.server.prepare import DriveTools, Preparer
 from drystone_storaged.server.revive import Revive
@@ -55,7 +56,8 @@ class Server:
         self.background = Background()
         self._instance = nonce()
         self._beacon_addr = core.start_beacon(settings.beacon_listen, self._instance)
-        self.maps = MapFeed(control, core.map)
+        self.gate = LeaseGate(core.map, len(settings.drives), lambda: self.maps.need(0))
+        self.maps = MapFeed(control, self.gate.take)
         self.controls = Controls(core)
         self.silence = Silence(core, control)
         self.drives: list[DriveKeeper] = []
@@ -63,9 +65,7 @@ class Server:
             instance=self._instance, version=__version__, beacon_addr=self._beacon_addr
         )
         self.session = Session(control, hello, self._on_message)
-        self.reporter = StatusReporter(
-            core, self.drives, lambda: self.maps.revision, self.session.send
-        )
+        self.reporter = StatusReporter(core, self.drives, self.maps, self.session.send)
         self.session.on_open(self.reporter.session_opened)
         self.revive = Revive(self.drives, self.maps, self.reporter)
         self.session.on_open(self.revive.session_opened)
@@ -88,6 +88,7 @@ class Server:
             machine_id=machine_id(),
             nonce=nonce,
             carry_out=self.commands.carry_out,
+            gate=self.gate,
         )
         self.drives += [DriveKeeper(d, slot, deps) for slot, d in enumerate(settings.drives)]
         self.pump = Pump(core, self._handlers())

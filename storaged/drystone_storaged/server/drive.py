@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from drystone_common.errors import DataError, DeadlineError, DrystoneError
+from drystone_common.errors import DataError, DeadlineError, DrystoneError, UnavailableError
 from drystone_common.logs import get_logger
 from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.mapfeed import MapFeed
@@ -18,6 +18,7 @@ from drystone_storaged.agent.pump import Event
 from drystone_storaged.agent.register import FEATURE_LEVEL, Membership
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
+from drystone_storaged.server.lease import LeaseGate
 from drystone_storaged.server.prepare import Preparer, Superblock, serial_of
 from drystone_storaged.server.settings import DriveSettings
 from drystone_storaged.server.trust import counts_nowhere
@@ -25,7 +26,7 @@ from drystone_storaged.server.trust import counts_nowhere
 OPEN_DEADLINE_S: Final = 900.0
 """Replay is bounded by the checkpoint to seconds; a drive that needs more than this is broken."""
 
-MAP_WAIT_S: Final = 5.0  # for a map that shows the open; the drive opens without it as well
+MAP_WAIT_S: Final = 5.0  # for a map that shows the open; without it the open begins anew
 RETRY_MIN_S: Final = 0.5
 RETRY_MAX_S: Final = 30.0
 """A drive that cannot be opened is looked at again: a file may come back, a lock may be freed."""
@@ -55,6 +56,7 @@ class DriveDeps:
     nonce: Callable[[], int]
     carry_out: Callable[[int, Sequence[control_pb2.FreeLayer]], Awaitable[None]]
     """Lets a drive carry out orders; returns when they are durable there."""
+    gate: LeaseGate
 
 
 class DriveKeeper:
@@ -81,6 +83,7 @@ class DriveKeeper:
                 await self._open()
             except (DrystoneError, OSError, ValueError) as error:
                 self._note(error)
+                self._deps.gate.failed(self.slot)
                 self._close_native()
                 await asyncio.sleep(wait_s)
                 wait_s = min(wait_s * 2, RETRY_MAX_S)
@@ -147,6 +150,7 @@ class DriveKeeper:
             await self._deps.carry_out(self.number, tuple(opened.orders))
         self.state, self.reason = DriveState.SERVING, ""
         await self._report(control_pb2.DRIVE_STATE_READY, "")
+        self._deps.gate.ready(self.slot)
 
     async def _take_into_use(self, block: Superblock) -> control_pb2.OpenDriveResponse:
         self.nonce = self._deps.nonce()
@@ -166,13 +170,16 @@ class DriveKeeper:
         return await self._deps.control.call(lambda stub: stub.OpenDrive, request)
 
     async def _counts_nowhere(self, opened: control_pb2.OpenDriveResponse) -> bool:
-        """Whether a suspicion noted on the drive is over; without a new map it is not."""
+        """Whether a suspicion noted on the drive is over, by a map that shows the open."""
         maps = self._deps.maps
         try:
             async with asyncio.timeout(MAP_WAIT_S):
                 await maps.wait_for(opened.map_revision)
-        except TimeoutError:
-            return False
+        except TimeoutError as error:
+            # By an older map the drive might answer reads in groups that dropped it since.
+            raise UnavailableError(
+                "no map that shows the open came from a manager", code="map_missing"
+            ) from error
         return await asyncio.to_thread(counts_nowhere, maps.data, opened.drive)
 
     def _start(self, opened: control_pb2.OpenDriveResponse, *, clear_suspect: bool) -> None:

@@ -27,7 +27,7 @@ _REFUSED: Final = {
     ),
     "damaged": (
         "drive_damaged",
-        "no superblock copy is whole: replace the drive; its copies are elsewhere",
+        "put the file back as it was, or replace the drive: its data is on the other copies",
     ),
 }
 

@@ -43,10 +43,13 @@ class Silence:
         _log.info("quorum", inside=self.in_quorum)
 
     def voters(self, voters: control_pb2.Voters) -> None:
-        """Tell the beacon who votes and where everybody listens."""
-        self._version = voters.version
-        nodes = [(uuid_text(v.node), v.beacon_addr) for v in voters.voters]
-        self._core.voters(voters.version, [node for node, _ in nodes], nodes)
+        """Tell the beacon who votes and where everybody listens, and the manager that it knows."""
+        if voters.version >= self._version:
+            self._version = voters.version
+            nodes = [(uuid_text(v.node), v.beacon_addr) for v in voters.voters]
+            self._core.voters(voters.version, [node for node, _ in nodes], nodes)
+        # The next change of the voters waits for this report; a new manager knows of none.
+        self._changed.set()
 
     def suspects(self, suspects: control_pb2.Suspects) -> None:
         """Tell the beacon every suspicion that stands."""

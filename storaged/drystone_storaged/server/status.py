@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from drystone_common.metrics import Metrics
+from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.pump import Event
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.drive import DriveKeeper, DriveState
+from drystone_storaged.server.usage import NOWHERE, DriveUsage, PgKey, first_in_sync
 
 SLOT_BYTES: Final = 4096
 PERIOD_S: Final = 5.0  # the interface's figure
@@ -26,8 +28,7 @@ LAYERS_MAX: Final = 10_000  # per message, the interface's limit
 class DriveFigures:
     """What is counted for one drive since it was opened."""
 
-    layers: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    changed: set[int] = field(default_factory=set)
+    usage: DriveUsage = field(default_factory=DriveUsage)
     bad_blocks: int = 0
     healed_blocks: int = 0
     resync_bytes: int = 0
@@ -40,12 +41,14 @@ class StatusReporter:
         self,
         core: ServerCore,
         drives: Sequence[DriveKeeper],
-        revision: Callable[[], int],
+        maps: MapFeed,
         send: Callable[[control_pb2.SessionUp], None],
     ) -> None:
         self._core = core
         self._drives = drives
-        self._revision = revision
+        self._maps = maps
+        self._first: Mapping[int, frozenset[PgKey]] = {}
+        self._first_revision = 0
         self._send = send
         self._figures: dict[int, DriveFigures] = defaultdict(DriveFigures)
         self._complete = True
@@ -69,9 +72,8 @@ class StatusReporter:
         figures = self._figures[event["drive"]]
         what = event["what"]
         if what == "usage":
-            for layer, delta in event["layers"]:
-                figures.layers[layer] += delta
-                figures.changed.add(layer)
+            for layer, pool, pg, delta in event["layers"]:
+                figures.usage.add(layer, (pool, pg), delta)
         elif what == "healed":
             figures.bad_blocks += 1
             figures.healed_blocks += 1
@@ -123,6 +125,7 @@ class StatusReporter:
 
     async def _messages(self) -> list[control_pb2.Status]:
         drives = list((await self._read()).values())
+        revision = await self._recount()
         complete, self._complete = self._complete, False
         usages = list(self._usages(everything=complete))
         first, rest = usages[:LAYERS_MAX], usages[LAYERS_MAX:]
@@ -131,7 +134,7 @@ class StatusReporter:
                 drives=drives,
                 layers=first,
                 layers_complete=complete,
-                map_revision=self._revision(),
+                map_revision=revision,
             )
         ]
         more = (rest[start : start + LAYERS_MAX] for start in range(0, len(rest), LAYERS_MAX))
@@ -139,15 +142,19 @@ class StatusReporter:
 
     def _usages(self, *, everything: bool) -> Iterator[control_pb2.LayerUsage]:
         for number, figures in self._figures.items():
-            chosen = list(figures.layers) if everything else sorted(figures.changed)
-            figures.changed.clear()
-            for layer in chosen:
-                slots = figures.layers[layer]
+            figures.usage.count(self._first.get(number, NOWHERE))
+            for layer, slots in figures.usage.take(everything=everything):
                 yield control_pb2.LayerUsage(
                     drive=number, layer=layer, mapped_bytes=max(slots, 0) * SLOT_BYTES
                 )
-                if slots == 0:
-                    del figures.layers[layer]
+
+    async def _recount(self) -> int:
+        """Look who is first in sync in the newest map; gives its revision."""
+        revision, data = self._maps.revision, self._maps.data
+        if revision != self._first_revision:
+            self._first = await asyncio.to_thread(first_in_sync, data)
+            self._first_revision = revision
+        return revision
 
 
 class ServerMetrics:

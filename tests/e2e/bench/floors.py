@@ -109,7 +109,7 @@ def machine() -> list[tuple[str, str]]:
             break
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [
-        ("CPU", f"{len(os.sched_getaffinity(0))} × {model}"),
+        ("CPU", f"{len(os.sched_getaffinity(0))} of {model}"),
         ("memory", f"{memory / (1 << 30):.1f} GiB"),
         ("kernel", os.uname().release),
     ]

@@ -62,7 +62,7 @@ def placements() -> tuple[Placement, ...]:
     """Pinned and free; unpinned latencies differ by more than a factor of two."""
     cpus = sorted(os.sched_getaffinity(0))
     free = Placement("free", frozenset(cpus), frozenset(cpus))
-    if len(cpus) < 2:  # noqa: PLR2004 - one CPU cannot be shared out
+    if len(cpus) < 2:
         return (free,)
     pinned = Placement("pinned", frozenset(cpus[:1]), frozenset(cpus[1:2]))
     return (pinned, free)

@@ -11,14 +11,15 @@ from tests.e2e.lib.content import BLOCK_BYTES
 from tests.e2e.lib.ticker import Ticker
 from tests.e2e.lib.waits import wait_for
 from tests.e2e.lib.writer import Region, Writer, verify
+from tests.e2e.lib.writer import Report as WriterReport
 
 FENCED_VOLUME: Final = "demo-fenced"
 FENCED_SIZE: Final = "256M"
 FENCED_SLOTS: Final = 256
 FENCED_THREADS: Final = 8
-"""So many writes are under way when the consumer freezes; they are the late ones."""
+"""So many writes are under way when the consumer freezes, and as many come afterwards."""
 
-OLD_SEED, NEW_SEED = 1001, 1002
+OLD_SEED, LATE_SEED, NEW_SEED = 1001, 1002, 1003
 LATE_WAIT_S: Final = 60.0
 
 
@@ -44,10 +45,12 @@ def fence(world: World) -> None:
     cluster.cli("volume", "create", FENCED_VOLUME, "--size", FENCED_SIZE)
     kind = "auto" if world.mounted else "export"
     old = cluster.attach(FENCED_VOLUME, NODE, kind)
-    writer = Writer(_region(old, OLD_SEED), FENCED_THREADS)
-    writer.goes_on(WRITES, GO_ON_S)
+    running = Writer(_region(old, OLD_SEED), FENCED_THREADS)
+    running.goes_on(WRITES, GO_ON_S)
+    refused_before = cluster.server_count("nack_gen")
     cluster.cli("local", "stop", NODE, "--process", "block", "--signal", "STOP")
-    report.line(f"{NODE} is frozen with {FENCED_THREADS} writes under way")
+    late = Writer(_region(old, LATE_SEED), FENCED_THREADS)
+    report.line(f"{NODE} is frozen with writes under way, and {FENCED_THREADS} more come")
     cluster.cli("volume", "detach", FENCED_VOLUME, "--node", NODE, "--force")
     new = cluster.attach(FENCED_VOLUME, OTHER_NODE, kind)
     report.line(
@@ -57,24 +60,30 @@ def fence(world: World) -> None:
     successor.goes_on(FENCED_SLOTS, GO_ON_S)
     written = successor.stop()
     right(world, successor, written)
-    before = writer.writes
+    before = running.writes
     cluster.cli("local", "stop", NODE, "--process", "block", "--signal", "CONT")
-    wait_for(lambda: writer.errors > 0, "a refusal of a late write", LATE_WAIT_S)
-    late = writer.stop()
-    # What every copy had stored before the volume changed hands is no late write: its
-    # acknowledgement lay unread in the frozen process. No thread can have more than one of those.
-    report.check(
-        "no write that came after the change of hands was acknowledged",
-        holds=late.writes - before <= FENCED_THREADS,
-        detail=f"{late.writes - before} were stored before it and only acknowledged now",
-    )
-    report.figure("late writes refused", f"{late.errors} ({late.first_error})")
+    wait_for(lambda: running.errors and late.errors, "refusals of late writes", LATE_WAIT_S)
+    _judge(world, running.stop(), before, late.stop())
     world.check_content(
         f"{FENCED_VOLUME}, as {OTHER_NODE} wrote it",
         lambda: verify(successor.region, written) * BLOCK_BYTES,
     )
     _clear(world)
+    report.line(f"the servers refused {cluster.server_count('nack_gen') - refused_before} frames")
     world.verify_all()
+
+
+def _judge(world: World, running: WriterReport, before: int, late: WriterReport) -> None:
+    """Nothing that began after the freeze may be acknowledged."""
+    report = world.report
+    report.check("none of the late writes was acknowledged", holds=late.writes == 0)
+    # What the copies had stored before the volume changed hands is no late write: its
+    # acknowledgement lay unread in the frozen process. No thread can have more than one of those.
+    kept = running.writes - before
+    report.check("what was under way was refused or stored before", holds=kept <= FENCED_THREADS)
+    refused = f"{late.errors + running.errors} ({late.first_error})"
+    report.figure("late writes refused", refused)
+    report.line(f"{kept} were stored before the change of hands and only acknowledged now")
 
 
 def _region(attached: dict[str, str], seed: int) -> Region:

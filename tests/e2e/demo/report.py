@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-NAME_WIDTH: Final = 44
+NAME_WIDTH: Final = 52
 
 
 class FailedCheckError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+
+import httpx
 
 from drystone_storaged.agent.rest import Rest, read_token
 from tests.e2e.lib.waits import wait_for
@@ -86,6 +89,16 @@ class Cluster:
     def used_bytes(self) -> int:
         """Live bytes of all drives, headers and copies included, as last reported."""
         return sum(drive["used"] or 0 for drive in self.status()["drives"])
+
+    def server_count(self, counter: str) -> int:
+        """Sum of an engine counter over all drives, as the servers' metrics last had it."""
+        pattern = re.compile(rf'_engine_count\{{counter="{counter}",[^}}]*\}} ([0-9.e+]+)')
+        members = json.loads((self.folder / "cluster.json").read_text())
+        total = 0.0
+        for name in self.server_names():
+            answer = httpx.get(members["endpoints"]["metrics"][name], trust_env=False)
+            total += sum(float(value) for value in pattern.findall(answer.text))
+        return int(total)
 
     def attach(self, volume: str, node: str, kind: str) -> Json:
         """`drystone volume attach`; its JSON."""

@@ -96,18 +96,20 @@ class Writer:
             self._process.wait(STOP_WAIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
+            self._close()
             raise
-        self._reader.join(STOP_WAIT_S)
+        self._close()
         found = self._latest
         return Report(
             tuple(found["acked"]), tuple(found["tried"]), found["writes"], found["errors"],
             found["first_error"], (found["gap"][0], found["gap"][1]),
         )  # fmt: skip
 
-    def kill(self) -> None:
-        """End it at once; nothing is learned."""
-        self._process.kill()
-        self._process.wait(STOP_WAIT_S)
+    def _close(self) -> None:
+        self._reader.join(STOP_WAIT_S)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
@@ -162,8 +164,18 @@ class _State:
         self.tried = [0] * self.slots
 
 
+def _thread(region: Region, state: _State, mine: range) -> None:
+    """One thread: a connection or open file of its own."""
+    try:
+        disk = open_disk(region.where)
+    except (OSError, EOFError) as error:
+        _failed(state, error)
+        return
+    _load(region, state, disk, mine)
+
+
 def _load(region: Region, state: _State, disk: Disk, mine: range) -> None:
-    """One thread: its own blocks, one write at a time."""
+    """Write the thread's own blocks, one at a time."""
     while not state.stop.is_set():
         for slot in mine:
             if state.stop.is_set():
@@ -185,7 +197,7 @@ def _load(region: Region, state: _State, disk: Disk, mine: range) -> None:
                     state.gap = (began, ended)
 
 
-def _failed(state: _State, error: OSError) -> bool:
+def _failed(state: _State, error: Exception) -> bool:
     with state.lock:
         state.errors += 1
         state.first_error = state.first_error or str(error)
@@ -200,14 +212,13 @@ def _main() -> None:
     args = parser.parse_args()
     region = Region(args.where, args.first, args.slots, args.seed)
     state = _State(args.slots)
-    disks = [open_disk(args.where) for _ in range(args.threads)]
     workers = [
         threading.Thread(
-            target=_load,
-            args=(region, state, disk, range(number, args.slots, args.threads)),
+            target=_thread,
+            args=(region, state, range(number, args.slots, args.threads)),
             daemon=True,
         )
-        for number, disk in enumerate(disks)
+        for number in range(args.threads)
     ]
     for worker in workers:
         worker.start()

@@ -93,11 +93,15 @@ class DriveCalls:
         """A drive leaves PGs on its own wish."""
         services = self._services
         node = await authorize(services, context, "server")
-        await services.drives.check(node, request.drive, request.nonce)
+        same_open = await services.drives.holds(node, request.drive, request.nonce)
         listed = _refs(request.pgs)
         evidence = Evidence(request.reason or "left", services.env.monotonic())
         done = await services.membership.drop(
-            [request.drive], evidence, only=set(listed) if listed else None, blank=request.blank
+            [request.drive],
+            evidence,
+            only=set(listed) if listed else None,
+            blank=request.blank,
+            conditions=[same_open],
         )
         services.joins.hold_back(request.drive)
         return pb.LeavePgResponse(
@@ -136,6 +140,7 @@ class DriveCalls:
         """A beacon's view."""
         node = await authorize(self._services, context, "server")
         silent = [uuid.hex() for uuid in request.silent[:SILENT_MAX] if len(uuid) == UUID_BYTES]
+        self._services.voters.reported(node.uuid, request.voters_version)
         await self._services.silence.report(node.uuid, silent)
         return pb.Ack()
 

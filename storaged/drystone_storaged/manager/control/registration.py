@@ -10,10 +10,8 @@ import grpc
 
 from drystone_common.errors import DrystoneError, InvalidArgumentError, UnauthenticatedError
 from drystone_common.logs import get_logger
-from drystone_storaged.cluster import keys
-from drystone_storaged.cluster.nodes import Registration, Role, add_voter
-from drystone_storaged.cluster.records import Node, Voters
-from drystone_storaged.cluster.txn import read_record
+from drystone_storaged.cluster.nodes import Registration, Role
+from drystone_storaged.cluster.records import Node
 from drystone_storaged.manager.control.context import (
     TEXT_MAX,
     UUID_BYTES,
@@ -55,8 +53,7 @@ class RegistrationCalls:
             raise UnauthenticatedError("the credential names another process")
         await services.nodes.register(Registration(role, node, request.join_token, known))
         if role == "server":
-            await add_voter(services.env.store, node.uuid)
-            await _tell_voters(services)
+            await services.voters.registered()
         return await _welcome(services, role, node)
 
     async def Session(  # noqa: N802
@@ -72,7 +69,7 @@ class RegistrationCalls:
             await abort(context, error)
         reader = asyncio.create_task(_read(services, session, requests))
         try:
-            yield pb.SessionDown(welcome=await _session_welcome(services, peer.role))
+            yield await _session_welcome(services, peer.role)
             if peer.role == "server":
                 yield await services.silence.suspects_message()
                 services.sessions.replay(session)
@@ -133,32 +130,13 @@ async def _hello(requests: AsyncIterator[pb.SessionUp]) -> pb.Hello:
     return first.hello
 
 
-async def _session_welcome(services: Services, role: Role) -> pb.Welcome:
+async def _session_welcome(services: Services, role: Role) -> pb.SessionDown:
     state = await services.feed.read()
-    welcome = pb.Welcome(manager=services.env.name, map_revision=state.revision)
     if role == "server":
-        welcome.voters.CopyFrom(await voters_message(services))
-    return welcome
-
-
-async def _tell_voters(services: Services) -> None:
-    """A beacon that knows an older list would count another majority, and not hear the newcomer."""
-    welcome = pb.SessionDown(welcome=await _session_welcome(services, "server"))
-    for session in services.sessions.all("server"):
-        session.send(welcome)
-
-
-async def voters_message(services: Services) -> pb.Voters:
-    """Voters with their addresses."""
-    found = await read_record(services.env.store, keys.VOTERS, Voters)
-    voters = found[0] if found else Voters(1)
-    nodes = {n.uuid: n for n in await services.nodes.list("server")}
-    listed = [
-        pb.Voter(node=bytes.fromhex(u), name=nodes[u].name, beacon_addr=nodes[u].beacon_addr)
-        for u in voters.nodes
-        if u in nodes
-    ]
-    return pb.Voters(version=voters.version, voters=listed)
+        return await services.voters.welcome(state.revision)
+    return pb.SessionDown(
+        welcome=pb.Welcome(manager=services.env.name, map_revision=state.revision)
+    )
 
 
 async def _read(
@@ -198,4 +176,14 @@ def _ended(services: Services, session: Session) -> None:
     """A server's session ended: look at once whether its process is dead."""
     log.info("session ended", node=session.name, role=session.key[0])
     if session.key[0] == "server":
+        services.spawn(_forget_usage(services, session.key[1]), "usage after a session")
         services.spawn(services.judge.check_process(session.key[1]), "probe after a session")
+
+
+async def _forget_usage(services: Services, node: str) -> None:
+    # Its next session tells everything; until then others may be first in sync in its place.
+    state = services.feed.latest() or await services.feed.read()
+    if services.sessions.get(("server", node)) is None:
+        for drive in state.drives.values():
+            if drive.node == node:
+                services.usage.forget(drive.id)

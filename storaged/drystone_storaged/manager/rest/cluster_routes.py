@@ -11,7 +11,6 @@ from fastapi import APIRouter, Query, Request, Response
 from drystone_common import __version__
 from drystone_common.errors import ConflictError, InvalidArgumentError
 from drystone_storaged.cluster.membership import PgRef
-from drystone_storaged.cluster.nodes import remove_voter
 from drystone_storaged.cluster.pools import PoolSpec
 from drystone_storaged.cluster.records import DriveState, Task
 from drystone_storaged.cluster.replace import plan_replacement
@@ -102,10 +101,11 @@ async def forget(name: str, request: Request) -> None:
                     await services.fence.unpublish(volume.id, name)
     await services.nodes.forget(name)
     if role == "server":
-        await remove_voter(services.env.store, found.uuid)
+        await services.voters.settle()
         left = {n.uuid: n for n in await services.nodes.list("server")}
         await services.membership.edit(
-            lambda state: (plan_replacement(state, left), ()), "a replacement"
+            lambda state: (plan_replacement(state, left, services.env.native.place_pool), ()),
+            "a replacement",
         )
 
 

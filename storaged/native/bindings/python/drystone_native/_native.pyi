@@ -63,41 +63,60 @@ class ServerCore:
       need_map {at_least} · need_generations {drive, pool, since}
       copy_complete {drive, pool, pg, epoch} · leave_pg {drive, pool, pg, why}
       control_done {drive, id, ok: bool, sealed: int|null, reason: str|null}
-      report {drive, what: "usage"|"healed"|"unrepaired"|"scrub_done"|"resync"|"drive_failed"|"map_refused", ...}
-        (usage: layers: [[layer, delta_slots], ...]; resync: pool, pg, chunks, bytes;
+      report {drive, what: "usage"|"healed"|"unrepaired"|"scrub_done"|"resync"|"drive_failed"|
+              "map_refused", ...}
+        (usage: layers: [[layer, pool, pg, delta_slots], ...]; resync: pool, pg, chunks, bytes;
          scrub_done: blocks, bad; healed/unrepaired: volume, layer, chunk, block)
       quorum {inside} · vote {node, round, granted} · silent {nodes: [uuid, ...]}
     """
 
     def __init__(self, config: str) -> None:
-        """`config`: {"cluster": uuid, "node": uuid, "incarnation": int, "feature_level": int,
-        "masters": [[key_epoch, hex of 32 bytes], ...], "key_epoch": int}."""
+        """Make a core.
+
+        `config`: {"cluster": uuid, "node": uuid, "incarnation": int, "feature_level": int,
+        "masters": [[key_epoch, hex of 32 bytes], ...], "key_epoch": int}.
+        """
     def event_fd(self) -> int: ...
     def events(self) -> list[str]: ...
     def open_drive(self, config: str) -> None:
-        """Starts a drive's thread: {"drive", "path", "nonce", "revision", "listen": "host:port",
-        "slot": int, "power_loss_protected": bool}. The nonce is the one the manager has recorded.
+        """Starts a drive's thread.
+
+        {"drive", "path", "nonce", "revision", "listen": "host:port", "slot": int,
+        "power_loss_protected": bool, "clear_suspect": bool}. The nonce is the one the manager has
+        recorded.
         The socket is bound at once (an error is raised here); `drive_ready` or
-        `drive_failed` follows."""
+        `drive_failed` follows.
+        """
     def close_drive(self, drive: int) -> None: ...
     def start_beacon(self, listen: str, boot: int) -> str:
         """Binds the beacon's UDP socket and starts its thread; answers the real address."""
     def map(self, data: bytes, read_began_us: int | None) -> None:
-        """A newer map for every drive and the beacon. `read_began_us`: CLOCK_MONOTONIC
-        microseconds when the quorum read that gave it began; None for a pushed map."""
-    def generations(self, drive: int, pool: int, revision: int, entries: list[tuple[int, int, int]]) -> None:
+        """A newer map for every drive and the beacon.
+
+        `read_began_us`: CLOCK_MONOTONIC microseconds when the quorum read that gave it began;
+        None for a pushed map.
+        """
+    def generations(
+        self, drive: int, pool: int, revision: int, entries: list[tuple[int, int, int]]
+    ) -> None:
         """Answer to need_generations: (volume, generation, owner nonce)."""
     def control(self, drive: int, request_id: int, request: str) -> None:
-        """{"what": "fence", volume, generation, nonce} | {"what": "quiesce", pool, pg, epoch} |
-        {"what": "free_layer", layer} | {"what": "scrub"}; ids from 1; answered by control_done."""
+        """Starts a request to a drive.
+
+        {"what": "fence", volume, generation, nonce} | {"what": "quiesce", pool, pg, epoch} |
+        {"what": "free_layer", layer} | {"what": "scrub"}; ids from 1; answered by control_done.
+        """
     def voters(self, version: int, voters: list[str], nodes: list[tuple[str, str]]) -> None:
         """Voters, and (node uuid, "host:port") of every beacon."""
     def suspects(self, as_of: int, keys: list[tuple[str, int]]) -> None: ...
-    def ask_vote(self, node: str, round: int) -> None: ...
+    def ask_vote(self, node: str, round: int) -> None: ...  # noqa: A002
     def stats(self) -> str:
-        """{"drives": {"7": {"counters": {...}, "space": {"total_slots", "live_slots",
+        """Figures of every drive.
+
+        {"drives": {"7": {"counters": {...}, "space": {"total_slots", "live_slots",
         "grantable_slots", "granted_slots", "reserve_slots"}, "oldest_io_us", "peers"}}};
-        a drive that does not answer within 200 ms is left out."""
+        a drive that does not answer within 200 ms is left out.
+        """
     def stop(self) -> None:
         """Ends every thread, drives with clean state; waits at most 10 s."""
 
@@ -108,20 +127,27 @@ class BlockCore:
       state {volume, generation, state: "detached"|"attaching"|"sealing"|"rolling"|"activating"|
              "active"|"stalled"|"fenced"}
       fenced {volume, generation, reason} · want_activate {volume, generation}
-      need_map {at_least} · report {volume, drive, what: "stall"|"refused"|"error"|"full"|"bad_block"}
+      need_map {at_least}
+      report {volume, drive, what: "stall"|"refused"|"error"|"full"|"bad_block"}
       ticket_in_force {volume, serial} · detached {volume, clean} · attach_failed {volume, reason}
       invariant {volume, what}
     """
 
     def __init__(self, config: str) -> None:
-        """`config`: {"cluster": uuid, "client": uuid, "key": hex of the role key, "key_epoch": int}."""
+        """Make a core.
+
+        `config`: {"cluster": uuid, "client": uuid, "key": hex of the role key, "key_epoch": int}.
+        """
     def event_fd(self) -> int: ...
     def events(self) -> list[str]: ...
     def map(self, data: bytes) -> None: ...
     def attach(self, ticket: bytes, config: str) -> None:
-        """Starts a sequencer: {"socket": path of the NBD unix socket, "export": name,
-        "recover": bool, "near_node": uuid|null}. The socket listens at once; requests wait until
-        the state is "active". One attachment per volume."""
+        """Starts a sequencer.
+
+        {"socket": path of the NBD unix socket, "export": name, "recover": bool,
+        "near_node": uuid|null}. The socket listens at once; requests wait until
+        the state is "active". One attachment per volume.
+        """
     def activated(self, volume: int, generation: int, outcome: str) -> None:
         """Outcome of Activate: "ok", "superseded" or "retry"."""
     def ticket(self, volume: int, ticket: bytes) -> None: ...
@@ -130,7 +156,10 @@ class BlockCore:
     def revoked(self, volume: int) -> None:
         """The attachment is gone from the record: everything answers EIO."""
     def stats(self) -> str:
-        """{"volumes": {"<id>": {"state", "generation", "size", "connections", "counters": {...}}},
-        "drives_up": [...]}; raises when the thread does not answer within 1 s."""
+        """Figures of every attached volume.
+
+        {"volumes": {"<id>": {"state", "generation", "size", "connections", "counters": {...}}},
+        "drives_up": [...]}; raises when the thread does not answer within 1 s.
+        """
     def stop(self) -> None:
         """Ends the thread without detaching: attachments stay in the record for a re-adopt."""

@@ -256,6 +256,7 @@ impl BlockHandler {
         if self.volumes.contains_key(&vol) {
             return Err("the volume is attached here already".to_owned());
         }
+        session::may_start(parsed.mode, recover).map_err(str::to_owned)?;
         let config = Config { near: self.near(near_node), recover, seed: parsed.nonce | 1, ..Config::default() };
         let seq = Sequencer::new(config, ticket).map_err(|e| e.to_string())?;
         let listener = drystone_reactor::listen_unix(&socket).map_err(|e| format!("{}: {e}", socket.display()))?;

@@ -1,7 +1,7 @@
 //! SESSION: the first frame on a connection (docs/wire-protocol.md).
 
 use drystone_types::codec::{Reader, Writer};
-use drystone_types::{DriveId, Frame, Gen, Header, MsgType, Rev, Status, VolumeId};
+use drystone_types::{AttachMode, DriveId, Frame, Gen, Header, MsgType, Rev, Status, VolumeId};
 
 /// The request, with the issued slots of every attached volume: also none is worth saying, it
 /// frees what the drive kept reserved since its last open.
@@ -30,9 +30,28 @@ pub fn answered(frame: &Frame) -> Option<u64> {
     r.u64().ok()
 }
 
+/// Whether a sequencer may start without A2-A5. A second one of a writer's generation would give out
+/// its versions again, and servers take those for written already: acknowledged writes would be lost.
+pub fn may_start(mode: AttachMode, recover: bool) -> Result<(), &'static str> {
+    match mode {
+        AttachMode::ReadWrite | AttachMode::Service if !recover => {
+            Err("a writer needs a generation of its own: detach the volume, then attach it again")
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_writer_never_starts_in_a_generation_that_was_active() {
+        assert!(may_start(AttachMode::ReadWrite, false).is_err());
+        assert!(may_start(AttachMode::Service, false).is_err());
+        assert!(may_start(AttachMode::ReadWrite, true).is_ok());
+        assert!(may_start(AttachMode::ReadOnly, false).is_ok(), "readers share a generation");
+    }
 
     #[test]
     fn every_attached_volume_is_restated() {

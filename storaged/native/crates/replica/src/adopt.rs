@@ -153,7 +153,11 @@ impl<S: ObjectStore> Replica<S> {
         let mut gate = None;
         for key in self.store.unstable_objects(id) {
             self.stats.restamped += 1;
-            gate = self.append(Stream::Small, SpaceClass::Reserve, Record::Touch(key, epoch), Buf::empty()).ok();
+            match self.append(Stream::Small, SpaceClass::Reserve, Record::Touch(key, epoch), Buf::empty()) {
+                Ok(token) => gate = Some(token),
+                // Without the stamp a delta copy would skip the object: the drive must not go on.
+                Err(_) => self.fail("the reserve has no room for the stamps of a new epoch"),
+            }
         }
         if let (Some(token), Some(pg)) = (gate, self.pgs.get_mut(&id)) {
             // The last of one stream is durable after all of them.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use drystone_store::api::{ObjectDigest, ObjectStore};
+use drystone_store::api::{BlockKind, ObjectDigest, ObjectStore};
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{CodecError, DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Reader, Status, Version, VolumeId, Writer};
 
@@ -32,6 +32,8 @@ struct Answer {
     peer: PeerId,
     hdr: Box<Header>,
     found: Vec<u8>,
+    /// The peer asked for our list: what of it is still here is the answer.
+    list: Option<Vec<Known>>,
     left: usize,
 }
 
@@ -122,10 +124,11 @@ impl<S: ObjectStore> Replica<S> {
     pub(crate) fn on_peer_check(&mut self, peer: PeerId, frame: &Frame) -> Result<(), crate::state::Refusal> {
         use crate::state::Refusal;
         let h = &frame.hdr;
-        let list = decode_known(&frame.meta).map_err(|_| Refusal::Invalid)?;
+        let asked = decode_known(&frame.meta).map_err(|_| Refusal::Invalid)?;
+        let own = asked.is_empty();
+        let list = if own { self.store.recent_stable(h.pg, PEER_CHECK_MAX) } else { asked };
         if list.is_empty() {
-            let recent = self.store.recent_stable(h.pg, PEER_CHECK_MAX);
-            self.send(peer, h, Status::Ok, encode_known(&recent));
+            self.send(peer, h, Status::Ok, encode_known(&[]));
             return Ok(());
         }
         if self.checks.answers.len() >= SOURCE_JOBS_MAX {
@@ -134,8 +137,9 @@ impl<S: ObjectStore> Replica<S> {
         self.checks.next += 1;
         let job = self.checks.next;
         let found = vec![0; list.len()];
-        let groups = by_chunk(list);
-        let answer = Answer { peer, hdr: Box::new(*h), found, left: groups.len() };
+        let groups = by_chunk(list.clone());
+        let list = own.then_some(list);
+        let answer = Answer { peer, hdr: Box::new(*h), found, list, left: groups.len() };
         self.checks.answers.insert(job, answer);
         for ((vol, chunk), items) in groups {
             let op = self.ops.insert(Op { left: 1, then: Then::AnswerCheckDigest { job, items } });
@@ -148,7 +152,11 @@ impl<S: ObjectStore> Replica<S> {
         let Some(answer) = self.checks.answers.get_mut(&job) else { return };
         for item in items {
             if let Some(slot) = answer.found.get_mut(item.0) {
-                *slot = u8::from(holds(objects, item) || self.freed.contains(&item.1));
+                *slot = match answer.list {
+                    // What was trimmed since proves nothing: its hole may be dropped at the peer already.
+                    Some(_) => u8::from(holds_data(objects, item)),
+                    None => u8::from(holds(objects, item) || self.freed.contains(&item.1)),
+                };
             }
         }
         answer.left = answer.left.saturating_sub(1);
@@ -156,6 +164,12 @@ impl<S: ObjectStore> Replica<S> {
             return;
         }
         let Some(answer) = self.checks.answers.remove(&job) else { return };
+        if let Some(list) = answer.list {
+            let here = list.into_iter().zip(&answer.found).filter(|(_, found)| **found == 1);
+            let here: Vec<Known> = here.map(|(known, _)| known).collect();
+            self.send(answer.peer, &answer.hdr, Status::Ok, encode_known(&here));
+            return;
+        }
         let mut w = Writer::new();
         w.count(answer.found.len()).bytes(&answer.found);
         self.send(answer.peer, &answer.hdr, Status::Ok, w.finish());
@@ -167,6 +181,13 @@ impl<S: ObjectStore> Replica<S> {
 fn holds(objects: &[ObjectDigest], (_, layer, block, version): &CheckItem) -> bool {
     let cell = cells(object(objects, *layer)).get(usize::from(*block)).copied().flatten();
     cell.is_some_and(|c| c.version >= *version)
+}
+
+/// Holds data there at exactly that version: below a newer one may lie a trim, which leaves no trace
+/// at the peer once its hole is dropped.
+fn holds_data(objects: &[ObjectDigest], (_, layer, block, version): &CheckItem) -> bool {
+    let cell = cells(object(objects, *layer)).get(usize::from(*block)).copied().flatten();
+    cell.is_some_and(|c| c.version == *version && c.kind == BlockKind::Data)
 }
 
 fn by_chunk(list: Vec<Known>) -> BTreeMap<(VolumeId, u64), Vec<CheckItem>> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drystone_store::api::{BlockKind, BlockRead, Held, ObjectStore};
-use drystone_types::consts::{BLOCK_SIZE, CHAIN_MAX, CHUNK_BLOCKS, FRAME_BLOCKS_MAX};
+use drystone_types::consts::{BLOCK_SIZE, CHAIN_MAX, CHUNK_BLOCKS, FRAME_BLOCKS_MAX, VOLUME_SIZE_MAX};
 use drystone_types::{
     AttachMode, Buf, BufMut, Frame, Header, LayerId, ObjKey, Reader, Rule, Status, Ticket, VolumeId, Writer,
 };
@@ -129,6 +129,9 @@ impl<S: ObjectStore> Replica<S> {
         if count != 1 {
             return Err(Refusal::Invalid);
         }
+        if !ticket.has_layer(h.layer) {
+            return Err(Refusal::NeedTicket);
+        }
         let key = ObjKey { layer: h.layer, chunk: h.block / u64::from(CHUNK_BLOCKS) };
         self.check_pg(h.pg, &ticket, key.chunk)?;
         if self.is_void(h.pg, role, h.vol, key, first) {
@@ -179,7 +182,8 @@ impl<S: ObjectStore> Replica<S> {
 /// First block in the chunk and count, inside one chunk.
 fn range(h: &Header) -> Result<(u16, u16), Refusal> {
     let first = h.block % u64::from(CHUNK_BLOCKS);
-    let fits = h.count > 0 && h.count <= FRAME_BLOCKS_MAX && first + u64::from(h.count) <= u64::from(CHUNK_BLOCKS);
+    let exists = h.block < VOLUME_SIZE_MAX / BLOCK_SIZE as u64;
+    let fits = exists && h.count > 0 && h.count <= FRAME_BLOCKS_MAX && first + u64::from(h.count) <= u64::from(CHUNK_BLOCKS);
     if !fits {
         return Err(Refusal::Invalid);
     }

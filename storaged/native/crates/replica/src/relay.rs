@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use drystone_store::api::ObjectStore;
 use drystone_types::consts::Micros;
-use drystone_types::{DriveId, Flags, Frame, Header, MsgType};
+use drystone_types::{AttachMode, DriveId, Flags, Frame, Header, MsgType};
 
 use crate::api::{Action, PeerId, PeerInfo, PeerRole};
 use crate::dispatch::role_may;
@@ -76,7 +76,18 @@ impl<S: ObjectStore> Replica<S> {
             return self.open_ticket(peer, frame).map(|_| ());
         }
         // Without a ticket of this client nothing says that the volume is its own; another member may know.
-        if self.is_client_of(h.vol, info.uuid) { Ok(()) } else { Err(Refusal::Retry) }
+        if self.may_relay(info.uuid, h) { Ok(()) } else { Err(Refusal::Retry) }
+    }
+
+    /// The target takes a relayed request for the owner's, so a guest beside a writer may only read.
+    fn may_relay(&self, client: drystone_types::Uuid, h: &Header) -> bool {
+        let owner = self.vols.get(&h.vol).and_then(|v| v.ticket.as_ref());
+        if owner.is_some_and(|t| t.client == client) {
+            return true;
+        }
+        let readers_only = owner.is_some_and(|t| t.mode == AttachMode::ReadOnly);
+        let reads = h.kind == MsgType::Read && !h.flags.has(Flags::ROLL);
+        (reads || readers_only) && self.is_client_of(h.vol, client)
     }
 
     pub(crate) fn relay_answer(&mut self, drive: DriveId, frame: Frame) {

@@ -12,7 +12,7 @@ use crate::replica::Replica;
 /// What was asked.
 pub(crate) enum Ask {
     /// A page of the list of changed chunks.
-    List(PgId),
+    List { pg: PgId, job: u64 },
     /// The source's digest of a chunk.
     Digest { pg: PgId, job: u64 },
     /// Blocks of a chunk in resync.
@@ -25,7 +25,7 @@ pub(crate) enum Ask {
 
 impl Ask {
     fn is_resync(&self) -> bool {
-        matches!(self, Ask::List(_) | Ask::Digest { .. } | Ask::Copy { .. })
+        matches!(self, Ask::List { .. } | Ask::Digest { .. } | Ask::Copy { .. })
     }
 }
 
@@ -120,7 +120,7 @@ impl<S: ObjectStore> Replica<S> {
             self.want_map(f.hdr.map_rev);
         }
         match ask {
-            Ask::List(pg) => self.list_answered(drive, pg, frame),
+            Ask::List { pg, job } => self.list_answered(drive, pg, job, frame),
             Ask::Digest { pg, job } => self.digest_answered(drive, pg, job, frame),
             Ask::Copy { pg, job, layer, runs } => self.copy_answered(drive, pg, job, layer, &runs, frame),
             Ask::Repair(key, block) => self.repair_answered(drive, key, block, frame),

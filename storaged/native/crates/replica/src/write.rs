@@ -1,7 +1,7 @@
 //! WRITE, TRIM, ZERO and ROLL: R4, R5, R6 and R6c.
 
 use drystone_store::api::{AppendError, BlockKind, BlockRecord, Held, ObjectStore, Record, SpaceClass, Stream};
-use drystone_types::consts::{BLOCK_SIZE, CHUNK_BLOCKS, FRAME_BLOCKS_MAX};
+use drystone_types::consts::{BLOCK_SIZE, CHUNK_BLOCKS, FRAME_BLOCKS_MAX, VOLUME_SIZE_MAX};
 use drystone_types::{AttachMode, Epoch, Flags, Frame, Header, MsgType, ObjKey, PgId, Rule, Status, Ticket, Version};
 use smallvec::SmallVec;
 
@@ -58,7 +58,8 @@ impl<S: ObjectStore> Replica<S> {
         }
         let stable = self.vols.get(&h.vol).map_or(Version::ZERO, |v| v.stable);
         // "Already stable" is tested first: a ROLL into a merged layer must not be refused for ever (P22).
-        if place.version > stable {
+        // A joiner stores void blocks also at stable versions, so there a foreign layer could be written.
+        if place.version > stable || matches!(role, Role::Joining(_)) {
             self.check_layer(h, &ticket, place.version)?;
         }
         self.check_pg(h.pg, &ticket, place.key.chunk)?;
@@ -246,7 +247,8 @@ fn shape(frame: &Frame, role: Role) -> Result<Place, Refusal> {
     let most = if kind == BlockKind::Data { FRAME_BLOCKS_MAX } else { HOLE_BLOCKS_MAX };
     let blocks = if kind == BlockKind::Data { h.count as usize } else { 0 };
     let first = h.block % u64::from(CHUNK_BLOCKS);
-    let fits = h.count > 0 && h.count <= most && first + u64::from(h.count) <= u64::from(CHUNK_BLOCKS);
+    let exists = h.block < VOLUME_SIZE_MAX / BLOCK_SIZE as u64;
+    let fits = exists && h.count > 0 && h.count <= most && first + u64::from(h.count) <= u64::from(CHUNK_BLOCKS);
     let bytes = frame.csums.len() == blocks && frame.data.len() == blocks * BLOCK_SIZE;
     let origin = if roll { h.origin_gen <= h.gen && h.origin_gen.0 > 0 } else { h.origin_gen == h.gen && !bad };
     if !fits || !bytes || !origin || h.seq == 0 || h.stable.gen > h.gen {

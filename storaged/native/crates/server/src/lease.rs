@@ -48,3 +48,56 @@ impl LeasePage {
         }
     }
 }
+
+/// What a drive's thread makes of its slot.
+///
+/// A lease counts one turn after the page shows it: the map it rests on was queued for the thread
+/// before the beacon heard of it, so by then the drive has adopted that map (B11). A lease that the
+/// beacon took away ends at the next event.
+#[derive(Default)]
+pub(crate) struct LeaseView {
+    in_force: Micros,
+    seen: Micros,
+}
+
+impl LeaseView {
+    /// At the end of a turn: the lease to be told to the core, if it changed.
+    pub(crate) fn end_turn(&mut self, shown: Micros) -> Option<Micros> {
+        let until = shown.min(core::mem::replace(&mut self.seen, shown));
+        let changed = until != self.in_force;
+        self.in_force = until;
+        changed.then_some(until)
+    }
+    /// At each event: the lease to be told to the core, if it was taken away.
+    pub(crate) fn lower(&mut self, shown: Micros) -> Option<Micros> {
+        if shown >= self.in_force {
+            return None;
+        }
+        self.in_force = shown;
+        Some(shown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b11_a_lease_counts_one_turn_after_it_was_shown() {
+        let mut view = LeaseView::default();
+        assert_eq!(view.end_turn(0), None);
+        assert_eq!(view.end_turn(500), None, "the map that it rests on may still be queued");
+        assert_eq!(view.end_turn(900), Some(500));
+        assert_eq!(view.end_turn(900), Some(900));
+    }
+
+    #[test]
+    fn a_lease_that_was_taken_away_ends_at_the_next_event() {
+        let mut view = LeaseView { in_force: 900, seen: 900 };
+        assert_eq!(view.lower(1000), None, "only the end of a turn raises it");
+        assert_eq!(view.lower(0), Some(0));
+        assert_eq!(view.end_turn(0), None);
+        assert_eq!(view.end_turn(2000), None);
+        assert_eq!(view.end_turn(2000), Some(2000));
+    }
+}

@@ -186,12 +186,16 @@ impl World {
     fn blank_drive(&mut self, d: usize) -> bool {
         let old = self.drives[d].id;
         let (_, records) = self.meta.shard();
-        let safe = |r: &drystone_types::PgRecord| !r.is_insync(old) || r.insync.len() >= 2;
+        let other = |id: &DriveId| *id != old && self.drives.iter().any(|d| d.id == *id);
+        let safe = |r: &drystone_types::PgRecord| !r.is_insync(old) || r.insync.iter().any(other);
         let n = self.drives[d].node;
         if !records.iter().all(safe) || !self.nodes[n].up || self.flipped_elsewhere() {
             return false;
         }
         self.stop_server(n, true);
+        if let Err(why) = self.meta.remove_drive(old) {
+            self.fail("STORE", why);
+        }
         let id = DriveId(self.drives.iter().map(|d| d.id.0).max().unwrap_or(0) + 1);
         let serial = self.fresh();
         let slots = self.plan.drive_slots;

@@ -351,6 +351,19 @@ impl World {
             }
         }
         self.push_maps();
+        self.restart_suspects();
+    }
+
+    /// A suspect drive that is in no in-sync set any more may be opened with its suspicion cleared.
+    fn restart_suspects(&mut self) {
+        let (_, records) = self.meta.shard();
+        for d in 0..self.drives.len() {
+            let (id, n) = (self.drives[d].id, self.drives[d].node);
+            if self.drives[d].suspect && self.nodes[n].up && !records.iter().any(|r| r.is_insync(id)) {
+                self.stop_server(n, false);
+                self.after(500_000, Ev::StartServer(n));
+            }
+        }
     }
 
     /// What to do with the shard as it was read; the transaction comes later, so it may be stale by then.
@@ -366,13 +379,15 @@ impl World {
         for plan in std::mem::take(&mut manager.plans) {
             if changes.is_empty() {
                 changes = Meta::drop_changes(records, &plan.drives);
+                // The last copy stays, whatever is known of it.
+                changes.retain(|(pg, _)| records.get(*pg as usize).is_some_and(|r| r.insync.iter().any(|d| !plan.drives.contains(d))));
                 changes.retain(|(pg, _)| records.get(*pg as usize).is_some_and(|r| plan.covers(*pg, r)));
                 if !changes.is_empty() {
                     conditions.suspect = Meta::suspect_of(plan.reason);
                     conditions.nonces = plan.nonces.clone();
                     conditions.map = plan.map;
                     manager.inflight = Some(plan.reason);
-                } else if let Some(suspect) = Meta::suspect_of(plan.reason) {
+                } else if let (Some(suspect), false) = (Meta::suspect_of(plan.reason), records.iter().any(|r| plan.drives.iter().any(|d| r.is_member(*d)))) {
                     // The node is out of every PG already: the suspicion has served.
                     self.call(Proc::Manager(m), Request::Unsuspect(leader, suspect));
                     return;
@@ -426,6 +441,7 @@ impl World {
         let usable = |d: &&crate::server::Drive| {
             let nodes: Vec<usize> = self.drives.iter().filter(|x| record.is_member(x.id)).map(|x| x.node).collect();
             d.replica.is_some()
+                && !d.suspect
                 && !nodes.contains(&d.node)
                 && self.managers[m].rest.get(&d.id).is_none_or(|until| *until <= now)
                 && !self.frozen.get(&Proc::Server(d.node)).is_some_and(|t| *t > now)

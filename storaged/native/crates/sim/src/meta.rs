@@ -307,6 +307,15 @@ impl Meta {
         }
         Ok(true)
     }
+    /// An operator takes a dead drive out for good.
+    pub fn remove_drive(&mut self, drive: DriveId) -> Result<(), String> {
+        for pg in 0..self.pool.pg_count {
+            self.change(pg, Change::Drop(drive))?;
+        }
+        self.map_changed();
+        self.shard_rev = self.map_rev;
+        Ok(())
+    }
     /// Changes for a decided drop: every PG of the victim's drives.
     pub fn drop_changes(records: &[PgRecord], drives: &[DriveId]) -> Vec<(u32, Change)> {
         let member = |pg: &PgRecord, d: &DriveId| pg.is_member(*d);

@@ -99,6 +99,8 @@ pub struct Plan {
     pub chunks: u64,
     /// Blocks used of each chunk: few, so that requests collide.
     pub hot_blocks: u64,
+    /// Drives hardly larger than what is written.
+    pub small: bool,
     /// Slots of a drive.
     pub drive_slots: u64,
     /// Requests open per client at most.
@@ -141,17 +143,24 @@ impl Plan {
         let copies = if r.chance(800) { 3 } else { 2 };
         let faults: Vec<Fault> = FAULTS.into_iter().filter(|_| r.chance(450)).collect();
         let faults = if faults.len() < 3 { FAULTS[..6].to_vec() } else { faults };
+        // Small drives get every PG and a workload that fits, because a full cluster can not heal.
+        let small = r.chance(150);
+        let (nodes, drives_per_node) = if small { (copies, 1) } else { (nodes, 1 + r.index(2)) };
+        let (volumes, chunks) = (1 + r.index(3), r.range(3, 8));
+        let hot_blocks = [8, 16, 40, 64][r.index(4)];
+        let live_max = volumes as u64 * chunks * (hot_blocks + 8);
         let on = |r: &mut Rng, max: u64| if r.chance(600) { r.range(1, max) } else { 0 };
         Plan {
             nodes,
-            drives_per_node: 1 + r.index(2),
+            drives_per_node,
             copies,
+            small,
             min_insync: if r.chance(700) { 2.min(copies) } else { 1 },
             pgs: [2, 4, 8][r.index(3)],
-            volumes: 1 + r.index(3),
-            chunks: r.range(3, 8),
-            hot_blocks: [8, 16, 40, 64][r.index(4)],
-            drive_slots: if r.chance(150) { r.range(1200, 2000) } else { 16_384 },
+            volumes,
+            chunks,
+            hot_blocks,
+            drive_slots: if small { live_max + live_max / 8 + r.range(500, 900) } else { 16_384 },
             depth: [1, 4, 8, 16][r.index(4)],
             think: r.range(8_000, 40_000),
             span: 60_000_000,
@@ -181,6 +190,7 @@ impl Plan {
             volumes: 1,
             chunks: 2,
             hot_blocks: 4,
+            small: false,
             drive_slots: 16_384,
             depth: 1,
             think: 1_000_000,

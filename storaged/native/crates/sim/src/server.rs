@@ -65,6 +65,8 @@ pub struct Drive {
     pub slow: (Time, Time),
     /// Last lease told to the core.
     pub lease: Time,
+    /// Its log prefix is not provable: it waits to be dropped, then starts anew.
+    pub suspect: bool,
     /// PGs whose QUIESCE is not answered yet.
     pub quiescing: usize,
     /// PGs and epochs of the newest QUIESCE.
@@ -103,13 +105,22 @@ impl World {
 
     fn open_drive(&mut self, d: usize) {
         let nonce = self.fresh();
+        let id = self.drives[d].id;
+        let clear_suspect = !self.meta.shard().1.iter().any(|r| r.is_insync(id));
+        let opening = storage::Opening { drive: id, nonce, slots: self.plan.drive_slots, clear_suspect };
         let drive = &mut self.drives[d];
         drive.life += 1;
         drive.lease = 0;
         drive.outbox.clear();
-        let opened = storage::open(&mut drive.dev, drive.image.take(), drive.id, nonce, self.plan.drive_slots, self.rules);
-        match opened {
-            Ok(store) => drive.opening = Some(store),
+        match storage::open(&mut drive.dev, drive.image.take(), &opening) {
+            Ok((_, true)) if !drive.dev.lies && !self.flipped.contains(&d) => {
+                self.fail("SUSPECT", format!("drive{} is suspect after a crash of an honest device", d + 1));
+                return;
+            }
+            Ok(store) => {
+                drive.suspect = store.1;
+                drive.opening = Some(store);
+            }
             Err(why) => {
                 self.fail("STORE", format!("drive{} cannot be opened after a crash: {why}", d + 1));
                 return;
@@ -133,7 +144,7 @@ impl World {
             let drive = &mut self.drives[d];
             let replica = drive.replica.take();
             let opening = drive.opening.take();
-            drive.image = replica.map(|mut r| storage::image(r.store_mut())).or(opening.map(|(s, _)| s)).or(drive.image.take());
+            drive.image = replica.and_then(|mut r| storage::image(r.store_mut())).or(opening.map(|(s, _)| s)).or(drive.image.take());
             drive.life += 1;
             let mut rng = self.rng.fork(self.now ^ d as u64);
             if power_cut {
@@ -523,6 +534,7 @@ impl Drive {
             outbox: BTreeMap::new(),
             slow: (0, 0),
             lease: 0,
+            suspect: false,
             quiescing: 0,
             quiesced: BTreeMap::new(),
         }

@@ -57,7 +57,7 @@ impl World {
 
     /// Length of a request in sectors: one sector, one block, a few blocks, now and then a large one.
     fn span(&mut self) -> u64 {
-        match self.work_rng.below(100) {
+        match self.work_rng.below(if self.plan.small { 70 } else { 100 }) {
             0..=19 => self.work_rng.range(1, 7),
             20..=69 => 8,
             70..=94 => 8 * self.work_rng.range(2, 8),

@@ -28,7 +28,7 @@ pub const KEY_EPOCH: u32 = 1;
 /// Events of one microsecond before a core counts as spinning.
 const SPIN_MAX: u64 = 200_000;
 /// Events of a seed, several times what the busiest one needs: more is a storm of messages.
-const EVENTS_MAX: u64 = 600_000;
+const EVENTS_MAX: u64 = 3_000_000;
 /// Lines of trace kept for a failure.
 const TRACE_MAX: usize = 400;
 

@@ -312,7 +312,14 @@ pub enum DevResult {
 /// The log of one drive.
 pub trait ObjectStore {
     /// Admits a record, in the order of calls within a stream. `data` holds `count × 4096` bytes for kind Data.
-    fn append(&mut self, stream: Stream, space: SpaceClass, rec: Record, data: Buf, token: Token) -> Result<(), AppendError>;
+    fn append(
+        &mut self,
+        stream: Stream,
+        space: SpaceClass,
+        rec: Record,
+        data: Buf,
+        token: Token,
+    ) -> Result<(), AppendError>;
     /// Asks for `StoreEvent::Barrier(token)` when everything admitted so far, in every stream, is durable.
     fn barrier(&mut self, token: Token);
     /// State of one block for R5, admitted records included.

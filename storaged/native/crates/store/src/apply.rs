@@ -12,7 +12,14 @@ use drystone_types::{Buf, Epoch, LayerId, ObjKey, PgId, VolumeId};
 const SWEEP_MAX: usize = 256;
 
 impl LogStore {
-    pub(crate) fn admit(&mut self, stream: Stream, space: SpaceClass, rec: Record, data: Buf, token: Token) -> Result<(), AppendError> {
+    pub(crate) fn admit(
+        &mut self,
+        stream: Stream,
+        space: SpaceClass,
+        rec: Record,
+        data: Buf,
+        token: Token,
+    ) -> Result<(), AppendError> {
         let slots = rec.check(&data)?;
         if self.failed || self.stopping {
             return Err(AppendError::Failed);
@@ -50,7 +57,11 @@ impl LogStore {
             }
             Record::Meta(key, value) => {
                 let queued = queue_meta(lsn, key, &value, ack);
-                if value.is_empty() { self.metas.remove(&key); } else { self.metas.insert(key, value); }
+                if value.is_empty() {
+                    self.metas.remove(&key);
+                } else {
+                    self.metas.insert(key, value);
+                }
                 queued
             }
             Record::Touch(key, epoch) => {

@@ -9,8 +9,8 @@
 //! new one. A segment is reused only when a checkpoint that began after its last indexed block went is
 //! durable: so neither a checkpoint nor a replayed record ever points into a reused segment.
 
-use crate::ckpt_codec::{put_meta, put_object, put_recent, put_vol, seal_chunk, Root, SegItem};
 use crate::api::{MetaKey, META_VALUE_MAX};
+use crate::ckpt_codec::{put_meta, put_object, put_recent, put_vol, seal_chunk, Root, SegItem};
 use crate::layout::Layout;
 use crate::loc::SLOT;
 use crate::segs::SegState;
@@ -244,7 +244,8 @@ impl LogStore {
         let segs: Vec<SegItem> = items.collect();
         let c = &self.ckpt;
         let (freed, overtaken) = (c.freed.clone(), c.overtaken.clone());
-        let mut root = Root { began: c.number, gseq: c.gseq, freed, overtaken, chunks: c.chunks, own: c.own.clone(), segs };
+        let mut root =
+            Root { began: c.number, gseq: c.gseq, freed, overtaken, chunks: c.chunks, own: c.own.clone(), segs };
         // One entry more than needed: the root may have to open another segment and name it.
         let slots = (seal_chunk(c.number, c.chunks, &root.encode()).len() + 4).div_ceil(SLOT) as u64;
         let Some(slot) = self.place_chunk(slots) else { return };

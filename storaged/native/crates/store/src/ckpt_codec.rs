@@ -1,12 +1,12 @@
 //! Bytes of a checkpoint: chunks of items, and a root that says where they are.
 
+use crate::api::{MetaKey, META_VALUE_MAX};
 use crate::entry::{decode_key, encode_key};
 use crate::hot::Recent;
 use crate::index::Object;
 use crate::leaf::Extent;
 use crate::loc::{Loc, SLOT};
 use crate::ranges::RangeMap;
-use crate::api::{MetaKey, META_VALUE_MAX};
 use drystone_csum::crc64;
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{CodecError, Epoch, Gen, LayerId, ObjKey, PgId, Reader, Version, VolumeId, Writer};
@@ -70,7 +70,13 @@ pub fn put_recent(w: &mut Writer, pg: PgId, (vol, key, block, version): &Recent)
 }
 
 /// Appends an object.
-pub fn put_object(w: &mut Writer, key: ObjKey, o: &Object, versions: Option<&RangeMap<Version>>, joins: Option<&RangeMap<Epoch>>) {
+pub fn put_object(
+    w: &mut Writer,
+    key: ObjKey,
+    o: &Object,
+    versions: Option<&RangeMap<Version>>,
+    joins: Option<&RangeMap<Epoch>>,
+) {
     w.u8(ITEM_OBJECT).u64(key.layer.0).u64(key.chunk).u64(o.vol.0).u32(o.pg.to_wire()).u32(o.last_mod.0);
     let mut n = 0u16;
     let mut body = Writer::new();
@@ -102,7 +108,11 @@ fn run(r: &mut Reader<'_>) -> Result<(u16, u16), CodecError> {
 
 fn check_run(first: u16, count: u16) -> Result<(u16, u16), CodecError> {
     let fits = count > 0 && u32::from(first) + u32::from(count) <= CHUNK_BLOCKS;
-    if fits { Ok((first, count)) } else { Err(CodecError::Invalid) }
+    if fits {
+        Ok((first, count))
+    } else {
+        Err(CodecError::Invalid)
+    }
 }
 
 fn extent(r: &mut Reader<'_>) -> Result<Extent, CodecError> {
@@ -138,7 +148,11 @@ fn object(r: &mut Reader<'_>) -> Result<ObjectItem, CodecError> {
 
 fn short(r: &mut Reader<'_>) -> Result<u16, CodecError> {
     let n = r.u16()?;
-    if u32::from(n) <= CHUNK_BLOCKS { Ok(n) } else { Err(CodecError::TooLarge) }
+    if u32::from(n) <= CHUNK_BLOCKS {
+        Ok(n)
+    } else {
+        Err(CodecError::TooLarge)
+    }
 }
 
 /// Decodes the next item.
@@ -186,7 +200,11 @@ pub fn open_chunk(bytes: &[u8], number: u64, index: u32) -> Result<&[u8], CodecE
     let payload = r.bytes(len as usize)?;
     let covered = bytes.get(8..CHUNK_HEAD + len as usize).ok_or(CodecError::Truncated)?;
     let good = magic == CHUNK_MAGIC && n == number && i == index && crc64(covered) == crc;
-    if good { Ok(payload) } else { Err(CodecError::Invalid) }
+    if good {
+        Ok(payload)
+    } else {
+        Err(CodecError::Invalid)
+    }
 }
 
 /// A segment as the root of a checkpoint tells it.

@@ -59,7 +59,11 @@ pub struct BlockEntry {
 impl BlockEntry {
     /// Data slots of the entry.
     pub fn data_slots(&self) -> u64 {
-        if self.has_data() { u64::from(self.count) } else { 0 }
+        if self.has_data() {
+            u64::from(self.count)
+        } else {
+            0
+        }
     }
     /// Whether blocks have data slots.
     pub fn has_data(&self) -> bool {

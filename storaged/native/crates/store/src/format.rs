@@ -146,7 +146,11 @@ pub fn inspect(dev: &mut dyn SyncDev) -> Result<Superblock, OpenError> {
     pick(&found).map_or_else(|| Err(diagnose(dev, &seen, slots)), Ok)
 }
 
-fn read_copies(dev: &mut dyn SyncDev, places: &[u64], found: &mut Vec<Superblock>) -> Result<Vec<SuperblockError>, OpenError> {
+fn read_copies(
+    dev: &mut dyn SyncDev,
+    places: &[u64],
+    found: &mut Vec<Superblock>,
+) -> Result<Vec<SuperblockError>, OpenError> {
     let mut buf = vec![0u8; SLOT];
     let mut errors = Vec::new();
     let slots = dev.geometry().bytes / SLOT as u64;
@@ -179,7 +183,7 @@ fn diagnose(dev: &mut dyn SyncDev, seen: &[SuperblockError], slots: u64) -> Open
         }
     }
     let segments_found = find_segment(dev, slots);
-    let any_ours = seen.iter().any(|e| *e == SuperblockError::Damaged) || seen.len() < 4;
+    let any_ours = seen.contains(&SuperblockError::Damaged) || seen.len() < 4;
     if segments_found || any_ours {
         OpenError::SuperblocksLost { segments_found }
     } else if seen.iter().all(|e| *e == SuperblockError::Blank) {
@@ -194,7 +198,9 @@ fn find_segment(dev: &mut dyn SyncDev, slots: u64) -> bool {
     let mut buf = vec![0u8; SLOT];
     let usual = drystone_types::consts::SEGMENT_SIZE / SLOT as u64;
     let small = crate::layout::SEGMENT_MIN / SLOT as u64;
-    let places = (0..64).map(|n| crate::layout::EDGE_SLOTS + n * usual).chain((0..64).map(|n| crate::layout::EDGE_SLOTS + n * small));
+    let places = (0..64)
+        .map(|n| crate::layout::EDGE_SLOTS + n * usual)
+        .chain((0..64).map(|n| crate::layout::EDGE_SLOTS + n * small));
     let mut found = false;
     for slot in places.filter(|s| *s < slots) {
         let read = dev.read_at(slot * SLOT as u64, &mut buf).is_ok();

@@ -50,7 +50,11 @@ impl GroupHeader {
         let mut head = Vec::with_capacity(SLOT);
         head.extend_from_slice(&[0; 8]);
         let words = [MAGIC, self.nonce, self.seg_seq, self.slot, self.gseq];
-        words.iter().chain(&self.durable).chain([&self.prev_crc]).for_each(|w| head.extend_from_slice(&w.to_le_bytes()));
+        words
+            .iter()
+            .chain(&self.durable)
+            .chain([&self.prev_crc])
+            .for_each(|w| head.extend_from_slice(&w.to_le_bytes()));
         let small = [self.entries.len(), entry_bytes.len(), self.csums.len(), usize::from(self.stream)];
         small.iter().for_each(|n| head.extend_from_slice(&u16::try_from(*n).unwrap_or(u16::MAX).to_le_bytes()));
         head.resize(FIXED, 0);

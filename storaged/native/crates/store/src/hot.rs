@@ -165,7 +165,8 @@ impl Hot {
     fn mark(&mut self, b: &BlockEntry, from: u16, end: u16) {
         let Some(epoch) = b.since_join.filter(|_| !b.forget && from < end) else { return };
         let marks = &mut self.joins.entry(b.key).or_insert_with(|| (b.pg, RangeMap::default())).1;
-        let newer: Vec<_> = marks.iter().filter(|r| r.value > epoch && r.first < end && r.end() > from).copied().collect();
+        let newer: Vec<_> =
+            marks.iter().filter(|r| r.value > epoch && r.first < end && r.end() > from).copied().collect();
         marks.set(from, end - from, epoch);
         for r in newer {
             let (from, end) = (r.first.max(from), r.end().min(end));

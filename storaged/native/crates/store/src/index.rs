@@ -83,7 +83,13 @@ impl Index {
         self.by_chunk.range(range).map(|(_, _, l)| *l)
     }
     /// See `ObjectStore::changed_chunks`.
-    pub fn changed_chunks(&self, pg: PgId, e0: Epoch, after: Option<(VolumeId, u64)>, max: usize) -> Vec<(VolumeId, u64)> {
+    pub fn changed_chunks(
+        &self,
+        pg: PgId,
+        e0: Epoch,
+        after: Option<(VolumeId, u64)>,
+        max: usize,
+    ) -> Vec<(VolumeId, u64)> {
         let (vol, chunk) = after.unwrap_or_default();
         let from = (pg, vol, chunk, LayerId(0));
         let mut out = Vec::new();
@@ -145,6 +151,9 @@ impl Index {
         self.saw_gen(b.vol, b.version.gen);
         if b.source.is_some() {
             return self.apply_move(b, loc);
+        }
+        if b.forget && !self.objects.contains_key(&b.key) {
+            return;
         }
         self.ensure(b.key, b.vol, b.pg, b.pg_epoch);
         if b.forget || b.kind == BlockKind::Hole {
@@ -275,5 +284,74 @@ impl Index {
             + size_of::<(PgId, VolumeId, u64, LayerId)>()
             + size_of::<(VolumeId, u64, LayerId)>();
         leaves + self.objects.len() * per_object * 4 / 3 + self.live.len() * 4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drystone_types::Version;
+
+    fn entry(chunk: u64, first: u16, count: u16) -> BlockEntry {
+        BlockEntry {
+            forget: false,
+            kind: BlockKind::Data,
+            rotten: false,
+            copy: false,
+            first,
+            count,
+            lsn: 1,
+            orig_lsn: 1,
+            vol: VolumeId(1),
+            key: ObjKey { layer: LayerId(1), chunk },
+            pg: PgId::default(),
+            pg_epoch: Epoch(1),
+            version: Version::new(1, 1),
+            since_join: None,
+            source: None,
+        }
+    }
+
+    /// Bytes of memory for a TiB of data, from `chunks` chunks that `fill` writes.
+    fn gib_per_tib(chunks: u64, fill: impl Fn(&mut Index, u64)) -> f64 {
+        let mut index = Index::new(Layout::new(1 << 40, 64 << 20).unwrap());
+        let empty = index.heap_bytes();
+        (0..chunks).for_each(|c| fill(&mut index, c));
+        (index.heap_bytes() - empty) as f64 / chunks as f64 * (1u64 << 18) as f64 / (1u64 << 30) as f64
+    }
+
+    #[test]
+    fn a_tebibyte_of_random_blocks_needs_at_most_1_75_gib() {
+        let gib = gib_per_tib(64, |index, chunk| {
+            for i in 0..1024u32 {
+                let slot = 1_000_000 + (chunk * 1024 + u64::from(i)) * 2;
+                index.apply(&entry(chunk, (i * 389 % 1024) as u16, 1), Loc::data(slot, 1), |_| false);
+            }
+        });
+        assert!(gib <= 1.75, "{gib}");
+    }
+
+    #[test]
+    fn a_tebibyte_of_sequential_requests_of_128_kib_needs_at_most_0_15_gib() {
+        let gib = gib_per_tib(64, |index, chunk| {
+            for i in 0..32u16 {
+                let slot = 1_000_000 + (chunk * 32 + u64::from(i)) * 33;
+                index.apply(&entry(chunk, i * 32, 32), Loc::data(slot, 1), |_| false);
+            }
+        });
+        assert!(gib <= 0.15, "{gib}");
+    }
+
+    #[test]
+    fn a_move_applies_only_where_the_index_still_points_to_its_source() {
+        let mut index = Index::new(Layout::new(64 << 20, 256 << 10).unwrap());
+        index.apply(&entry(0, 0, 4), Loc::data(100, 1), |_| false);
+        index.apply(&entry(0, 2, 1), Loc::data(200, 1), |_| false);
+        let moved = BlockEntry { source: Some(Loc::data(100, 1)), ..entry(0, 0, 4) };
+        index.apply(&moved, Loc::data(300, 5), |_| false);
+        let key = entry(0, 0, 1).key;
+        let locs: Vec<_> = (0..4).map(|b| index.loc(key, b).unwrap()).collect();
+        assert_eq!(locs, [Loc::data(300, 5), Loc::data(301, 6), Loc::data(200, 1), Loc::data(303, 8)]);
+        assert_eq!(index.live_data(), 4);
     }
 }

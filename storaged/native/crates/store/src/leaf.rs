@@ -2,8 +2,8 @@
 
 use crate::loc::Loc;
 
-/// Extents up to here take no more memory than the dense array (16 bytes each against 1024 × 6).
-pub const EXTENTS_MAX: usize = 384;
+/// Extents up to here take no more memory than the dense array (10 bytes each against 1024 × 6).
+pub const EXTENTS_MAX: usize = 600;
 const DENSE_BYTES: usize = 1024 * 6;
 
 /// A run of blocks that lie one after the other, or share one entry without data.
@@ -32,11 +32,40 @@ impl Extent {
     }
 }
 
+/// An extent in ten bytes: the index is the memory of a drive.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed([u16; 5]);
+
+impl From<Extent> for Packed {
+    fn from(x: Extent) -> Packed {
+        let l = x.loc.0;
+        Packed([l as u16, (l >> 16) as u16, (l >> 32) as u16, x.first, x.count])
+    }
+}
+
+impl Packed {
+    fn open(&self) -> Extent {
+        let Packed([a, b, c, first, count]) = *self;
+        Extent { loc: Loc(u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32), first, count }
+    }
+    fn end(&self) -> u16 {
+        let Packed([.., first, count]) = self;
+        first + count
+    }
+    fn first(&self) -> u16 {
+        let Packed([.., first, _]) = self;
+        *first
+    }
+    fn cut(&self, first: u16, end: u16) -> Option<Extent> {
+        self.open().cut(first, end)
+    }
+}
+
 /// Block map of one object.
 #[derive(Clone, Debug)]
 pub enum Leaf {
     /// Sorted, not overlapping.
-    Extents(Vec<Extent>),
+    Extents(Vec<Packed>),
     /// 1024 × 6 bytes, 0 = absent.
     Dense(Box<[u8]>),
 }
@@ -108,7 +137,7 @@ impl Leaf {
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         match self {
-            Leaf::Extents(e) => e.capacity() * size_of::<Extent>(),
+            Leaf::Extents(e) => e.capacity() * size_of::<Packed>(),
             Leaf::Dense(d) => d.len(),
         }
     }
@@ -117,14 +146,15 @@ impl Leaf {
         let Leaf::Extents(list) = self else { return };
         let end = first + count;
         let from = list.partition_point(|x| x.end() <= first);
-        let to = list.partition_point(|x| x.first < end).max(from);
+        let to = list.partition_point(|x| x.first() < end).max(from);
         let head = list.get(from).filter(|_| from < to).and_then(|x| x.cut(0, first));
-        let tail = to.checked_sub(1).filter(|i| *i >= from).and_then(|i| list.get(i)).and_then(|x| x.cut(end, u16::MAX));
+        let tail =
+            to.checked_sub(1).filter(|i| *i >= from).and_then(|i| list.get(i)).and_then(|x| x.cut(end, u16::MAX));
         // Growth by an eighth instead of doubling: the index is the memory of a drive.
         if list.len() + 2 > list.capacity() {
             list.reserve_exact(2 + list.len() / 8);
         }
-        list.splice(from..to, head.into_iter().chain(new).chain(tail));
+        list.splice(from..to, head.into_iter().chain(new).chain(tail).map(Packed::from));
         merge_around(list, from);
     }
 
@@ -134,7 +164,7 @@ impl Leaf {
             return;
         }
         let mut dense = vec![0u8; DENSE_BYTES].into_boxed_slice();
-        for x in list.iter() {
+        for x in list.iter().map(Packed::open) {
             (0..x.count).for_each(|i| dense_set(&mut dense, x.first + i, x.loc.advance(i)));
         }
         *self = Leaf::Dense(dense);
@@ -142,14 +172,14 @@ impl Leaf {
 }
 
 /// Joins the extents at `from − 1 ..= from + 2` where they continue each other.
-fn merge_around(list: &mut Vec<Extent>, from: usize) {
+fn merge_around(list: &mut Vec<Packed>, from: usize) {
     let mut at = from.saturating_sub(1);
     for _ in 0..3 {
-        let (Some(a), Some(b)) = (list.get(at).copied(), list.get(at + 1).copied()) else { return };
+        let (Some(a), Some(b)) = (list.get(at).map(Packed::open), list.get(at + 1).map(Packed::open)) else { return };
         if a.continues(&b) {
             list.remove(at + 1);
             if let Some(x) = list.get_mut(at) {
-                x.count += b.count;
+                *x = Packed::from(Extent { count: a.count + b.count, ..a });
             }
         } else {
             at += 1;

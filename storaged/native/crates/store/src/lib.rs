@@ -5,10 +5,7 @@
 //! `complete`. The format is described in `docs/on-disk-format.md`.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
-#![cfg_attr(
-    test,
-    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod api;
 mod apply;
@@ -44,3 +41,8 @@ pub use dev::{DevError, DevGeometry, SyncDev};
 pub use format::{format, inspect, FormatParams, OpenError};
 pub use open::{OpenParams, OpenReport, Suspicion};
 pub use store::{Config, LogStore};
+
+/// Checksum of structures on disk: CRC-64/NVME, unseeded.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    drystone_csum::crc64(bytes)
+}

@@ -49,7 +49,11 @@ impl Loc {
     }
     /// Slots back to the header; 0 for a block without data.
     pub fn dist(self) -> u64 {
-        if self.is_data() { self.0 & DIST_MASK } else { 0 }
+        if self.is_data() {
+            self.0 & DIST_MASK
+        } else {
+            0
+        }
     }
     /// Slot of the group header.
     pub fn header(self) -> u64 {
@@ -57,7 +61,11 @@ impl Loc {
     }
     /// Location of the block `n` further on in the same run.
     pub fn advance(self, n: u16) -> Loc {
-        if self.is_data() { Loc(self.0 + (u64::from(n) << DIST_BITS) + u64::from(n)) } else { self }
+        if self.is_data() {
+            Loc(self.0 + (u64::from(n) << DIST_BITS) + u64::from(n))
+        } else {
+            self
+        }
     }
     /// From disk: `None` unless the value can be a location.
     pub fn from_raw(raw: u64) -> Option<Loc> {

@@ -6,7 +6,14 @@ use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{Buf, Epoch, Gen, LayerId, ObjKey, PgId, Version, VolumeId};
 
 impl ObjectStore for LogStore {
-    fn append(&mut self, stream: Stream, space: SpaceClass, rec: Record, data: Buf, token: Token) -> Result<(), AppendError> {
+    fn append(
+        &mut self,
+        stream: Stream,
+        space: SpaceClass,
+        rec: Record,
+        data: Buf,
+        token: Token,
+    ) -> Result<(), AppendError> {
         self.admit(stream, space, rec, data, token)
     }
     fn barrier(&mut self, token: Token) {
@@ -76,7 +83,8 @@ impl ObjectStore for LogStore {
     }
     fn digest(&mut self, vol: VolumeId, chunk: u64, token: Token) {
         let hot = &self.hot;
-        let mut view = crate::reader::View { index: &self.index, segs: &self.segs, layout: &self.layout, csums: &mut self.csums };
+        let mut view =
+            crate::reader::View { index: &self.index, segs: &self.segs, layout: &self.layout, csums: &mut self.csums };
         let job = view.plan_digest(vol, chunk, |key, block| hot.version(key, block), token);
         self.start_read(job);
     }

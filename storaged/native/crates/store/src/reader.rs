@@ -5,9 +5,9 @@ use crate::csums::CsumCache;
 use crate::entry::{BlockEntry, Entry};
 use crate::group::{Expect, GroupHeader};
 use crate::index::Index;
+use crate::layout::Layout;
 use crate::loc::{Loc, SLOT};
 use crate::segs::Segs;
-use crate::layout::Layout;
 use drystone_csum::block_csum;
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{Buf, Epoch, LayerId, ObjKey, Version, VolumeId};
@@ -105,7 +105,14 @@ impl View<'_> {
         Plan::Answer(BlockRead::Absent)
     }
     /// Plans a read through a chain.
-    pub fn plan_read(&mut self, vol: VolumeId, chain: &[LayerId], chunk: u64, range: (u16, u16), token: Token) -> ReadJob {
+    pub fn plan_read(
+        &mut self,
+        vol: VolumeId,
+        chain: &[LayerId],
+        chunk: u64,
+        range: (u16, u16),
+        token: Token,
+    ) -> ReadJob {
         let end = range.0.saturating_add(range.1).min(CHUNK_BLOCKS as u16);
         let plans: Vec<Plan> = (range.0..end).map(|b| self.plan_block(chain, chunk, b)).collect();
         let mut parts = Vec::new();
@@ -113,7 +120,9 @@ impl View<'_> {
         for plan in &plans {
             let Plan::Data(w) = plan else { continue };
             match &mut run {
-                Some((first, n, cold)) if first.loc.slot() + *n == w.loc.slot() && first.loc.header() == w.loc.header() => {
+                Some((first, n, cold))
+                    if first.loc.slot() + *n == w.loc.slot() && first.loc.header() == w.loc.header() =>
+                {
                     *n += 1;
                     *cold |= w.csum.is_none();
                 }
@@ -124,7 +133,14 @@ impl View<'_> {
         self.job(token, Kind::Read(vol, plans), parts)
     }
     /// Plans a read of one version; `None` if the block is absent.
-    pub fn plan_exact(&mut self, vol: VolumeId, key: ObjKey, block: u16, version: Version, token: Token) -> Option<ReadJob> {
+    pub fn plan_exact(
+        &mut self,
+        vol: VolumeId,
+        key: ObjKey,
+        block: u16,
+        version: Version,
+        token: Token,
+    ) -> Option<ReadJob> {
         let loc = self.index.loc(key, block)?;
         let want = Want { key, block, loc, csum: None };
         let mut parts = Vec::new();
@@ -136,7 +152,13 @@ impl View<'_> {
         Some(self.job(token, Kind::Exact(vol, want, version), parts))
     }
     /// Plans a digest; `version` gives versions that are in memory.
-    pub fn plan_digest(&mut self, vol: VolumeId, chunk: u64, version: impl Fn(ObjKey, u16) -> Option<Version>, token: Token) -> ReadJob {
+    pub fn plan_digest(
+        &mut self,
+        vol: VolumeId,
+        chunk: u64,
+        version: impl Fn(ObjKey, u16) -> Option<Version>,
+        token: Token,
+    ) -> ReadJob {
         let keys: Vec<ObjKey> = self.index.layers_of(vol, chunk).map(|layer| ObjKey { layer, chunk }).collect();
         let mut headers = BTreeMap::new();
         let mut objects = Vec::new();
@@ -208,7 +230,8 @@ impl Proof<'_> {
     fn header(&mut self, slot: u64) -> Option<&GroupHeader> {
         if !self.headers.contains_key(&slot) {
             let seq = self.view.seq_of(slot).map_or(0, |s| s.1);
-            let parsed = self.slot(slot).and_then(|b| GroupHeader::decode(b.as_slice(), Expect { seg_seq: seq, slot }).ok());
+            let parsed =
+                self.slot(slot).and_then(|b| GroupHeader::decode(b.as_slice(), Expect { seg_seq: seq, slot }).ok());
             self.headers.insert(slot, parsed.map(|p| p.0));
         }
         self.headers.get(&slot)?.as_ref()
@@ -259,7 +282,9 @@ impl Proof<'_> {
                     r.count += 1;
                     r.csums.extend(csums);
                 }
-                None => runs.push(DigestRun { first: block, count: 1, kind, version, csums: csums.into_iter().collect() }),
+                None => {
+                    runs.push(DigestRun { first: block, count: 1, kind, version, csums: csums.into_iter().collect() })
+                }
             }
         }
         ObjectDigest { layer: plan.key.layer, last_mod_epoch: plan.last_mod, runs }
@@ -279,7 +304,9 @@ impl ReadJob {
                 StoreEvent::Read(self.token, blocks.collect())
             }
             Kind::Exact(vol, want, version) => StoreEvent::ReadExact(self.token, proof.exact(vol, &want, version)),
-            Kind::Digest(objects) => StoreEvent::Digest(self.token, objects.into_iter().map(|o| proof.digest(o)).collect()),
+            Kind::Digest(objects) => {
+                StoreEvent::Digest(self.token, objects.into_iter().map(|o| proof.digest(o)).collect())
+            }
         }
     }
 }

@@ -93,13 +93,29 @@ pub(crate) fn read_checkpoint(rec: &mut Recovery<'_>) -> Result<Root, OpenError>
     for seg in &root.own {
         rec.load_chunks(*seg, ptr.number, root.chunks, &mut next)?;
     }
-    if next == root.chunks { Ok(root) } else { Err(OpenError::CheckpointDamaged) }
+    if next == root.chunks {
+        Ok(root)
+    } else {
+        Err(OpenError::CheckpointDamaged)
+    }
 }
 
 impl<'d> Recovery<'d> {
     pub(crate) fn new(dev: &'d mut dyn SyncDev, store: LogStore) -> Recovery<'d> {
         let claims = store.sb.durable;
-        Recovery { dev, store, suspect: None, bytes_read: 0, scanned: 0, entries: 0, objects: 0, max_lsn: 0, max_seq: 0, checkpoint_bytes: 0, claims }
+        Recovery {
+            dev,
+            store,
+            suspect: None,
+            bytes_read: 0,
+            scanned: 0,
+            entries: 0,
+            objects: 0,
+            max_lsn: 0,
+            max_seq: 0,
+            checkpoint_bytes: 0,
+            claims,
+        }
     }
     pub(crate) fn read(&mut self, slot: u64, slots: u64) -> Result<Vec<u8>, OpenError> {
         let mut buf = vec![0u8; slots as usize * SLOT];
@@ -171,9 +187,17 @@ impl<'d> Recovery<'d> {
             }
             // A segment that was empty before the checkpoint began is free; it may be in use again.
             let item = listed.get(&seg).filter(|i| i.emptied == 0 || i.emptied > root.began);
-            let covered = item.filter(|i| i.closed && root.gseq.get(usize::from(i.stream)).is_some_and(|g| i.end_gseq <= *g));
+            let covered =
+                item.filter(|i| i.closed && root.gseq.get(usize::from(i.stream)).is_some_and(|g| i.end_gseq <= *g));
             if let Some(i) = covered {
-                found.push(Found { seg, seq: i.seq, stream: i.stream, last_lsn: 0, emptied: i.emptied, source: Source::Covered(i.end_gseq) });
+                found.push(Found {
+                    seg,
+                    seq: i.seq,
+                    stream: i.stream,
+                    last_lsn: 0,
+                    emptied: i.emptied,
+                    source: Source::Covered(i.end_gseq),
+                });
                 continue;
             }
             found.extend(self.look_at(seg, item, &root.gseq));

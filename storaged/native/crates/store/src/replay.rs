@@ -5,8 +5,8 @@ use crate::entry::{Entry, MetaValue};
 use crate::format::OpenError;
 use crate::loc::SLOT;
 use crate::open::Suspicion;
-use crate::recover::{Accepted, Found, Recovery, Source};
 use crate::ranges::RangeMap;
+use crate::recover::{Accepted, Found, Recovery, Source};
 use crate::segment::{decode_summary, SummaryGroup};
 use drystone_csum::crc64;
 use std::collections::{BTreeMap, VecDeque};
@@ -31,10 +31,8 @@ impl Recovery<'_> {
         for (lsn, first, count) in &root.overtaken {
             overtaken.entry(*lsn).or_default().set(*first, *count, ());
         }
-        let of_stream = |n: u8| Cursor {
-            segs: accepted.segs.iter().filter(|f| f.stream == n).collect(),
-            entries: VecDeque::new(),
-        };
+        let of_stream =
+            |n: u8| Cursor { segs: accepted.segs.iter().filter(|f| f.stream == n).collect(), entries: VecDeque::new() };
         let mut cursors = [0, 1, 2].map(of_stream);
         let nothing = RangeMap::default();
         loop {
@@ -98,7 +96,11 @@ impl Recovery<'_> {
         if (groups.len() as u64) < u64::from(footer.groups) {
             self.doubt(Suspicion::SummaryLost);
         }
-        let short = |(h, rel, _): (crate::group::GroupHeader, u32, bool)| SummaryGroup { rel, gseq: h.gseq, entries: h.entries };
+        let short = |(h, rel, _): (crate::group::GroupHeader, u32, bool)| SummaryGroup {
+            rel,
+            gseq: h.gseq,
+            entries: h.entries,
+        };
         groups.into_iter().take(footer.groups as usize).map(short).collect()
     }
 

@@ -75,7 +75,11 @@ fn unseal(bytes: &[u8]) -> Result<Reader<'_>, CodecError> {
     let mut r = Reader::new(bytes.get(..SLOT).ok_or(CodecError::Truncated)?);
     let crc = r.u64()?;
     let body = r.bytes(SLOT - 8)?;
-    if crc64(body) == crc { Ok(Reader::new(body)) } else { Err(CodecError::Invalid) }
+    if crc64(body) == crc {
+        Ok(Reader::new(body))
+    } else {
+        Err(CodecError::Invalid)
+    }
 }
 
 impl SegHeader {
@@ -123,7 +127,11 @@ impl Footer {
         f.durable = [r.u64()?, r.u64()?, r.u64()?];
         let body_end = u64::from(f.body_slot) + u64::from(f.body_len).div_ceil(SLOT as u64);
         let fits = body_end < seg_slots && u64::from(f.used) <= seg_slots && f.stream < 3;
-        if f.seg == seg && f.seq == seq && fits { Ok(f) } else { Err(CodecError::Invalid) }
+        if f.seg == seg && f.seq == seq && fits {
+            Ok(f)
+        } else {
+            Err(CodecError::Invalid)
+        }
     }
     /// Number of the group after the last one.
     pub fn end_gseq(&self) -> u64 {

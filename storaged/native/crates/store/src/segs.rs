@@ -52,7 +52,12 @@ impl Segs {
     /// All free.
     pub fn new(layout: &Layout, next_seq: u64) -> Segs {
         let seg = Seg { seq: 0, state: SegState::Free, reads: 0, end_gseq: 0, stream: 0 };
-        Segs { list: vec![seg; layout.segments as usize], free: (0..layout.segments).collect(), emptied: Vec::new(), next_seq }
+        Segs {
+            list: vec![seg; layout.segments as usize],
+            free: (0..layout.segments).collect(),
+            emptied: Vec::new(),
+            next_seq,
+        }
     }
     /// One segment.
     pub fn get(&self, seg: u32) -> Option<&Seg> {
@@ -77,7 +82,9 @@ impl Segs {
     }
     /// Whether a checkpoint later than the one that began at `durable` would free a segment.
     pub fn wait_for_checkpoint(&self, durable: u64) -> bool {
-        let waits = |seg: &u32| self.get(*seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(at) if at > durable));
+        let waits = |seg: &u32| {
+            self.get(*seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(at) if at > durable))
+        };
         self.emptied.iter().any(waits)
     }
     /// Sets a segment as recovery found it; `finish_load` follows.
@@ -138,7 +145,8 @@ impl Segs {
     pub fn reclaim(&mut self, began: u64, discard: bool, out: &mut Vec<u32>) {
         let list = core::mem::take(&mut self.emptied);
         for seg in list {
-            let free = self.get(seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(at) if at <= began));
+            let free =
+                self.get(seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(at) if at <= began));
             if free {
                 self.free_or_discard(seg, discard, out);
             } else {

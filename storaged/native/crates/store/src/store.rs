@@ -203,10 +203,10 @@ impl LogStore {
         let Some(op) = self.ops.remove(&id) else { return };
         let good = matches!(result, DevResult::Ok(_));
         match op {
-            Op::Read(job, part) => return self.read_done(job, part, result, events),
-            Op::Walk(which) => return self.walk_read_done(which, result),
-            Op::Discard(seg) => return self.segs.discarded(seg),
-            _ if !good => return self.fail("a write to the drive failed"),
+            Op::Read(job, part) => self.read_done(job, part, result, events),
+            Op::Walk(which) => self.walk_read_done(which, result),
+            Op::Discard(seg) => self.segs.discarded(seg),
+            _ if !good => self.fail("a write to the drive failed"),
             _ if self.failed => {}
             Op::Write(n) => self.write_done(n, id, events),
             Op::Summary(n, seg) => {
@@ -324,7 +324,8 @@ impl LogStore {
     pub fn describe(&self) -> String {
         let mut states: BTreeMap<String, u32> = BTreeMap::new();
         for (n, s) in self.segs.iter() {
-            let name = format!("{:?}/{}/reads{}", s.state, if self.index.live_in(n) > 0 { "live" } else { "dead" }, s.reads);
+            let name =
+                format!("{:?}/{}/reads{}", s.state, if self.index.live_in(n) > 0 { "live" } else { "dead" }, s.reads);
             *states.entry(name).or_default() += 1;
         }
         let queued: Vec<u64> = self.streams.iter().map(LogStream::queued_slots).collect();

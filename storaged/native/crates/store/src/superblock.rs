@@ -133,8 +133,22 @@ impl Superblock {
         let (next_lsn, next_seq) = (r.u64()?, r.u64()?);
         let root = RootPtr { slot: r.u64()?, bytes: r.u32()?, number: r.u64()? };
         Ok(Superblock {
-            format, feature_level, seq, drive, drive_id, cluster, nonce, incarnation, store_rev,
-            layout, clean, suspect, durable, next_lsn, next_seq, root,
+            format,
+            feature_level,
+            seq,
+            drive,
+            drive_id,
+            cluster,
+            nonce,
+            incarnation,
+            store_rev,
+            layout,
+            clean,
+            suspect,
+            durable,
+            next_lsn,
+            next_seq,
+            root,
         })
     }
 }
@@ -142,10 +156,22 @@ impl Superblock {
 #[cfg(test)]
 pub(crate) fn sample() -> Superblock {
     Superblock {
-        format: FORMAT_VERSION, feature_level: 1, seq: 9, drive: Uuid([1; 16]), drive_id: DriveId(4),
-        cluster: Uuid([2; 16]), nonce: 77, incarnation: 1, store_rev: 5,
-        layout: Layout::new(64 << 20, 256 << 10).unwrap(), clean: true, suspect: 0, durable: [1, 2, 3],
-        next_lsn: 10, next_seq: 11, root: RootPtr { slot: 20, bytes: 4096, number: 1 },
+        format: FORMAT_VERSION,
+        feature_level: 1,
+        seq: 9,
+        drive: Uuid([1; 16]),
+        drive_id: DriveId(4),
+        cluster: Uuid([2; 16]),
+        nonce: 77,
+        incarnation: 1,
+        store_rev: 5,
+        layout: Layout::new(64 << 20, 256 << 10).unwrap(),
+        clean: true,
+        suspect: 0,
+        durable: [1, 2, 3],
+        next_lsn: 10,
+        next_seq: 11,
+        root: RootPtr { slot: 20, bytes: 4096, number: 1 },
     }
 }
 

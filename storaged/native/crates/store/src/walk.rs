@@ -76,7 +76,11 @@ impl Walks {
         self.moves = self.moves.saturating_sub(1);
     }
     fn slot(&mut self, which: usize) -> &mut Option<Walk> {
-        if which == GC { &mut self.gc } else { &mut self.scrub }
+        if which == GC {
+            &mut self.gc
+        } else {
+            &mut self.scrub
+        }
     }
 }
 
@@ -147,7 +151,8 @@ impl LogStore {
         if which == GC {
             let cold = self.streams.get(Stream::Cold as usize).map_or(0, |s| s.queued_slots());
             let slow = !self.scarce(GC_URGENT_PERCENT, true) && self.walks.credit <= 0;
-            let ends = self.walks.gc.as_ref().is_some_and(|w| matches!(w.stage, Stage::Groups) && w.next >= w.groups.len());
+            let ends =
+                self.walks.gc.as_ref().is_some_and(|w| matches!(w.stage, Stage::Groups) && w.next >= w.groups.len());
             if !ends && (slow || cold > COLD_QUEUE_MAX) {
                 return;
             }
@@ -201,7 +206,11 @@ impl LogStore {
     }
 
     /// The live blocks of a group: entry, slot of its first data, extent still indexed here.
-    fn live_parts<'a>(&'a self, header: u64, g: &'a SummaryGroup) -> impl Iterator<Item = (&'a BlockEntry, usize, Extent)> + 'a {
+    fn live_parts<'a>(
+        &'a self,
+        header: u64,
+        g: &'a SummaryGroup,
+    ) -> impl Iterator<Item = (&'a BlockEntry, usize, Extent)> + 'a {
         let (mut slot, mut csum) = (header + 1, 0);
         g.entries.iter().flat_map(move |e| {
             let (at, first_csum) = (slot, csum);
@@ -262,12 +271,15 @@ impl LogStore {
             let Some(skip) = u64::from(g.rel).checked_sub(w.span.1) else { continue };
             let at = skip as usize * SLOT;
             let bytes = buf.slice(at..at + SLOT);
-            let csums = GroupHeader::decode(bytes.as_slice(), Expect { seg_seq: w.seq, slot: header }).map(|h| h.0.csums).ok();
-            let live: Vec<(BlockEntry, usize, Extent)> = self.live_parts(header, g).map(|(b, c, x)| (*b, c, x)).collect();
+            let csums =
+                GroupHeader::decode(bytes.as_slice(), Expect { seg_seq: w.seq, slot: header }).map(|h| h.0.csums).ok();
+            let live: Vec<(BlockEntry, usize, Extent)> =
+                self.live_parts(header, g).map(|(b, c, x)| (*b, c, x)).collect();
             for (b, first_csum, x) in live {
                 let stored = csums.as_ref().and_then(|c| c.get(first_csum..first_csum + usize::from(x.count)));
                 let from = at + x.loc.slot().saturating_sub(header) as usize * SLOT;
-                let data = if b.has_data() { buf.slice(from..from + usize::from(x.count) * SLOT) } else { Buf::empty() };
+                let data =
+                    if b.has_data() { buf.slice(from..from + usize::from(x.count) * SLOT) } else { Buf::empty() };
                 self.walk_extent(which, &b, x, stored.filter(|_| b.has_data()), data, &mut rotten);
             }
         }
@@ -277,7 +289,15 @@ impl LogStore {
         }
     }
 
-    fn walk_extent(&mut self, which: usize, b: &BlockEntry, x: Extent, stored: Option<&[u64]>, data: Buf, rotten: &mut Vec<(drystone_types::VolumeId, drystone_types::ObjKey, u16)>) {
+    fn walk_extent(
+        &mut self,
+        which: usize,
+        b: &BlockEntry,
+        x: Extent,
+        stored: Option<&[u64]>,
+        data: Buf,
+        rotten: &mut Vec<(drystone_types::VolumeId, drystone_types::ObjKey, u16)>,
+    ) {
         if !b.has_data() {
             if which == GC {
                 self.enqueue_move(b, x, Vec::new(), Buf::empty(), false);

@@ -85,7 +85,19 @@ impl OpenSeg {
     /// A segment with nothing in it.
     pub fn new(seg: u32, seq: u64, start: u64, slots: u64, first_gseq: u64) -> OpenSeg {
         let body = Vec::new();
-        OpenSeg { seg, seq, start, used: 1, slots, body, groups: 0, first_gseq, last_lsn: 0, writes: 0, summary_started: false }
+        OpenSeg {
+            seg,
+            seq,
+            start,
+            used: 1,
+            slots,
+            body,
+            groups: 0,
+            first_gseq,
+            last_lsn: 0,
+            writes: 0,
+            summary_started: false,
+        }
     }
     /// Slots that one more group may use, the summary that follows it put aside.
     fn room(&self) -> u64 {

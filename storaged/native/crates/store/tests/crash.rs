@@ -73,7 +73,8 @@ impl World {
         let longest = if self.rng.below(5) == 0 { 90 } else { 3 };
         let count = (1 + self.rng.below(longest) as u16).min(BLOCKS - first);
         let cells = (first..first + count).map(|b| Cell::Block(k, b)).collect();
-        let kind = [BlockKind::Data, BlockKind::Data, BlockKind::Data, BlockKind::Hole, BlockKind::Zero][self.rng.below(5) as usize];
+        let kind = [BlockKind::Data, BlockKind::Data, BlockKind::Data, BlockKind::Hole, BlockKind::Zero]
+            [self.rng.below(5) as usize];
         let (rec, data) = record(kind, k, first, count, version);
         if self.rng.below(12) == 0 {
             let rec = BlockRecord { kind: BlockKind::Hole, csums: Vec::new(), ..rec };
@@ -236,8 +237,17 @@ fn crash_many(seeds: core::ops::Range<u64>, cuts: u64) {
     assert!(moved > 0 && discarded > 0, "collection and torn tails took part: {moved}, {discarded}");
 }
 
+/// Worlds of 18 power cuts each; with the second test at least 1000 cuts.
+fn worlds() -> u64 {
+    std::env::var("STORE_CRASH_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(28)
+}
+
 #[test]
 fn after_a_power_cut_the_index_is_the_durable_prefix_of_each_stream() {
-    let seeds = std::env::var("STORE_CRASH_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
-    crash_many(0..seeds, 18);
+    crash_many(0..worlds(), 18);
+}
+
+#[test]
+fn so_it_is_on_drives_of_other_histories() {
+    crash_many(1000..1000 + worlds(), 18);
 }

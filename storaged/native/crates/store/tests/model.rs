@@ -28,7 +28,18 @@ impl Pair {
         let mut dev = new_dev(40);
         let store = open(&mut dev, 1).0;
         let stable = [Version::ZERO; 4];
-        Pair { store, naive: NaiveStore::new(1 << 30), dev, rng: Rng(seed), seq: 0, token: 0, nonce: 1, moved: 0, usage: 0, stable }
+        Pair {
+            store,
+            naive: NaiveStore::new(1 << 30),
+            dev,
+            rng: Rng(seed),
+            seq: 0,
+            token: 0,
+            nonce: 1,
+            moved: 0,
+            usage: 0,
+            stable,
+        }
     }
     fn key(&mut self) -> ObjKey {
         key([10, 11, 20][self.rng.below(3) as usize], self.rng.below(2))
@@ -39,7 +50,8 @@ impl Pair {
         let first = self.rng.below(u64::from(BLOCKS)) as u16;
         let longest = if self.rng.below(4) == 0 { 100 } else { 3 };
         let count = (1 + self.rng.below(longest) as u16).min(BLOCKS - first);
-        let kinds = [BlockKind::Data, BlockKind::Data, BlockKind::Data, BlockKind::Hole, BlockKind::Zero, BlockKind::Bad];
+        let kinds =
+            [BlockKind::Data, BlockKind::Data, BlockKind::Data, BlockKind::Hole, BlockKind::Zero, BlockKind::Bad];
         let kind = kinds[self.rng.below(6) as usize];
         let stream = [Stream::Small, Stream::Large][self.rng.below(2) as usize];
         let version = Version::new(1 + (self.seq / 200) as u32, self.seq);
@@ -47,8 +59,14 @@ impl Pair {
         rec.pg_epoch = Epoch(1 + (self.seq / 50) as u32);
         rec.since_join = (self.rng.below(3) == 0).then(|| Epoch(1 + (self.seq / 300) as u32));
         match self.rng.below(30) {
-            0 => (stream, Record::Forget(BlockRecord { csums: Vec::new(), kind: BlockKind::Hole, ..rec }), Buf::empty()),
-            1 => (stream, Record::Meta(MetaKey::Drive(self.seq % 5), vec![self.seq as u8; (self.seq % 3) as usize * 700]), Buf::empty()),
+            0 => {
+                (stream, Record::Forget(BlockRecord { csums: Vec::new(), kind: BlockKind::Hole, ..rec }), Buf::empty())
+            }
+            1 => (
+                stream,
+                Record::Meta(MetaKey::Drive(self.seq % 5), vec![self.seq as u8; (self.seq % 3) as usize * 700]),
+                Buf::empty(),
+            ),
             2 => (Stream::Small, Record::Touch(k, rec.pg_epoch), Buf::empty()),
             _ => (stream, Record::Blocks(rec), data),
         }
@@ -56,7 +74,9 @@ impl Pair {
     fn append(&mut self, stream: Stream, rec: Record, data: Buf) {
         self.token += 1;
         let touches_nothing = matches!(rec, Record::Touch(k, _) if self.naive.digest_now(k).is_none());
-        if touches_nothing || self.store.append(stream, SpaceClass::Free, rec.clone(), data.clone(), self.token).is_err() {
+        if touches_nothing
+            || self.store.append(stream, SpaceClass::Free, rec.clone(), data.clone(), self.token).is_err()
+        {
             return;
         }
         self.naive.append(stream, SpaceClass::Free, rec, data, self.token).unwrap();
@@ -138,9 +158,15 @@ impl Pair {
         assert_eq!(self.store.space().live, self.naive.space().live);
         assert_eq!(self.usage, self.store.space().live as i64);
         for e0 in [0, 5, 20] {
-            assert_eq!(self.store.changed_chunks(PG, Epoch(e0), None, 9), self.naive.changed_chunks(PG, Epoch(e0), None, 9));
+            assert_eq!(
+                self.store.changed_chunks(PG, Epoch(e0), None, 9),
+                self.naive.changed_chunks(PG, Epoch(e0), None, 9)
+            );
             let after = Some((VolumeId(2), 0));
-            assert_eq!(self.store.changed_chunks(PG, Epoch(e0), after, 1), self.naive.changed_chunks(PG, Epoch(e0), after, 1));
+            assert_eq!(
+                self.store.changed_chunks(PG, Epoch(e0), after, 1),
+                self.naive.changed_chunks(PG, Epoch(e0), after, 1)
+            );
         }
     }
     fn compare_object(&mut self, k: ObjKey) {

@@ -105,7 +105,11 @@ impl<S: ObjectStore> Replica<S> {
                 self.tell_complete(id, rs);
                 return false;
             }
-            Phase::Stopped | Phase::Draining | Phase::Listing => return false,
+            Phase::Stopped => {
+                self.tell_no_space(id, rs);
+                return false;
+            }
+            Phase::Draining | Phase::Listing => return false,
             Phase::NeedList | Phase::Page => {}
         }
         if rs.pause_until > self.now {
@@ -127,8 +131,10 @@ impl<S: ObjectStore> Replica<S> {
         };
         if rs.phase == Phase::NeedList {
             rs.phase = Phase::Listing;
+            rs.listing = self.requests.next_id();
+            let job = rs.listing;
             let hdr = Header { kind: MsgType::Digest, pg: id, ..Header::default() };
-            self.ask(source, hdr, encode_list_ask(rs.e0, rs.cursor), Ask::List(id), RESYNC_TIMEOUT);
+            self.ask(source, hdr, encode_list_ask(rs.e0, rs.cursor), Ask::List { pg: id, job }, RESYNC_TIMEOUT);
             return true;
         }
         self.next_copy(id, rs, source) || self.next_chunk(id, rs, source)
@@ -165,8 +171,8 @@ impl<S: ObjectStore> Replica<S> {
 
     fn next_chunk(&mut self, id: PgId, rs: &mut Resync, source: DriveId) -> bool {
         let Some(chunk) = rs.queue.pop_front() else { return false };
-        rs.next_job += 1;
-        let job = rs.next_job;
+        // Never used before, not even by an earlier join: a late answer finds nothing.
+        let job = self.requests.next_id();
         let entry =
             Job { chunk, theirs: None, ours: None, copies: Default::default(), in_flight: 0, compared: false };
         rs.jobs.insert(job, entry);
@@ -220,11 +226,23 @@ impl<S: ObjectStore> Replica<S> {
         self.wake_at(rs.tell_again);
     }
 
-    pub(crate) fn list_answered(&mut self, drive: DriveId, id: PgId, frame: Option<Frame>) {
+    /// A joiner without space must not hold back the volume's writes: it asks until it is dropped.
+    fn tell_no_space(&mut self, id: PgId, rs: &mut Resync) {
+        if self.failed {
+            return;
+        }
+        if self.now >= rs.tell_again {
+            rs.tell_again = self.now + COMPLETE_AGAIN;
+            self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::NoSpace });
+        }
+        self.wake_at(rs.tell_again);
+    }
+
+    pub(crate) fn list_answered(&mut self, drive: DriveId, id: PgId, job: u64, frame: Option<Frame>) {
+        let epoch = self.pgs.get(&id).map_or(Epoch(0), |pg| pg.epoch());
         let Some(mut rs) = self.take_resync(id) else { return };
-        if rs.phase == Phase::Listing && rs.source == Some(drive) {
-            let ok = frame.as_ref().filter(|f| f.hdr.status == Status::Ok);
-            match ok.map(|f| decode_list(&f.meta, rs.cursor)) {
+        if rs.phase == Phase::Listing && rs.source == Some(drive) && rs.listing == job {
+            match self.usable(&frame, epoch).map(|f| decode_list(&f.meta, rs.cursor)) {
                 Some(Ok((more, list))) => self.begin_page(id, &mut rs, more, list),
                 _ => {
                     rs.phase = Phase::NeedList;
@@ -373,6 +391,10 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     fn end_chunk(&mut self, rs: &mut Resync, job: u64) {
+        // What met no space is not copied: its blocks stay void (I9).
+        if rs.phase == Phase::Stopped {
+            return;
+        }
         let ended = rs.jobs.get(&job).is_some_and(|j| j.compared && j.copies.is_empty() && j.in_flight == 0);
         if !ended {
             return;
@@ -458,6 +480,9 @@ impl<S: ObjectStore> Replica<S> {
         cell: CopyCell,
         data: Option<(Vec<u64>, Buf)>,
     ) {
+        if rs.phase == Phase::Stopped {
+            return;
+        }
         let pg_epoch = self.pgs.get(&id).map_or(Epoch(0), |pg| pg.epoch());
         self.assert_that(pg_epoch >= rs.join, "I9: a block is copied in an epoch before the join");
         let (kind, version) = cell.unwrap_or((BlockKind::Hole, Version::ZERO));
@@ -486,9 +511,8 @@ impl<S: ObjectStore> Replica<S> {
             }
             Ok(_) => self.stats.resync_forgotten += u64::from(count),
             Err(AppendError::Full) => {
-                // A joiner without space must not hold back the volume's writes.
                 rs.phase = Phase::Stopped;
-                self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::NoSpace });
+                rs.tell_again = 0;
             }
             Err(_) => rs.phase = Phase::Stopped,
         }

@@ -47,7 +47,8 @@ pub(crate) struct Resync {
     pub queue: VecDeque<ChunkId>,
     pub done: BTreeSet<ChunkId>,
     pub jobs: BTreeMap<u64, Job>,
-    pub next_job: u64,
+    /// The list request whose answer counts: one of an earlier join or cursor would hide chunks.
+    pub listing: u64,
     /// The source is left alone until then.
     pub pause_until: Micros,
     pub tell_again: Micros,
@@ -78,7 +79,7 @@ impl Resync {
             queue: VecDeque::new(),
             done: BTreeSet::new(),
             jobs: BTreeMap::new(),
-            next_job: 0,
+            listing: 0,
             pause_until: 0,
             tell_again: 0,
             chunks: 0,

@@ -1,7 +1,7 @@
 //! R1, R2, R3, R6c, parking, reads.
 
 use crate::rig::*;
-use drystone_replica::{Action, Control, ControlResult, Event};
+use drystone_replica::{Action, Control, ControlResult, Event, PeerId, PeerInfo, PeerRole};
 use drystone_types::*;
 
 #[test]
@@ -222,6 +222,48 @@ fn relay_without_a_ticket_of_the_client_is_not_forwarded() {
     rig.send(frame);
     assert_eq!(rig.statuses(), [Status::Retry]);
     assert!(!rig.has(|a| matches!(a, Action::SendDrive { .. })));
+}
+
+#[test]
+fn a_guest_of_a_volume_relays_reads_and_never_writes() {
+    let mut rig = Rig::active(1);
+    let (peer, guest) = (PeerId(5), Uuid([8; 16]));
+    rig.event(Event::PeerUp { peer, info: PeerInfo { role: PeerRole::Client, uuid: guest } });
+    let ticket = Ticket { client: guest, mode: AttachMode::Snapshot, ..ticket(1, 1) };
+    let layer = rig.layer_frame(1, &ticket);
+    assert_eq!(rig.call_from(peer, layer).hdr.status, Status::Ok);
+    let relayed = |mut frame: Frame| {
+        frame.hdr.drive = DriveId(2);
+        frame.hdr.flags = Flags::RELAY;
+        frame
+    };
+    let write = relayed(rig.write_frame(1, 1, 0, 1, 1));
+    rig.send_from(peer, write);
+    assert_eq!(rig.statuses(), [Status::Retry]);
+    assert!(!rig.has(|a| matches!(a, Action::SendDrive { .. })));
+    let read = relayed(rig.read_frame(1, 0, 1));
+    rig.send_from(peer, read);
+    assert!(rig.has(|a| matches!(a, Action::SendDrive { drive: DriveId(2), .. })));
+}
+
+#[test]
+fn a_block_beyond_every_volume_is_invalid() {
+    let mut rig = Rig::active(1);
+    let write = rig.write_frame(1, 1, 0, 1, 1);
+    let far = Frame { hdr: Header { block: u64::MAX, ..write.hdr }, ..write };
+    assert_eq!(rig.call(far).hdr.status, Status::Invalid);
+    let mut read = rig.read_frame(1, 0, 1);
+    read.hdr.block = u64::MAX;
+    assert_eq!(rig.call(read).hdr.status, Status::Invalid);
+}
+
+#[test]
+fn an_exact_read_names_a_layer_of_the_ticket() {
+    let mut rig = Rig::active(1);
+    let exact = Header { flags: Flags::ROLL, block: 0, count: 1, seq: 1, ..rig.hdr(MsgType::Read, 1) };
+    let foreign = Header { layer: LayerId(999), ..exact };
+    assert_eq!(rig.call(Frame::bare(foreign)).hdr.status, Status::NeedTicket);
+    assert_eq!(rig.call(Frame::bare(exact)).hdr.status, Status::Invalid, "that version is not held");
 }
 
 #[test]

@@ -71,6 +71,20 @@ fn r5_a_void_block_takes_a_direct_write_whatever_its_old_version_was() {
 }
 
 #[test]
+fn a_joiner_stores_no_foreign_layer_at_a_stable_version() {
+    let mut rig = joining();
+    rig.generations(3, &[]);
+    assert_eq!(rig.stable(1, Version::new(1, 5)).hdr.status, Status::Ok);
+    let mut write = rig.write_frame(1, 3, 7, 1, 1);
+    write.hdr.layer = LayerId(999);
+    assert_eq!(rig.call(write).hdr.status, Status::NeedTicket);
+    let trim = Header { block: 7, count: 1, seq: 3, layer: LayerId(999), ..rig.hdr(MsgType::Trim, 1) };
+    assert_eq!(rig.call(Frame::bare(trim)).hdr.status, Status::NeedTicket);
+    assert_eq!(rig.count("void_writes"), 0);
+    assert_eq!(rig.write(1, 3, 7, 1), Status::Ok, "the own layer of a void block");
+}
+
+#[test]
 fn a_seal_never_lists_void_blocks() {
     let mut rig = joining();
     rig.generations(3, &[]);

@@ -6,10 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::rig::*;
 use crate::world::World;
-use drystone_replica::Event;
+use drystone_replica::{Config, Event};
 use drystone_types::*;
 
 const BLOCKS: [u64; 5] = [0, 1, 2, 1030, 2050];
+
+/// The last block is written with its neighbours, so that both client streams are used.
+fn length(block: u64) -> u32 {
+    if block == 2050 { 20 } else { 1 }
+}
 
 struct Rng(u64);
 
@@ -37,6 +42,7 @@ struct Write {
 
 struct Story {
     w: World,
+    rules: Rules,
     rng: Rng,
     epoch: u32,
     insync: Vec<u32>,
@@ -51,13 +57,17 @@ struct Story {
     acked: BTreeMap<u64, Option<u8>>,
     fills: BTreeMap<(u32, u64), (u8, bool)>,
     nonce: u64,
+    /// Everything ever sent: any of it may arrive again at any time.
+    sent: Vec<(u32, Frame)>,
 }
 
 impl Story {
-    fn new(seed: u64) -> Story {
+    fn new(seed: u64, rules: Rules) -> Story {
         let rng = Rng(seed);
+        let drives = (1..=3).map(|d| (d, Rig::active_as(Config { rules, ..config(d) }))).collect();
         Story {
-            w: World::new(),
+            w: World::with(drives),
+            rules,
             rng,
             epoch: 1,
             insync: vec![1, 2, 3],
@@ -70,6 +80,7 @@ impl Story {
             acked: BTreeMap::new(),
             fills: BTreeMap::new(),
             nonce: 10,
+            sent: Vec::new(),
         }
     }
     fn the_map(&self) -> std::sync::Arc<ClusterMap> {
@@ -121,13 +132,23 @@ impl Story {
         (rig.epoch, rig.rev) = (known, u64::from(known));
         let kind = if write.trim { MsgType::Trim } else { MsgType::Write };
         let mut hdr = rig.hdr(kind, gen);
-        (hdr.block, hdr.count, hdr.seq, hdr.stable) = (write.block, 1, write.seq, Version::new(gen, stable));
+        (hdr.block, hdr.count, hdr.seq, hdr.stable) = (write.block, length(write.block), write.seq, Version::new(gen, stable));
         // The request id names the write and the epoch it was sent in.
         hdr.request = write.seq << 32 | u64::from(known);
         if write.trim { Frame::bare(hdr) } else { data_frame(hdr, write.fill) }
     }
     fn send(&mut self, d: u32, write: &Write) {
         let frame = self.frame(d, write);
+        self.sent.push((d, frame.clone()));
+        self.w.drive(d).send(frame);
+    }
+    /// A delayed duplicate, possibly of a client that is long dead.
+    fn repeat(&mut self) {
+        if self.sent.is_empty() {
+            return;
+        }
+        let at = self.rng.below(self.sent.len() as u64) as usize;
+        let (d, frame) = self.sent[at].clone();
         self.w.drive(d).send(frame);
     }
     fn start_write(&mut self) {
@@ -174,7 +195,7 @@ impl Story {
             for f in answers {
                 let sent_in = (f.hdr.request & 0xffff_ffff) as u32;
                 match f.hdr.status {
-                    Status::Ok if f.hdr.kind != MsgType::Layer && sent_in == self.known => {
+                    Status::Ok if f.hdr.kind != MsgType::Layer && f.hdr.gen.0 == self.gen && sent_in == self.known => {
                         assert_eq!(f.hdr.pg_epoch.0, self.known);
                         if let Some(w) = self.open.iter_mut().find(|w| w.seq == f.hdr.request >> 32) {
                             w.acks.insert(d);
@@ -237,7 +258,8 @@ impl Story {
         self.nonce += 1;
         let nonce = self.nonce;
         let rig = self.w.drives.remove(&d).unwrap();
-        self.w.drives.insert(d, rig.restart(nonce));
+        let cfg = Config { rules: self.rules, open_nonce: nonce, ..config(d) };
+        self.w.drives.insert(d, rig.restart_as(cfg));
         self.w.wire.retain(|(_, to, _, _)| *to != d);
         for other in 1..=3 {
             self.w.drive(other).event(Event::DriveDown { drive: DriveId(d) });
@@ -319,6 +341,7 @@ impl Story {
                     self.w.drive(d).complete(id);
                 }
             }
+            20 => self.repeat(),
             _ => {
                 self.w.deliver();
             }
@@ -358,18 +381,23 @@ impl Story {
     }
 }
 
+fn run(seed: u64, rules: Rules) -> Story {
+    let mut story = Story::new(seed, rules);
+    for _ in 0..250 {
+        story.step();
+    }
+    story.finish();
+    story
+}
+
 #[test]
 fn random_histories_end_with_equal_copies_that_hold_every_acked_write() {
     let (mut joins, mut kept, mut copied, mut nacks) = (0, 0, 0, 0);
-    let seeds = std::env::var("REPLICA_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(150u64);
+    let seeds = std::env::var("REPLICA_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(300u64);
     let first = std::env::var("REPLICA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0u64);
     for seed in first..first + seeds {
         eprintln!("seed {seed}");
-        let mut story = Story::new(seed);
-        for _ in 0..250 {
-            story.step();
-        }
-        story.finish();
+        let mut story = run(seed, Rules::ALL);
         for d in 1..=3 {
             joins += story.w.drive(d).count("joins");
             kept += story.w.drive(d).count("resync_kept");
@@ -378,4 +406,14 @@ fn random_histories_end_with_equal_copies_that_hold_every_acked_write() {
         }
     }
     assert!(seeds < 100 || (joins > 0 && kept > 0 && copied > 0 && nacks > 0), "{joins} {kept} {copied} {nacks}");
+}
+
+/// The histories are strong enough to notice a missing rule.
+#[cfg(feature = "mutations")]
+#[test]
+fn a_rule_switched_off_is_caught_by_a_random_history() {
+    for rule in [Rule::R1, Rule::R6b, Rule::R6c, Rule::AdoptRestamps, Rule::SourceWins] {
+        let caught = (0..400).any(|seed| std::panic::catch_unwind(|| run(seed, Rules::without(rule))).is_err());
+        assert!(caught, "{rule:?} is not missed by any history");
+    }
 }

@@ -348,3 +348,28 @@ fn a_map_that_drops_the_joiner_ends_its_copy() {
     assert!(w.completes.is_empty());
     w.drive(3).event(Event::Tick);
 }
+
+#[test]
+fn i9_a_chunk_whose_copy_met_no_space_stays_void() {
+    let mut w = World::new();
+    let mut small = Rig::open(config(3), NaiveStore::new(700));
+    small.map(map(1, 1, &[1, 2, 3], &[]));
+    small.seal(1);
+    // A write that only this drive has, and that nobody was told of.
+    assert_eq!(small.write(1, 900, 300, 9), Status::Ok);
+    w.drives.insert(3, small);
+    for (seq, block, count) in [(1, 0, 256), (2, 256, 256)] {
+        for d in [1, 2] {
+            let frame = w.drive(d).write_frame(1, seq, block, count, 1);
+            assert_eq!(w.drive(d).call(frame).hdr.status, Status::Ok);
+        }
+    }
+    w.map(map(2, 2, &[1, 2], &[]));
+    w.rejoin(2, 1);
+    w.settle();
+    assert!(w.completes.is_empty());
+    let leaves = |a: &(u32, Action)| a.0 == 3 && matches!(a.1, Action::LeavePg { why: LeaveWhy::NoSpace, .. });
+    assert!(w.actions.iter().filter(|a| leaves(a)).count() > 1, "asked again until it is dropped");
+    let listed = w.drive(3).seal(2).entries;
+    assert!(listed.iter().all(|e| e.1 != 300), "a void block is reported");
+}

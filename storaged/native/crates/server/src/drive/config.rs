@@ -21,7 +21,7 @@ use super::dev::Device;
 use super::peers::{Gate, Peers};
 use super::{DriveCommand, DriveHandler, DriveRemote, CLASS_SLOT, DIAL, SLOT_PERIOD};
 use crate::events::{EventSink, ServerEvent};
-use crate::lease::LeasePage;
+use crate::lease::{LeasePage, LeaseView};
 use crate::openfile::OpenDrive;
 
 /// Everything a drive's thread needs.
@@ -146,7 +146,7 @@ fn build(
     DriveHandler {
         drive: config.drive,
         slot: config.slot,
-        lease: 0,
+        lease: LeaseView::default(),
         replica,
         device,
         peers: Peers::new(cx, listener, gate),

@@ -22,7 +22,7 @@ use drystone_types::{ClusterMap, DriveId, Frame, Gen, PoolId, Rev, VolumeId};
 pub use config::{spawn_drive, DriveConfig, DriveHandle};
 
 use crate::events::{EventSink, ServerEvent};
-use crate::lease::LeasePage;
+use crate::lease::{LeasePage, LeaseView};
 use dev::Device;
 use peers::Peers;
 
@@ -81,7 +81,7 @@ pub(crate) struct DriveHandler {
     drive: DriveId,
     slot: usize,
     page: LeasePage,
-    lease: Micros,
+    lease: LeaseView,
     replica: Replica<LogStore>,
     device: Device,
     peers: Peers,
@@ -159,6 +159,7 @@ impl Handler for DriveHandler {
 
 impl DriveHandler {
     fn step(&mut self, cx: &mut Ctx, event: Event) {
+        self.lower_lease(cx);
         let mut actions = core::mem::take(&mut self.actions);
         self.replica.step(cx.now_us(), event, &mut actions);
         self.actions = actions;
@@ -166,11 +167,21 @@ impl DriveHandler {
     }
 
     fn take_lease(&mut self, cx: &mut Ctx) {
-        let valid_until = self.page.valid_until(self.slot);
-        if valid_until != self.lease {
-            self.lease = valid_until;
-            self.step(cx, Event::Lease { valid_until });
+        if let Some(until) = self.lease.end_turn(self.page.valid_until(self.slot)) {
+            self.tell_lease(cx, until);
         }
+    }
+
+    fn lower_lease(&mut self, cx: &mut Ctx) {
+        if let Some(until) = self.lease.lower(self.page.valid_until(self.slot)) {
+            self.tell_lease(cx, until);
+        }
+    }
+
+    fn tell_lease(&mut self, cx: &mut Ctx, valid_until: Micros) {
+        let mut actions = core::mem::take(&mut self.actions);
+        self.replica.step(cx.now_us(), Event::Lease { valid_until }, &mut actions);
+        self.actions = actions;
     }
 
     fn take_frames(&mut self, cx: &mut Ctx) {
@@ -212,6 +223,8 @@ impl DriveHandler {
     fn act(&mut self, cx: &mut Ctx, action: Action) {
         let drive = self.drive;
         match action {
+            // "Closed" promises that nothing is answered any more, also while a slow device drains.
+            Action::Send { .. } if self.stopping => {}
             Action::Send { peer, frame } => self.peers.send(peer, &frame),
             Action::SendDrive { drive, frame } => self.send_drive(cx, drive, frame),
             Action::Dev(op) => self.device.start(cx, op),

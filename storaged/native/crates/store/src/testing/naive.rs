@@ -71,7 +71,8 @@ impl NaiveStore {
     /// What a restart leaves: everything durable; everything that was only admitted is lost.
     pub fn restart(&mut self) {
         let old = core::mem::take(self);
-        self.metas = old.durable_metas.iter().map(|(k, (_, v))| (*k, v.clone())).filter(|(_, v)| !v.is_empty()).collect();
+        self.metas =
+            old.durable_metas.iter().map(|(k, (_, v))| (*k, v.clone())).filter(|(_, v)| !v.is_empty()).collect();
         self.objects = old.objects;
         self.joins = old.joins;
         self.durable_metas = old.durable_metas;
@@ -101,7 +102,10 @@ impl NaiveStore {
                 break self.take_events(out);
             }
             for op in ops.drain(..) {
-                let (DevOp::Write { id, .. } | DevOp::Read { id, .. } | DevOp::Flush { id } | DevOp::Discard { id, .. }) = op;
+                let (DevOp::Write { id, .. }
+                | DevOp::Read { id, .. }
+                | DevOp::Flush { id }
+                | DevOp::Discard { id, .. }) = op;
                 self.complete(id, DevResult::Ok(Buf::empty()), out);
             }
         }
@@ -109,7 +113,11 @@ impl NaiveStore {
 
     pub(super) fn admit(&mut self, stream: Stream, rec: Record, data: Buf, token: Token) {
         if let Record::Meta(key, value) = &rec {
-            if value.is_empty() { self.metas.remove(key); } else { self.metas.insert(*key, value.clone()); }
+            if value.is_empty() {
+                self.metas.remove(key);
+            } else {
+                self.metas.insert(*key, value.clone());
+            }
         }
         self.next_order += 1;
         let order = self.next_order;
@@ -186,12 +194,22 @@ impl NaiveStore {
                     *slot = (p.order, value.clone());
                 }
             }
-            Record::Touch(key, epoch) => {
-                if let Some(o) = self.objects.get_mut(key) {
-                    o.last_mod = o.last_mod.max(*epoch);
-                }
-            }
+            Record::Touch(key, epoch) => self.apply_touch(*key, *epoch),
             Record::FreeLayer(layer) => self.apply_free(*layer, p.order),
+        }
+    }
+
+    /// An object that only has admitted records yet is made by its first `Touch`.
+    fn apply_touch(&mut self, key: ObjKey, epoch: Epoch) {
+        let admitted = self.queues.iter().flatten().find_map(|p| match &p.rec {
+            Record::Blocks(b) if b.key == key => Some((b.vol, b.pg)),
+            _ => None,
+        });
+        if let (Some((vol, pg)), false) = (admitted, self.objects.contains_key(&key)) {
+            self.objects.insert(key, Object { vol, pg, last_mod: epoch, blocks: BTreeMap::new() });
+        }
+        if let Some(o) = self.objects.get_mut(&key) {
+            o.last_mod = o.last_mod.max(epoch);
         }
     }
 
@@ -227,13 +245,16 @@ impl NaiveStore {
     }
 
     fn apply_forget(&mut self, b: &BlockRecord, order: u64) {
+        (b.first..b.first + b.count).for_each(|at| {
+            self.removed.insert((b.key, at), order);
+        });
         let Some(object) = self.objects.get_mut(&b.key) else { return };
         object.last_mod = object.last_mod.max(b.pg_epoch);
         for at in b.first..b.first + b.count {
-            self.removed.insert((b.key, at), order);
             if object.blocks.get(&at).is_some_and(|o| o.order < order) {
                 let old = object.blocks.remove(&at);
-                *self.usage.entry((b.key.layer, object.pg)).or_default() -= i64::from(old.is_some_and(|o| o.kind == BlockKind::Data));
+                *self.usage.entry((b.key.layer, object.pg)).or_default() -=
+                    i64::from(old.is_some_and(|o| o.kind == BlockKind::Data));
             }
         }
     }

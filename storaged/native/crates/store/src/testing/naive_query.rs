@@ -15,7 +15,9 @@ impl NaiveStore {
     /// Digest of a chunk, at once.
     pub fn digest_all(&self, vol: VolumeId, chunk: u64) -> Vec<ObjectDigest> {
         let objects = self.objects.iter().filter(|(k, o)| k.chunk == chunk && o.vol == vol);
-        objects.map(|(k, o)| ObjectDigest { layer: k.layer, last_mod_epoch: o.last_mod, runs: self.digest_of(*k) }).collect()
+        objects
+            .map(|(k, o)| ObjectDigest { layer: k.layer, last_mod_epoch: o.last_mod, runs: self.digest_of(*k) })
+            .collect()
     }
     /// A read, at once.
     pub fn read_all(&self, vol: VolumeId, chain: &[LayerId], chunk: u64, first: u16, count: u16) -> Vec<BlockRead> {
@@ -37,7 +39,11 @@ impl NaiveStore {
             BlockKind::Data => {
                 let number = key.chunk * u64::from(CHUNK_BLOCKS) + u64::from(at);
                 let good = b.data.len() == BLOCK_SIZE && block_csum(vol, number, b.data.as_slice()) == b.csum;
-                if good { BlockRead::Data(b.data.clone(), b.csum) } else { BlockRead::Corrupt }
+                if good {
+                    BlockRead::Data(b.data.clone(), b.csum)
+                } else {
+                    BlockRead::Corrupt
+                }
             }
         }
     }
@@ -52,7 +58,8 @@ impl NaiveStore {
     fn digest_of(&self, key: ObjKey) -> Vec<DigestRun> {
         let mut runs: Vec<DigestRun> = Vec::new();
         for (at, b) in self.objects.get(&key).into_iter().flat_map(|o| &o.blocks) {
-            let joins = runs.last().is_some_and(|r| r.first + r.count == *at && r.kind == b.kind && r.version == b.version);
+            let joins =
+                runs.last().is_some_and(|r| r.first + r.count == *at && r.kind == b.kind && r.version == b.version);
             if !joins {
                 runs.push(DigestRun { first: *at, count: 0, kind: b.kind, version: b.version, csums: Vec::new() });
             }
@@ -69,7 +76,14 @@ impl NaiveStore {
 }
 
 impl ObjectStore for NaiveStore {
-    fn append(&mut self, stream: Stream, space: SpaceClass, rec: Record, data: Buf, token: Token) -> Result<(), AppendError> {
+    fn append(
+        &mut self,
+        stream: Stream,
+        space: SpaceClass,
+        rec: Record,
+        data: Buf,
+        token: Token,
+    ) -> Result<(), AppendError> {
         let slots = rec.check(&data)?;
         let now = self.space();
         match space {

@@ -10,7 +10,13 @@ use drystone_types::*;
 pub const SEG: u64 = 256 << 10;
 
 pub fn params() -> FormatParams {
-    FormatParams { drive: Uuid([7; 16]), drive_id: DriveId(3), cluster: Uuid([9; 16]), segment_bytes: SEG, feature_level: 1 }
+    FormatParams {
+        drive: Uuid([7; 16]),
+        drive_id: DriveId(3),
+        cluster: Uuid([9; 16]),
+        segment_bytes: SEG,
+        feature_level: 1,
+    }
 }
 
 pub fn config() -> Config {
@@ -24,7 +30,8 @@ pub fn new_dev(segments: u64) -> CrashDev {
 }
 
 pub fn open(dev: &mut CrashDev, nonce: u64) -> (LogStore, OpenReport) {
-    LogStore::open(dev, config(), OpenParams { nonce, cluster: Some(Uuid([9; 16])), ..OpenParams::default() }).expect("opens")
+    LogStore::open(dev, config(), OpenParams { nonce, cluster: Some(Uuid([9; 16])), ..OpenParams::default() })
+        .expect("opens")
 }
 
 pub fn key(layer: u64, chunk: u64) -> ObjKey {
@@ -35,7 +42,8 @@ pub const PG: PgId = PgId { pool: PoolId(1), pg: 5 };
 
 /// A data block as a function of what it is.
 pub fn block(vol: u64, k: ObjKey, at: u16, v: Version) -> Vec<u8> {
-    let mut rng = Rng(vol ^ k.layer.0 << 8 ^ k.chunk << 16 ^ u64::from(at) << 32 ^ v.seq << 40 ^ u64::from(v.gen.0) << 1);
+    let mut rng =
+        Rng(vol ^ k.layer.0 << 8 ^ k.chunk << 16 ^ u64::from(at) << 32 ^ v.seq << 40 ^ u64::from(v.gen.0) << 1);
     let word = rng.next().to_le_bytes();
     word.iter().copied().cycle().take(4096).collect()
 }
@@ -52,7 +60,17 @@ pub fn record(kind: BlockKind, k: ObjKey, first: u16, count: u16, v: Version) ->
         }
     }
     let rec = BlockRecord {
-        vol, key: k, pg: PG, pg_epoch: Epoch(1), first, count, kind, version: v, since_join: None, copy: false, csums,
+        vol,
+        key: k,
+        pg: PG,
+        pg_epoch: Epoch(1),
+        first,
+        count,
+        kind,
+        version: v,
+        since_join: None,
+        copy: false,
+        csums,
     };
     (rec, Buf::copy_from(&data))
 }
@@ -90,7 +108,15 @@ pub fn step(store: &mut LogStore, dev: &mut CrashDev, rng: &mut Rng, events: &mu
 }
 
 /// Reads blocks and returns what they are.
-pub fn read(store: &mut LogStore, dev: &mut CrashDev, vol: u64, chain: &[u64], chunk: u64, first: u16, count: u16) -> Vec<BlockRead> {
+pub fn read(
+    store: &mut LogStore,
+    dev: &mut CrashDev,
+    vol: u64,
+    chain: &[u64],
+    chunk: u64,
+    first: u16,
+    count: u16,
+) -> Vec<BlockRead> {
     let chain: Vec<LayerId> = chain.iter().map(|l| LayerId(*l)).collect();
     store.read(VolumeId(vol), &chain, chunk, first, count, 999_999);
     let mut rng = Rng(1);

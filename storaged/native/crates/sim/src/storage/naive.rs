@@ -1,8 +1,8 @@
-//! The store under the simulated drives, and what a restart finds of it.
+//! The naive store under the simulated drives: only maps, what is admitted and not durable is lost.
 
 use drystone_store::testing::NaiveStore;
-use drystone_store::api::{DevOp, ObjectStore, StoreEvent};
-use drystone_types::{DriveId, Epoch, LayerId, ObjKey, PgId, Rules};
+use drystone_store::api::ObjectStore;
+use drystone_types::{Epoch, LayerId, ObjKey, PgId};
 
 use crate::device::Device;
 use crate::rng::Rng;
@@ -14,24 +14,21 @@ pub type Store = NaiveStore;
 pub fn open(
     _dev: &mut Device,
     image: Option<Store>,
-    _drive: DriveId,
-    _nonce: u64,
-    slots: u64,
-    _rules: Rules,
+    opening: &super::Opening,
 ) -> Result<(Store, bool), String> {
     let store = match image {
         Some(mut old) => {
             old.restart();
             old
         }
-        None => NaiveStore::new(slots),
+        None => NaiveStore::new(opening.slots),
     };
     Ok((store, false))
 }
 
 /// What stays of a store when its process ends.
-pub fn image(store: &mut Store) -> Store {
-    store.clone()
+pub fn image(store: &mut Store) -> Option<Store> {
+    Some(store.clone())
 }
 
 /// Counters of the store, in debug form.
@@ -44,6 +41,9 @@ pub fn blank_device(slots: u64) -> Device {
     Device::new(slots * 4096)
 }
 
+/// Bad blocks of one fault: a handful, as of a failing sector; a drive with thousands would be replaced.
+const FLIPS_MAX: u64 = 12;
+
 /// Corrupts a few stored blocks. Returns how many.
 pub fn flip(store: &mut Store, _dev: &mut Device, rng: &mut Rng) -> u64 {
     let mut flipped = 0;
@@ -54,7 +54,7 @@ pub fn flip(store: &mut Store, _dev: &mut Device, rng: &mut Rng) -> u64 {
             let map = store.chunk_map(key);
             for block in 0..1024u16 {
                 let held = map[usize::from(block / 8)] >> (block % 8) & 1 == 1;
-                if held && rng.chance(60) {
+                if held && flipped < FLIPS_MAX && rng.chance(60) {
                     store.corrupt(key, block);
                     flipped += 1;
                 }
@@ -62,13 +62,4 @@ pub fn flip(store: &mut Store, _dev: &mut Device, rng: &mut Rng) -> u64 {
         }
     }
     flipped
-}
-
-/// Carries out a device operation at once.
-pub fn run_now(dev: &mut Device, op: DevOp, store: &mut Store, events: &mut Vec<StoreEvent>) {
-    let (DevOp::Write { id, .. } | DevOp::Read { id, .. } | DevOp::Flush { id } | DevOp::Discard { id, .. }) = op;
-    dev.submit(id, op);
-    if let Some(result) = dev.finish(id) {
-        store.complete(id, result, events);
-    }
 }

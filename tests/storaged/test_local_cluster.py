@@ -1,0 +1,157 @@
+"""A whole cluster of real processes on this machine: killed, healed, restarted, removed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DEADLINE_S = 90.0
+"""For what takes seconds; a loaded CI machine is ten times slower than a quiet one."""
+
+pytestmark = [
+    pytest.mark.timeout(420),
+    pytest.mark.skipif(shutil.which("nbdcopy") is None, reason="nbdcopy is missing: libnbd-bin"),
+]
+
+
+class Cluster:
+    """The command line on one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "DRYSTONE_DIR": str(folder)}
+
+    def __call__(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, "-m", "drystone_cli", *argv],
+            env=self.env, text=True, capture_output=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert not check or result.returncode == 0, f"{argv}: {result.stdout}{result.stderr}"
+        return result
+
+    def json(self, *argv: str) -> Any:
+        return json.loads(self(*argv, "-o", "json").stdout)
+
+    def until(self, condition, what: str) -> None:
+        end = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < end, f"waited in vain: {what}\n{self('status').stdout}"
+            time.sleep(0.2)
+
+    def in_sync(self) -> bool:
+        pgs = self.json("status")["pgs"]
+        return pgs["total"] > 0 and pgs["in_sync"] == pgs["total"]
+
+    def pids(self) -> dict[str, int]:
+        return {p["name"]: p["pid"] for p in self.json("local", "status")["processes"]}
+
+    def clean(self) -> None:
+        """Whatever happened, nothing of it stays."""
+        for pid_file in (self.folder / "run").glob("*.pid"):
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(pid_file.read_text())
+                if str(self.folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGCONT)
+        self("local", "destroy", "--force", check=False)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    found = Cluster(tmp_path / "c")
+    try:
+        yield found
+    finally:
+        found.clean()
+
+
+def ours(folder: Path) -> list[str]:
+    """Command lines of processes that name the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_bytes()
+            if str(folder).encode() in command and int(path.parent.name) != os.getpid():
+                found.append(command.replace(b"\0", b" ").decode())
+    return found
+
+
+def copy(*argv: str) -> None:
+    result = subprocess.run(
+        ["nbdcopy", *argv], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_acknowledged_data_outlives_a_killed_server_and_then_everything(cluster, tmp_path):
+    size = 32 << 20
+    source, back = tmp_path / "source", tmp_path / "back"
+    source.write_bytes(os.urandom(size))
+    cluster("local", "up", "--drive-size", "4Gi")
+    assert cluster.in_sync()
+    cluster("volume", "create", "db", "--size", str(size))
+    attached = cluster.json("volume", "attach", "db", "--as", "export")
+    assert (attached["volume"], attached["node"], attached["device"]) == ("db", "block-1", None)
+    uri = attached["nbd_uri"]
+
+    # A writer that goes on while one of three servers dies.
+    with subprocess.Popen(["nbdcopy", "--flush", str(source), uri]) as writer:
+        cluster("local", "stop", "node-2", "--signal", "KILL")
+        assert writer.wait(timeout=DEADLINE_S) == 0
+    copy("--flush", str(source), uri)
+    cluster("local", "start", "node-2")
+    cluster.until(cluster.in_sync, "all placement groups in sync")
+
+    for pid in cluster.pids().values():
+        os.kill(pid, signal.SIGKILL)
+    cluster("local", "up")
+    again = cluster.json("volume", "attach", "db", "--as", "export")
+    assert again["generation"] > attached["generation"]
+    copy(again["nbd_uri"], str(back))
+    assert back.read_bytes() == source.read_bytes()
+
+    cluster("local", "destroy")
+    assert not cluster.folder.exists()
+    assert not ours(cluster.folder)
+
+
+def test_a_frozen_consumer_is_fenced_and_up_is_idempotent(cluster, tmp_path):
+    cluster("local", "up", "--servers", "1", "--consumers", "2", "--drive-size", "4Gi")
+    before = cluster.pids()
+    cluster("local", "up")
+    assert cluster.pids() == before, "what runs is left alone"
+
+    cluster("volume", "create", "db", "--size", "16Mi")
+    first = cluster.json("volume", "attach", "db", "--as", "export")
+    ones, twos = tmp_path / "ones", tmp_path / "twos"
+    ones.write_bytes(b"1" * (16 << 20))
+    twos.write_bytes(b"2" * (16 << 20))
+    cluster("local", "stop", "block-1", "--signal", "STOP")
+    cluster("volume", "detach", "db", "--force")
+    second = cluster.json("volume", "attach", "db", "--node", "block-2", "--as", "export")
+    assert second["generation"] > first["generation"]
+    copy("--flush", str(twos), second["nbd_uri"])
+    cluster("local", "stop", "block-1", "--signal", "CONT")
+    late = subprocess.run(
+        ["nbdcopy", str(ones), first["nbd_uri"]], capture_output=True, timeout=60, check=False
+    )
+    assert late.returncode != 0, "a fenced consumer's writes are refused"
+    back = tmp_path / "back"
+    copy(second["nbd_uri"], str(back))
+    assert back.read_bytes() == twos.read_bytes()
+
+    assert cluster("volume", "delete", "db", check=False).returncode == 4, "it is in use"
+    cluster("volume", "detach", "db")
+    cluster("volume", "delete", "db")
+    assert cluster("volume", "show", "db", check=False).returncode == 3
+    cluster("local", "down")
+    assert not ours(cluster.folder)

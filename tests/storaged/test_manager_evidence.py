@@ -1,0 +1,169 @@
+"""A drop is only as good as its evidence: what voids it, and what never counts as proof."""
+
+from __future__ import annotations
+
+import pytest
+
+from drystone_storaged.cluster import pgmap
+from drystone_storaged.cluster.drives import EvidenceExpiredError
+from drystone_storaged.cluster.membership_service import Evidence
+from drystone_storaged.cluster.nodes import change_voters
+from drystone_storaged.cluster.records import DriveState
+from drystone_storaged.manager.probe import Liveness
+from drystone_storaged.proto import control_pb2 as pb
+from tests.storaged.manager_env import insync, manager, peers, until
+
+
+@pytest.fixture
+async def mgr(tmp_path):
+    async with manager(tmp_path) as running:
+        yield running
+
+
+def hangs(peer) -> None:
+    """From now on the peer's drive says that it hangs, and it answers quiesce by hand."""
+    answer = peer._answer
+
+    def hung(command):
+        result = answer(command)
+        if command.WhichOneof("kind") == "probe":
+            result.probe.oldest_io_us = 2_000_000
+        return result
+
+    peer._answer = hung
+
+
+async def evidence(mgr) -> Evidence:
+    return Evidence("a test", mgr.services.env.monotonic())
+
+
+async def test_a_process_that_restarted_between_look_and_drop_is_not_dropped(mgr):
+    async with peers(mgr, 3, 1) as made:
+        victim, client = made[0], made[-1]
+        judge = mgr.services.judge
+        prober = judge._deps.prober
+        opened: list[str] = []
+
+        class Restarting:
+            async def probe(self, addr):
+                if not opened:
+                    opened.append(addr)
+                    await victim.open_drive(nonce=8, previous=7)
+                    return Liveness.REFUSED
+                return await prober.probe(addr)
+
+        object.__setattr__(judge._deps, "prober", Restarting())
+        with pytest.raises(EvidenceExpiredError):
+            await judge.check_process(victim.uuid.hex())
+        assert all(members == {1, 2, 3} for members in insync(await client.map()))
+        state = await mgr.services.feed.read()
+        assert state.drives[1].state is DriveState.UP
+
+
+async def test_a_quiesce_binds_no_later_epoch_and_the_sweep_does_not_finish_the_drop(mgr):
+    async with peers(mgr, 3, 1) as made:
+        victim, client = made[0], made[-1]
+        hangs(victim)
+        commander = mgr.services.judge._deps.commander
+        quiesce = commander.quiesce
+
+        async def slow(node, drive, pgs):
+            promised = await quiesce(node, drive, pgs)
+            # Another drive leaves meanwhile: the promise was for epochs that are over.
+            await mgr.services.membership.drop([3], await evidence(mgr))
+            return promised
+
+        commander.quiesce = slow
+        state = await mgr.services.feed.read()
+        with pytest.raises(EvidenceExpiredError):
+            await mgr.services.judge.drop_live(state, state.drives[1], await evidence(mgr))
+        await mgr.services.judge.sweep()
+        assert all(1 in members for members in insync(await client.map()))
+
+
+async def test_a_silent_node_whose_drop_came_to_nothing_keeps_its_copies_in_the_sweep(mgr):
+    async with peers(mgr, 3, 1) as made:
+        state = await mgr.services.feed.read()
+        await mgr.services.drives.set_down({1: state.drive_revisions[1]}, "silent", ended=False)
+        await mgr.services.judge.sweep()
+        assert all(1 in members for members in insync(await made[-1].map()))
+        await made[0].ready(pb.DRIVE_STATE_FAILED)
+        assert all(1 not in members for members in insync(await made[-1].map()))
+
+
+async def test_a_report_of_an_end_that_is_overtaken_by_a_new_open_drops_nothing(mgr):
+    async with peers(mgr, 3, 1) as made:
+        assert await mgr.services.judge.drive_ended(1, "an old report") is None
+        assert all(members == {1, 2, 3} for members in insync(await made[-1].map()))
+
+
+async def test_a_joiner_that_was_promoted_is_not_dropped_as_a_joiner(mgr):
+    async with peers(mgr, 3, 1) as made:
+        await mgr.services.membership.drop([1], await evidence(mgr))
+
+        async def joining():
+            shards = (await made[-1].map()).pools[0].shards
+            records = [r for s in shards for r in pgmap.decode_shard(s)]
+            return all(r.joiner(1) for r in records) and records
+
+        await until(joining, "the join")
+        records = await joining()
+        done = await made[0].call(
+            "CopyComplete",
+            pb.CopyCompleteRequest(
+                drive=1, nonce=7, pgs=[pb.Pg(pool=1, pg=0, epoch=records[0].epoch)]
+            ),
+        )
+        assert not done.refused
+        await mgr.services.membership.drop([1], await evidence(mgr), joining=True)
+        after = insync(await made[-1].map())
+        assert after[0] == {1, 2, 3}
+        assert all(members == {2, 3} for members in after[1:])
+
+
+async def test_a_leave_of_an_older_open_is_refused(mgr):
+    async with peers(mgr, 3, 0) as made:
+        await made[0].open_drive(nonce=8, previous=7)
+        leave = pb.LeavePgRequest(drive=1, nonce=7, reason="late")
+        with pytest.raises(Exception, match="opened again"):
+            await made[0].call("LeavePg", leave)
+        assert all(members == {1, 2, 3} for members in insync(await made[1].map()))
+
+
+async def test_a_change_of_the_voters_voids_a_silence_vote(mgr):
+    async with peers(mgr, 3, 1) as made:
+        for voter in made[1:3]:
+            await voter.call("ReportSilence", pb.ReportSilenceRequest(silent=[made[0].uuid]))
+        promises = lambda: [c for c in made[1].commands if c.WhichOneof("kind") == "promise"]  # noqa: E731
+        await until(promises, "a promise is asked")
+        for voter in made[1:3]:
+            await voter.call("ReportSilence", pb.ReportSilenceRequest())
+        voters = await mgr.services.voters.current()
+        assert await change_voters(mgr.services.env.store, voters, voters.nodes)
+        lists = lambda: [m for m in made[2].messages if m.WhichOneof("kind") == "suspects"]  # noqa: E731
+        await until(lambda: not lists()[-1].suspects.suspects, "the end of the suspicion")
+        assert all(members == {1, 2, 3} for members in insync(await made[-1].map()))
+
+
+async def test_mark_lost_goes_through_to_the_volumes(mgr):
+    async with peers(mgr, 2, 0) as made:
+        volume = (await mgr.http.post("/v1/volumes", json={"name": "v", "size": 1 << 30})).json()
+        await made[0].ready(pb.DRIVE_STATE_FAILED)
+        await made[1].ready(pb.DRIVE_STATE_FAILED)
+        refused = await mgr.http.post(
+            "/v1/pools/default/mark-lost", json={"pg": 3, "confirm": True}
+        )
+        assert refused.status_code == 409, refused.text
+        assert refused.json()["code"] == "pg_no_heir"
+        await made[0].open_drive(nonce=8, previous=7)
+        answer = await mgr.http.post("/v1/pools/default/mark-lost", json={"pg": 3, "confirm": True})
+        assert answer.status_code == 202, answer.text
+        task = answer.json()["id"]
+
+        async def done():
+            return (await mgr.http.get(f"/v1/tasks/{task}")).json()["state"] == "done"
+
+        await until(done, "the loss is recorded")
+        shown = (await mgr.http.get(f"/v1/volumes/{volume['id']}")).json()
+        assert [lost["pg"] for lost in shown["lost_pgs"]] == [3]
+        assert insync(await made[0].map())[3] == {1}

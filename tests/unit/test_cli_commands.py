@@ -1,0 +1,197 @@
+"""Commands against a manager that is a table of answers."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from drystone_cli import attachments, cluster, pools, volumes
+from drystone_cli.app import app
+from drystone_cli.context import Cluster
+from drystone_cli.output import size, table
+from drystone_common.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DeadlineError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from drystone_storaged.agent.rest import Rest, problem, segment
+
+VOLUME = {
+    "id": "0000000000000001", "name": "db", "size": 10_000_003_072, "used": 4096,
+    "pool": "default", "generation": 3, "content": {"state": "never"}, "publications": [],
+    "attachments": [{"node": "block-1", "mode": "rw", "state": "active"}],
+    "pgs": {"total": 64, "in_sync": 64, "degraded": 0, "resyncing": 0},
+}  # fmt: skip
+STATUS = {
+    "health": "warning",
+    "issues": ["64 PGs are missing a copy"],
+    "nodes": [{"name": "node-1", "role": "server", "state": "up", "uuid": "a", "version": "1"}],
+    "drives": [
+        {"id": 1, "node": "node-1", "state": "up", "capacity": 8 << 30, "used": None,
+         "bad_blocks": 0, "healed_blocks": 0, "addr": "127.0.0.1:1"}
+    ],
+    "pgs": {"total": 64, "in_sync": 0, "degraded": 64, "resyncing": 0},
+    "resync": {"bytes_left": 0},
+}  # fmt: skip
+
+
+class Manager:
+    """Answers by method and path, and remembers what was asked."""
+
+    def __init__(self, answers):
+        self.answers = answers
+        self.asked: list[tuple[str, str, object]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        key = f"{request.method} {request.url.path}"
+        self.asked.append((request.method, request.url.path, body))
+        status, data = self.answers.get(key, (404, {"detail": key, "code": "not_found"}))
+        return httpx.Response(status, json=data)
+
+    def rest(self) -> Rest:
+        return Rest("http://manager", "secret", transport=httpx.MockTransport(self))
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def start(answers):
+        manager = Manager(answers)
+        for module in (volumes, pools, cluster):
+            monkeypatch.setattr(module, "manager", manager.rest)
+        # Errors are raised, as `main` would see them.
+        return manager, lambda *argv: CliRunner().invoke(app, argv, catch_exceptions=True)
+
+    return start
+
+
+def test_a_size_that_is_no_multiple_of_a_block_is_rounded_up(run):
+    manager, cli = run({"POST /v1/volumes": (201, VOLUME)})
+    assert cli("volume", "create", "db", "--size", "10G").exit_code == 0
+    assert manager.asked == [
+        ("POST", "/v1/volumes", {"name": "db", "size": 10_000_003_072, "pool": "default"})
+    ]
+
+
+def test_show_prints_json_as_the_manager_gave_it_or_a_table(run):
+    _, cli = run({"GET /v1/volumes/db": (200, VOLUME)})
+    assert json.loads(cli("volume", "show", "db", "-o", "json").output) == VOLUME
+    shown = cli("volume", "show", "db").output
+    assert "block-1 (rw, active)" in shown
+    assert "4.0 KiB" in shown
+
+
+def test_status_has_health_nodes_drives_and_placement_groups(run):
+    _, cli = run({"GET /v1/status": (200, STATUS)})
+    assert json.loads(cli("status", "-o", "json").output) == STATUS
+    shown = cli("status").output
+    assert "64 PGs are missing a copy" in shown
+    assert "0 of 64 in sync" in shown
+
+
+def test_a_list_is_read_page_by_page(run):
+    pages = iter([{"items": [VOLUME], "next_cursor": "x"}, {"items": [VOLUME]}])
+
+    class Paged(dict):
+        def get(self, key, default=None):
+            return (200, next(pages)) if key == "GET /v1/volumes" else default
+
+    _, cli = run(Paged())
+    assert len(json.loads(cli("volume", "list", "-o", "json").output)["items"]) == 2
+
+
+def test_scrub_of_all_waits_for_every_task(run):
+    answers = {
+        "GET /v1/drives": (200, {"items": STATUS["drives"]}),
+        "POST /v1/drives/1/scrub": (202, {"id": 5, "state": "running", "done": 0, "total": 9}),
+        "GET /v1/tasks/5": (200, {"id": 5, "state": "done", "done": 9, "total": 9}),
+    }
+    _, cli = run(answers)
+    result = cli("drive", "scrub", "--all", "--wait")
+    assert result.exit_code == 0, result.output
+    assert "done" in result.output
+
+
+@pytest.mark.parametrize("argv", [("drive", "scrub"), ("drive", "scrub", "1", "--all")])
+def test_scrub_wants_one_drive_or_all(run, argv):
+    _, cli = run({})
+    assert isinstance(cli(*argv).exception, InvalidArgumentError)
+
+
+@pytest.mark.parametrize("pg", ["x", "default/x", "1/2/3", "", "99999"])
+def test_mark_lost_refuses_what_is_no_placement_group(run, pg):
+    manager, cli = run({})
+    assert isinstance(cli("pool", "mark-lost", pg, "--yes").exception, InvalidArgumentError)
+    assert not manager.asked
+
+
+def test_mark_lost_does_nothing_without_yes(run):
+    manager, cli = run({})
+    assert cli("pool", "mark-lost", "7").exception.code == "not_confirmed"
+    assert not manager.asked
+
+
+@pytest.mark.parametrize(
+    ("status", "data", "kind"),
+    [
+        (404, {"code": "volume_not_found", "detail": "no"}, NotFoundError),
+        (409, {"code": "volume_exists"}, AlreadyExistsError),
+        (409, {"code": "volume_in_use"}, ConflictError),
+        (503, {}, UnavailableError),
+        (504, {"detail": 7}, DeadlineError),
+    ],
+)
+def test_a_problem_of_the_manager_is_the_typed_error(status, data, kind):
+    error = problem(status, data)
+    assert type(error) is kind
+    if "code" in data:
+        assert error.code == data["code"]
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b"\xff"])
+def test_an_answer_that_is_not_the_managers_is_a_typed_error(content):
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=content))
+    with Rest("http://m", "t", transport=transport) as rest, pytest.raises(UnavailableError):
+        rest.get("/v1/status")
+
+
+def test_a_manager_that_cannot_be_reached_is_said_with_the_next_step():
+    def refuse(_request):
+        raise httpx.ConnectError("refused")
+
+    with (
+        Rest("http://m", "t", transport=httpx.MockTransport(refuse)) as rest,
+        pytest.raises(UnavailableError) as caught,
+    ):
+        rest.get("/v1/status")
+    assert "drystone local status" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("text", "path"), [("a/b", "a%2Fb"), ("../x", "..%2Fx"), ("v?1", "v%3F1")])
+def test_what_a_person_typed_stays_one_segment_of_a_path(text, path):
+    assert segment(text) == path
+
+
+@pytest.mark.parametrize("text", ["", ".", ".."])
+def test_a_name_that_would_be_another_path_is_refused(text):
+    with pytest.raises(InvalidArgumentError):
+        segment(text)
+
+
+def test_attaching_at_an_unknown_node_names_those_there_are():
+    found = Cluster("http://m", "t", {"block-1": "/x"})
+    with pytest.raises(NotFoundError) as caught:
+        attachments._node(found, "block-9")
+    assert "block-1" in (caught.value.hint or "")
+    assert attachments._node(found, None) == "block-1"
+
+
+def test_tables_are_aligned_and_unknown_figures_are_a_dash():
+    assert table(("A", "LONG"), [("xx", None)]) == "A   LONG\nxx  -"
+    assert size(None) == "-"
