@@ -156,6 +156,7 @@ def test_our_process_is_recognised_frozen_and_stopped(layout):
     argv = [sys.executable, "-c", "input()", str(layout.config(process.name))]
     with subprocess.Popen(argv, stdin=subprocess.PIPE) as child:
         layout.pid(process.name).write_text(f"{child.pid}\n")
+        processes._wait_recognised(process, child)
         assert processes.state(process) == "running"
         processes.signal(process, signal.SIGSTOP)
         os.waitid(os.P_PID, child.pid, os.WSTOPPED)
@@ -169,6 +170,21 @@ def test_a_damaged_pid_file_means_that_nothing_runs(layout, text):
     process = Process("node-1-server", "server", "node-1")
     layout.pid(process.name).write_text(text)
     assert Processes(layout).pid(process) is None
+
+
+def test_why_a_server_refuses_drives_is_read_from_its_last_start(layout):
+    process = Process("node-1-server", "server", "node-1")
+    refused = {"event": "drive_refused", "path": "/1", "reason": "old"}
+    events = [
+        refused,
+        {"event": "registered"},
+        {**refused, "reason": "it is damaged"},
+        {**refused, "path": "/2", "reason": "in use"},
+        {"event": "drive_open", "path": "/2"},
+    ]
+    lines = [json.dumps(event) for event in events]
+    layout.log(process.name).write_text("\n".join([*lines, "Traceback", "[]", "7"]))
+    assert Processes(layout).refused_drives(process) == ["it is damaged"]
 
 
 def test_health_names_what_is_missing(layout):

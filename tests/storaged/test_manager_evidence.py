@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from drystone_storaged.cluster import pgmap
@@ -128,6 +130,21 @@ async def test_a_leave_of_an_older_open_is_refused(mgr):
         with pytest.raises(Exception, match="opened again"):
             await made[0].call("LeavePg", leave)
         assert all(members == {1, 2, 3} for members in insync(await made[1].map()))
+
+
+async def test_reports_of_silence_at_the_same_time_make_one_suspicion_and_one_drop(mgr):
+    async with peers(mgr, 3, 1) as made:
+        silent = made[0].uuid
+        report = pb.ReportSilenceRequest(silent=[silent])
+        again = [voter.call("ReportSilence", report) for voter in made[1:3] for _ in range(8)]
+        await asyncio.gather(*again)
+
+        async def dropped():
+            return all(members == {2, 3} for members in insync(await made[-1].map()))
+
+        await until(dropped, "the drop")
+        promises = [c.promise for c in made[1].commands if c.WhichOneof("kind") == "promise"]
+        assert len({promise.suspect.round for promise in promises}) == 1
 
 
 async def test_a_change_of_the_voters_voids_a_silence_vote(mgr):

@@ -23,6 +23,7 @@ from drystone_storaged.local.layout import Layout
 Kind = Literal["manager", "server", "block", "csi"]
 
 POLL_S: Final = 0.02
+EXEC_S: Final = 5.0  # the kernel needs microseconds to load a program, a busy machine more
 LOG_TAIL_BYTES: Final = 65_536
 LOG_LINES: Final = 200  # of a log's end: a server that has just started wrote some ten
 LOG_BYTES_MAX: Final = 16 << 20
@@ -82,9 +83,16 @@ class Processes:
                 cwd="/",
             )
         atomic_write_text(self._layout.pid(process.name), f"{child.pid}\n")
+        self._wait_recognised(process, child)
         # Popen would warn that nobody waits for it; that is what a daemon is.
         child.returncode = 0
         return True
+
+    def _wait_recognised(self, process: Process, child: subprocess.Popen[bytes]) -> None:
+        """For a moment after its start a program has no command line yet."""
+        end = time.monotonic() + EXEC_S
+        while self.pid(process) is None and child.poll() is None and time.monotonic() < end:
+            time.sleep(POLL_S)
 
     def signal(self, process: Process, number: signal.Signals) -> bool:
         """Send a signal; False if there is nothing to send it to."""
@@ -155,12 +163,14 @@ class Processes:
                 event = json.loads(line)
             except ValueError:
                 continue
-            if not isinstance(event, dict) or "path" not in event:
-                continue
-            if event.get("event") == "drive_refused":
-                reasons[event["path"]] = str(event.get("reason"))
-            elif event.get("event") == "drive_open":
-                reasons.pop(event["path"], None)
+            what = event.get("event") if isinstance(event, dict) else None
+            if what == "registered":
+                # What an earlier start said counts no more.
+                reasons.clear()
+            elif what == "drive_refused":
+                reasons[str(event.get("path"))] = str(event.get("reason"))
+            elif what == "drive_open":
+                reasons.pop(str(event.get("path")), None)
         return sorted(reasons.values())
 
     def died(self, process: Process) -> UnavailableError:

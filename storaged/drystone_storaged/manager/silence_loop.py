@@ -57,7 +57,8 @@ class SilenceLoop:
             return
         voters, same_voters = await self._voters()
         for node in self._tracker.suspects(voters.nodes, now):
-            if node not in self._running and await self._deps.judge.has_members(node):
+            # Nothing is awaited between the look and the note: reports come at the same time.
+            if node not in self._running:
                 task = asyncio.create_task(self._suspect(node, voters, same_voters))
                 self._running[node] = task
                 task.add_done_callback(lambda _, n=node: self._running.pop(n, None))  # type: ignore[misc]
@@ -87,19 +88,25 @@ class SilenceLoop:
         return found[0] if found else Voters(1), Compare.mod(keys.VOTERS, revision)
 
     async def _suspect(self, node: str, voters: Voters, same_voters: Compare) -> None:
-        key = keys.suspect(node)
         try:
-            written = await self._deps.store.txn(
-                [self._deps.leadership.compare(), Compare.absent(key)],
-                [Put(key, encode(Suspicion(node, await self._deps.store.revision())))],
-            )
-            found = await read_record(self._deps.store, key, Suspicion)
-            if written.succeeded and found is not None:
-                # Two changes of the voters could give the node a majority without a promise.
-                conditions = [Compare.mod(key, found[1].mod_revision), same_voters]
-                await self._decide(found[0], voters, conditions)
+            # One that was dropped already stays silent, and there is nothing to decide.
+            if await self._deps.judge.has_members(node):
+                await self._try_drop(node, voters, same_voters)
         except DrystoneError as error:
             log.warning("a suspicion came to nothing", node=node, reason=str(error))
+
+    async def _try_drop(self, node: str, voters: Voters, same_voters: Compare) -> None:
+        key = keys.suspect(node)
+        suspicion = Suspicion(node, await self._deps.store.revision())
+        written = await self._deps.store.txn(
+            [self._deps.leadership.compare(), Compare.absent(key)], [Put(key, encode(suspicion))]
+        )
+        if not written.succeeded:
+            return
+        try:
+            # Two changes of the voters could give the node a majority without a promise.
+            conditions = [Compare.mod(key, written.revision), same_voters]
+            await self._decide(suspicion, voters, conditions)
         finally:
             await asyncio.shield(self._withdraw(node))
 

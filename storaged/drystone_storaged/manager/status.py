@@ -18,6 +18,7 @@ from drystone_storaged.cluster.store import MetadataStore
 from drystone_storaged.cluster.txn import read_all
 from drystone_storaged.manager.control.sessions import SessionRegistry
 from drystone_storaged.manager.drivestats import DriveStats
+from drystone_storaged.manager.issues import find_issues
 from drystone_storaged.manager.mapfeed import MapFeed
 
 ISSUES_MAX: Final = 50  # a person reads some; the counts say the rest
@@ -159,32 +160,10 @@ class StatusService:
         return sum(f.resync_done for f in found if f is not None)
 
     def _issues(self, state: MapState, servers: list[Node], counts: Counter[str]) -> list[str]:
-        issues = [
-            f"{counts[name]} PGs are {what}"
-            for name, what in (
-                ("unavailable", "without a reachable in-sync copy"),
-                ("stalled", "below min_insync: writes wait"),
-                ("degraded", "missing a copy"),
-                ("resyncing", "being resynced"),
-            )
-            if counts[name]
-        ]
-        for pool in state.pools.values():
-            if pool.width < pool.copies:
-                issues.append(f"pool {pool.name}: {pool.width} of {pool.copies} copies")
-            domain = pool.failure_domain.value
-            if domain == "drive" and len(servers) < pool.copies:
-                issues.append(f"pool {pool.name}: copies share a node")
-        issues += [
-            f"node {node.name} is not connected"
-            for node in servers
-            if self._sessions.get(("server", node.uuid)) is None
-        ]
-        for drive in state.drives.values():
-            if drive.state is DriveState.DOWN:
-                why = f": {drive.reason}" if drive.reason else ""
-                issues.append(f"drive {drive.id} on {drive.node_name} is down{why}")
-        return issues
+        def connected(node: Node) -> bool:
+            return self._sessions.get(("server", node.uuid)) is not None
+
+        return find_issues(state, servers, counts, connected, self._stats)
 
 
 def _health(counts: Counter[str], issues: list[str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx
 
 from drystone_storaged.agent.rest import Rest, read_token
-from tests.e2e.lib.waits import wait_for
+from tests.e2e.lib.waits import NotSeenError, wait_for
 
 COMMAND_WAIT_S: Final = 120.0  # the longest: `local up` on a slow disk
 IN_SYNC_WAIT_S: Final = 120.0
@@ -83,8 +83,13 @@ class Cluster:
         return bool(pgs["total"]) and pgs["in_sync"] == pgs["total"]
 
     def wait_in_sync(self, deadline_s: float = IN_SYNC_WAIT_S) -> None:
-        """Wait until every placement group is in sync."""
-        wait_for(self.in_sync, "every placement group in sync", deadline_s, poll_s=0.1)
+        """Wait until every placement group is in sync; the error tells how it stands instead."""
+        try:
+            wait_for(self.in_sync, "every placement group in sync", deadline_s, poll_s=0.1)
+        except NotSeenError as error:
+            now = self.status()
+            drives = [(d["id"], d["node"], d["state"], d["pgs"]) for d in now["drives"]]
+            raise NotSeenError(f"{error}; now {now['pgs']}, {now['issues']}, {drives}") from error
 
     def used_bytes(self) -> int:
         """Live bytes of all drives, headers and copies included, as last reported."""
@@ -138,7 +143,7 @@ def temporary_cluster(name: str, *options: str, keep: bool = False) -> Iterator[
         yield cluster
     finally:
         cluster.close()
-        if keep:
+        if keep and cluster.folder.exists():
             print(f"kept: {cluster.folder} (drystone local destroy --dir …)")
         else:
             _remove(cluster, folder)

@@ -10,16 +10,19 @@ from tests.e2e.lib.fio import FioFailedError
 from tests.e2e.lib.waits import NotSeenError
 from tests.e2e.verify.run import verify_under_kills
 
+UP = ("--servers", "3", "--drive-size", "4G")
+
 
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.verify", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--kills", type=int, default=5, help="at least so many")
+    parser.add_argument("--keep", action="store_true", help="leave the cluster running at the end")
     args = parser.parse_args()
     print(f"fio verifies for {args.seconds:.0f} s over at least {args.kills} kills", flush=True)
     try:
-        with temporary_cluster("verify", "--servers", "3", "--drive-size", "4G") as cluster:
+        with temporary_cluster("verify", *UP, keep=args.keep) as cluster:
             seen = verify_under_kills(cluster, args.seconds, args.kills)
     except (FioFailedError, NotSeenError, CommandFailedError) as error:
         print(f"FAILED: {error}", file=sys.stderr)

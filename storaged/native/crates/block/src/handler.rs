@@ -353,9 +353,13 @@ impl BlockHandler {
         while let Some(event) = self.dialer.next(cx) {
             match event {
                 DialEvent::Frame { drive, frame } if frame.hdr.kind == MsgType::Session => {
-                    if let Some(nonce) = session::answered(&frame) {
-                        self.sessions.insert(drive, nonce);
-                        self.tell_all(cx, &Event::DriveUp { drive, nonce });
+                    match session::answered(&frame) {
+                        Some(nonce) => {
+                            self.sessions.insert(drive, nonce);
+                            self.tell_all(cx, &Event::DriveUp { drive, nonce });
+                        }
+                        // Not now, or not with us: asked again on a new connection.
+                        None => self.dialer.reset(cx, drive),
                     }
                 }
                 DialEvent::Frame { drive, frame } => {

@@ -145,6 +145,15 @@ impl Dialer {
         }
     }
 
+    /// Gives the connection up and makes it again after the shortest wait: for a session that was refused.
+    pub fn reset(&mut self, cx: &mut Ctx, drive: DriveId) {
+        let Some(State::Up(conn)) = self.targets.get(&drive).map(|t| &t.state) else { return };
+        let conn = *conn;
+        self.by_conn.remove(&conn);
+        self.conns.close(cx, conn);
+        self.failed(cx, drive, false);
+    }
+
     /// Whether frames go out at once.
     pub fn is_up(&self, drive: DriveId) -> bool {
         self.targets.get(&drive).is_some_and(|t| matches!(t.state, State::Up(_)))

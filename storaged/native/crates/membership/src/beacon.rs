@@ -113,6 +113,8 @@ pub struct BeaconCore {
     map_rev: Rev,
     map_read_at: Option<Micros>,
     revoked: Option<Rev>,
+    /// Until when the echoes of a majority carry a lease, and since when they did without a gap.
+    echoed: Option<(Micros, Micros)>,
     voters_version: u64,
     voters: Vec<Uuid>,
     nodes: Vec<Uuid>,
@@ -136,6 +138,7 @@ impl BeaconCore {
             map_rev: Rev(0),
             map_read_at: None,
             revoked: None,
+            echoed: None,
             voters_version: 0,
             voters: Vec::new(),
             nodes: Vec::new(),
@@ -152,6 +155,7 @@ impl BeaconCore {
     pub fn step(&mut self, now: Micros, event: Event, out: &mut Vec<Action>) {
         self.watch_clock(now);
         self.slots.expire(now);
+        self.echoed = self.echoed.filter(|(until, _)| *until > now);
         match event {
             Event::Tick => {}
             Event::Datagram(bytes) => self.datagram(now, &bytes),
@@ -204,6 +208,7 @@ impl BeaconCore {
     fn void(&mut self, now: Micros) {
         self.peers.void_basis();
         self.slots.void(now);
+        self.echoed = None;
     }
 
     fn datagram(&mut self, now: Micros, bytes: &[u8]) {
@@ -284,11 +289,12 @@ impl BeaconCore {
     }
 
     fn renew(&mut self, now: Micros) {
-        if self.revoked.is_some() || self.map_rev < self.peers.highest_map() {
-            return;
-        }
-        if let Some(basis) = self.majority_basis(now) {
-            self.slots.extend(now, basis + READ_LEASE, self.map_read_at);
+        let until = self.majority_basis(now).map(|basis| basis + READ_LEASE).filter(|until| *until > now);
+        let Some(until) = until else { return };
+        let since = self.echoed.map_or(now, |(_, since)| since);
+        self.echoed = Some((until, since));
+        if self.revoked.is_none() && self.map_rev >= self.peers.highest_map() {
+            self.slots.extend(now, until, since, self.map_read_at);
         }
     }
 
@@ -302,7 +308,8 @@ impl BeaconCore {
         // At most one ReadMap asked per heartbeat period: the answer takes a round trip.
         let asked_lately = self.map_wanted_at.is_some_and(|at| now.saturating_sub(at) < BEACON_PERIOD);
         let behind = self.map_rev < self.peers.highest_map();
-        if (behind || self.slots.wants_map(self.map_read_at)) && !asked_lately {
+        let lapsed = self.echoed.is_some_and(|(_, since)| self.slots.wants_map(since, self.map_read_at));
+        if (behind || lapsed) && !asked_lately {
             self.map_wanted_at = Some(now);
             out.push(Action::NeedMap);
         }

@@ -54,14 +54,15 @@ impl Slots {
     }
 
     /// Extends the slots that moved lately to `until`; a lapsed one only if the newest ReadMap began
-    /// after the lapse.
-    pub fn extend(&mut self, now: Micros, until: Micros, map_read_at: Option<Micros>) {
+    /// after the lapse, and after a majority echoed again (`echoed_since`): voters may echo again because
+    /// this node was dropped, and a map read before that does not show it.
+    pub fn extend(&mut self, now: Micros, until: Micros, echoed_since: Micros, map_read_at: Option<Micros>) {
         if until <= now {
             return;
         }
         for slot in &mut self.slots {
             let fresh = slot.moved_at.is_some_and(|at| now.saturating_sub(at) <= LEASE_SLOT_FRESH);
-            let read_since = slot.lapsed_at.is_none_or(|lapse| map_read_at.is_some_and(|read| read >= lapse));
+            let read_since = slot.lapsed_at.is_none_or(|lapse| map_read_at.is_some_and(|read| read >= lapse.max(echoed_since)));
             if fresh && read_since {
                 slot.lapsed_at = None;
                 slot.valid_until = slot.valid_until.max(until);
@@ -70,8 +71,9 @@ impl Slots {
     }
 
     /// Whether a slot waits for a ReadMap begun after `map_read_at`.
-    pub fn wants_map(&self, map_read_at: Option<Micros>) -> bool {
-        self.slots.iter().any(|s| s.lapsed_at.is_some_and(|lapse| map_read_at.is_none_or(|read| read < lapse)))
+    pub fn wants_map(&self, echoed_since: Micros, map_read_at: Option<Micros>) -> bool {
+        let stale = |lapse: Micros| map_read_at.is_none_or(|read| read < lapse.max(echoed_since));
+        self.slots.iter().any(|s| s.lapsed_at.is_some_and(stale))
     }
 
     /// Until when each slot's thread may answer reads; 0 = not at all.

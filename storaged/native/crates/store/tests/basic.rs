@@ -1,4 +1,6 @@
 //! The life of records without faults.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 mod common;
 use common::*;
 use drystone_store::api::*;

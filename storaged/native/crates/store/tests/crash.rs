@@ -1,5 +1,7 @@
 //! Power cuts at random moments: every record reported durable is there, and of the others a prefix
 //! of each stream, never more and never a mix (I15).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 mod common;
 use common::*;
 use drystone_store::api::*;

@@ -1,4 +1,6 @@
 //! Rot, wrong drives and failing devices: never wrong bytes, never a panic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 mod common;
 use common::*;
 use drystone_store::api::*;

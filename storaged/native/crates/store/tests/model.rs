@@ -1,5 +1,7 @@
 //! The store against the naive one: the same records, then the same answers, through garbage
 //! collection, checkpoints and restarts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 mod common;
 use common::*;
 use drystone_store::api::*;

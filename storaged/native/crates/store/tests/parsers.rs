@@ -1,4 +1,6 @@
 //! Every parser against arbitrary bytes, with and without a right checksum around them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 use drystone_csum::crc64;
 use drystone_store::ckpt_codec::{chunk_bytes, open_chunk, seal_chunk, take_item, Root};
 use drystone_store::entry::Entry;

@@ -1,4 +1,6 @@
 //! What a restart reads is bounded by the checkpoint and the log since, not by the drive.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
 mod common;
 use common::*;
 use drystone_store::api::*;
