@@ -197,7 +197,11 @@ class Volumes:
         attached = self._known.get(volume)
         if attached is None:
             return
-        outcome = await self._grants.activate(attached.record, generation)
+        try:
+            outcome = await self._grants.activate(attached.record, generation)
+        except Exception:  # noqa: BLE001 - whatever broke the call, the sequencer waits for an answer
+            _log.exception("activate_failed", volume=attached.record.volume_id)
+            outcome = "retry"
         if self.engine.get(volume) is not None:
             self.engine.core.activated(volume, generation, outcome)
 
@@ -245,8 +249,7 @@ class Volumes:
                     code="readopting",
                     hint="ask again",
                 )
-            # A call before this one was cut off: the same nonce gives the same grant.
-            grant = await self._grants.attach(attached.record)
+            grant = await self._grant_again(attached.record)
             attached.record = grant.record
             await self._start(attached, grant)
         found = await _bounded(
@@ -257,6 +260,18 @@ class Volumes:
         if attached.device is None:
             attacher = await self._devices.get(attached.record.attacher)
             attached.device = await attacher.attach(self._spec(attached.record))
+
+    async def _grant_again(self, record: Record) -> Grant:
+        """A grant for a record whose sequencer does not run.
+
+        A generation that a sequencer may have written in is never used by a second one: it would
+        count its versions from 1 again and the servers would take them for known ones. So an
+        owner that was granted before proves itself and gets the next generation.
+        """
+        if record.generation > 0 and not record.read_only:
+            return await self._grants.readopt(record)
+        # A call before this one was cut off: the same nonce gives the same grant.
+        return await self._grants.attach(record)
 
     async def _renew(self, attached: Attached) -> None:
         volume = attached.record.volume

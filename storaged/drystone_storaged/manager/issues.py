@@ -71,11 +71,7 @@ def _drives(drives: list[Drive], away: Collection[str], stats: DriveStats) -> It
     for drive in drives:
         where = f"drive {drive.id} on {drive.node_name}"
         if drive.state is DriveState.DOWN and drive.node_name not in away:
-            why = f" ({drive.reason})" if drive.reason else ""
-            yield (
-                f"{where} is down{why}: see the log of its server, which opens it again at a "
-                "restart; replace the disk if it fails again"
-            )
+            yield f"{where} is down{_remedy(drive)}"
         figures = stats.get(drive.id)
         if figures is None:
             continue
@@ -87,6 +83,17 @@ def _drives(drives: list[Drive], away: Collection[str], stats: DriveStats) -> It
                 f"{where} had {figures.bad_blocks} bad blocks, {figures.healed_blocks} healed from "
                 f"another copy: run `drystone drive scrub {drive.id}`, replace it if they grow"
             )
+
+
+def _remedy(drive: Drive) -> str:
+    if not drive.ended and drive.reason:
+        # Proven by others, not said by its server: it reports itself when it does well.
+        return f" ({drive.reason}): it comes back by itself when it does well again"
+    why = f" ({drive.reason})" if drive.reason else ""
+    return (
+        f"{why}: see the log of its server, which opens it again at a restart; replace the disk "
+        "if it fails again"
+    )
 
 
 def _pool(pool: Pool, servers: int) -> Iterator[str]:

@@ -102,6 +102,8 @@ class SilenceLoop:
             [self._deps.leadership.compare(), Compare.absent(key)], [Put(key, encode(suspicion))]
         )
         if not written.succeeded:
+            # No other task is at this node: a key that stands was left by one that failed.
+            await self._withdraw(node)
             return
         try:
             # Two changes of the voters could give the node a majority without a promise.

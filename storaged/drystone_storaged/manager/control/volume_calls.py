@@ -142,7 +142,7 @@ class VolumeCalls:
     async def ReAdopt(self, request: pb.ReAdoptRequest, context: Context) -> pb.AttachResponse:  # noqa: N802
         """After a restart of the block daemon."""
         caller = await client(self._services, context)
-        nonces = tuple(request.nonces[:16])
+        nonces = tuple(request.nonces[:64])
         done = await self._services.attach.readopt(
             caller, request.volume, nonces, request.new_nonce
         )

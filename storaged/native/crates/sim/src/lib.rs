@@ -19,11 +19,14 @@ pub mod final_check;
 pub mod history;
 pub mod manager;
 pub mod meta;
+#[cfg(feature = "mutations")]
+pub mod mutate;
 pub mod net;
 pub mod plan;
 pub mod register;
 pub mod rng;
 pub mod runner;
+pub mod scenario;
 pub mod server;
 pub mod storage;
 pub mod workload;

@@ -1,6 +1,6 @@
 //! `sim`: runs seeds and says what they did.
 //!
-//! `sim --seeds N --from S [--jobs J]` runs many; `sim --seed S [--trace|--trace-all]` replays one.
+//! `sim --seeds N --from S [--jobs J] [--keep-going]` runs many; `sim --seed S [--trace|--trace-all]` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::process::ExitCode;
@@ -17,10 +17,22 @@ struct Args {
     trace: bool,
     trace_all: bool,
     keep_going: bool,
+    mutate: Option<String>,
+    scenarios: bool,
 }
 
 fn parse() -> Result<Args, String> {
-    let mut args = Args { seeds: 100, from: 0, jobs: 2, seed: None, trace: false, trace_all: false, keep_going: false };
+    let mut args = Args {
+        seeds: 100,
+        from: 0,
+        jobs: 2,
+        seed: None,
+        trace: false,
+        trace_all: false,
+        keep_going: false,
+        mutate: None,
+        scenarios: false,
+    };
     let mut list = std::env::args().skip(1);
     while let Some(name) = list.next() {
         let mut number = || list.next().and_then(|v| v.parse::<u64>().ok()).ok_or(format!("{name} needs a number"));
@@ -29,6 +41,8 @@ fn parse() -> Result<Args, String> {
             "--from" => args.from = number()?,
             "--jobs" => args.jobs = number()? as usize,
             "--seed" => args.seed = Some(number()?),
+            "--mutate" => args.mutate = list.next(),
+            "--scenarios" => args.scenarios = true,
             "--trace" => args.trace = true,
             "--trace-all" => args.trace_all = true,
             "--keep-going" => args.keep_going = true,
@@ -62,6 +76,48 @@ fn one(seed: u64, trace: bool, all: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+#[cfg(feature = "mutations")]
+fn mutate(name: &str, args: &Args) -> ExitCode {
+    let Some(rule) = drystone_sim::mutate::rule(name) else {
+        eprintln!("unknown rule {name}; one of {:?}", drystone_sim::mutate::RULES.map(|(n, _)| n));
+        return ExitCode::FAILURE;
+    };
+    match drystone_sim::mutate::hunt(rule, args.from, args.seeds) {
+        Some(caught) => {
+            println!("{name} off: caught by {} at {}: {}", caught.oracle, caught.place, caught.text);
+            ExitCode::SUCCESS
+        }
+        None => {
+            println!("{name} off: NOT caught in {} seeds from {}", args.seeds, args.from);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(feature = "mutations"))]
+fn mutate(_name: &str, _args: &Args) -> ExitCode {
+    eprintln!("build with --features mutations to switch rules off");
+    ExitCode::FAILURE
+}
+
+fn scenarios(trace: bool) -> ExitCode {
+    let mut failed = 0;
+    for scenario in drystone_sim::scenario::all() {
+        let verdict = drystone_sim::scenario::run(&scenario, Rules::ALL);
+        if trace {
+            verdict.trace.iter().for_each(|line| println!("{line}"));
+        }
+        match &verdict.failure {
+            None => println!("ok      {}", scenario.name),
+            Some(f) => {
+                failed += 1;
+                println!("FAILED  {}: {} {}", scenario.name, f.oracle, f.text);
+            }
+        }
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn main() -> ExitCode {
     let args = match parse() {
         Ok(args) => args,
@@ -70,6 +126,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Some(rule) = &args.mutate {
+        return mutate(rule, &args);
+    }
+    if args.scenarios {
+        return scenarios(args.trace);
+    }
     if let Some(seed) = args.seed {
         return one(seed, args.trace, args.trace_all);
     }

@@ -307,6 +307,15 @@ impl Meta {
         }
         Ok(true)
     }
+    /// One change by a script, as if a manager had done everything before it.
+    pub fn force(&mut self, pg: u32, change: Change) -> Result<(), String> {
+        if !self.change(pg, change)? {
+            return Err(format!("the rules of membership refuse {change:?}"));
+        }
+        self.map_changed();
+        self.shard_rev = self.map_rev;
+        Ok(())
+    }
     /// An operator takes a dead drive out for good.
     pub fn remove_drive(&mut self, drive: DriveId) -> Result<(), String> {
         for pg in 0..self.pool.pg_count {

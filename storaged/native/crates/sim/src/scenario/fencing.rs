@@ -1,0 +1,136 @@
+//! Fences, seals and the order of requests.
+
+use drystone_types::{MsgType, Rule, Status};
+
+use super::{Scenario, Script};
+use crate::event::End;
+use crate::world::HookVerdict;
+
+/// Scenarios of this file.
+pub fn all() -> Vec<Scenario> {
+    vec![
+        Scenario { name: "late packet of the old client after a takeover", breaks_without: Some(Rule::R2), play: late_packet },
+        Scenario { name: "overlapping read and write, then client crash", breaks_without: Some(Rule::W1), play: overlap },
+        Scenario { name: "P1 seal overtakes a queued write", breaks_without: Some(Rule::SealDrains), play: seal_overtakes },
+        Scenario { name: "a write is acknowledged without a member", breaks_without: Some(Rule::StoreCasBeforeAck), play: silent_member },
+        Scenario { name: "crash in ROLLING", breaks_without: None, play: crash_in_rolling },
+        Scenario { name: "zombie read after a takeover", breaks_without: None, play: zombie_read },
+    ]
+}
+
+fn is_write(kind: MsgType) -> bool {
+    kind == MsgType::Write
+}
+
+/// w1 reaches one drive; a second client takes over; then the rest of w1 arrives.
+fn late_packet(s: &mut Script) {
+    s.hook(|f| f.to_server && is_write(f.hdr.kind) && f.from == End::Client(0));
+    s.write(0, 1);
+    s.run(100_000);
+    let c = s.attach();
+    s.until_active(c);
+    s.read_each(c, 1);
+    s.unhook();
+    s.release(|_| true);
+    s.run(100_000);
+    s.read_each(c, 1);
+}
+
+/// A write is at one copy only while reads run: they may not flip.
+fn overlap(s: &mut Script) {
+    s.hook(|f| f.to_server && is_write(f.hdr.kind) && f.drive != 0);
+    s.write(0, 1);
+    s.run(20_000);
+    s.w.hook = Some(Box::new(|f| {
+        let write = f.to_server && is_write(f.hdr.kind) && f.drive != 0;
+        let elsewhere = f.to_server && f.hdr.kind == MsgType::Read && f.drive != 0;
+        if write || elsewhere { HookVerdict::Hold } else { HookVerdict::Pass }
+    }));
+    s.read(0, 1);
+    s.run(30_000);
+    s.w.hook = Some(Box::new(|f| {
+        let write = f.to_server && is_write(f.hdr.kind) && f.drive != 0;
+        let elsewhere = f.to_server && f.hdr.kind == MsgType::Read && f.drive != 1;
+        if write || elsewhere { HookVerdict::Hold } else { HookVerdict::Pass }
+    }));
+    s.read(0, 1);
+    s.run(30_000);
+    s.w.kill_client(0);
+    s.unhook();
+    s.discard_held();
+    let c = s.attach();
+    s.until_active(c);
+    s.read_each(c, 1);
+}
+
+/// The device of one drive is slow: a write is admitted there, not durable, while the SEAL comes.
+fn seal_overtakes(s: &mut Script) {
+    s.w.drives[2].slow = (2_000_000, s.w.now + 400_000);
+    s.hook(|f| f.to_server && is_write(f.hdr.kind) && f.drive != 2);
+    s.issue(0, crate::history::What::Write(0), 1, 40);
+    s.run(2_000);
+    s.w.kill_client(0);
+    s.unhook();
+    s.discard_held();
+    let c = s.attach();
+    s.until_active(c);
+    s.run(3_000_000);
+    for block in [1, 20, 40] {
+        s.read_each(c, block);
+    }
+}
+
+/// A member is cut off; nothing may be acknowledged without it before the store took it out.
+fn silent_member(s: &mut Script) {
+    s.rule(|f| if f.to_server && is_write(f.hdr.kind) && f.drive == 2 { HookVerdict::Lose } else { HookVerdict::Pass });
+    let op = s.write(0, 1);
+    s.run(1_500_000);
+    s.w.hook = Some(Box::new(|f| {
+        let other = f.to_server && (f.hdr.kind == MsgType::Read && f.drive != 2 || is_write(f.hdr.kind) && f.drive == 2);
+        if other { HookVerdict::Lose } else { HookVerdict::Pass }
+    }));
+    if s.w.history.op(op).is_none() {
+        let read = s.read(0, 1);
+        s.until("the read", |w| w.history.op(read).is_none());
+    }
+    s.drop_dead(2, false);
+    s.push();
+    s.wait(op);
+}
+
+/// The attacher dies while it rolls forward; the next one repeats it with the original versions.
+fn crash_in_rolling(s: &mut Script) {
+    s.hook(|f| f.to_server && is_write(f.hdr.kind) && f.drive != 0);
+    s.write(0, 1);
+    s.run(20_000);
+    s.w.kill_client(0);
+    s.discard_held();
+    s.rule(|f| {
+        let second = f.to_server && f.hdr.flags.has(drystone_types::Flags::ROLL) && f.drive == 2;
+        if second { HookVerdict::Lose } else { HookVerdict::Pass }
+    });
+    let c = s.attach();
+    s.run(200_000);
+    s.w.kill_client(c);
+    s.unhook();
+    let c = s.attach();
+    s.until_active(c);
+    s.read_each(c, 1);
+}
+
+/// The old client lives on and reads: every answer after the takeover is a refusal.
+fn zombie_read(s: &mut Script) {
+    s.write_wait(0, 1);
+    let c = s.attach();
+    s.until_active(c);
+    s.write_wait(c, 1);
+    s.read(0, 1);
+    s.run(500_000);
+    s.rule(|f| {
+        let refused = !f.to_server && f.from == End::Client(0) && f.hdr.status == Status::NackGen;
+        if refused { HookVerdict::Pass } else { HookVerdict::Pass }
+    });
+    s.write(0, 1);
+    s.run(500_000);
+    s.read_each(c, 1);
+}

@@ -1,0 +1,186 @@
+//! Drops, joins and copies.
+
+use drystone_types::{MsgType, Rule};
+
+use super::{Scenario, Script};
+use crate::event::End;
+use crate::history::What;
+use crate::world::HookVerdict;
+
+/// Scenarios of this file.
+pub fn all() -> Vec<Scenario> {
+    vec![
+        Scenario { name: "phantom write on a dropped drive", breaks_without: Some(Rule::SourceWins), play: phantom },
+        Scenario { name: "acks from two epochs", breaks_without: Some(Rule::R1), play: old_epoch_ack },
+        Scenario { name: "re-sent write during join, then copy", breaks_without: Some(Rule::R5), play: resent_then_copy },
+        Scenario { name: "B1 an OK leaves after the epoch moved", breaks_without: Some(Rule::R6c), play: late_ok },
+        Scenario { name: "P2 relayed duplicate, then power cut", breaks_without: Some(Rule::R6b), play: duplicate_then_cut },
+        Scenario { name: "trim while a drive is out", breaks_without: None, play: trim_while_out },
+        Scenario { name: "B2 delta resync and a write admitted before", breaks_without: Some(Rule::AdoptRestamps), play: delta_skips },
+    ]
+}
+
+fn is_write(kind: MsgType) -> bool {
+    kind == MsgType::Write
+}
+
+/// A write reaches only a drive that is dropped; its client dies; the drive returns.
+fn phantom(s: &mut Script) {
+    s.write_wait(0, 1);
+    s.rule(|f| if f.to_server && is_write(f.hdr.kind) && f.drive != 2 { HookVerdict::Lose } else { HookVerdict::Pass });
+    s.write(0, 1);
+    s.run(20_000);
+    s.w.kill_client(0);
+    s.drop_dead(2, false);
+    s.unhook();
+    s.push();
+    let c = s.attach();
+    s.until_active(c);
+    s.restart(2);
+    s.join(2);
+    s.push();
+    s.promote(2);
+    s.push();
+    s.run(500_000);
+    s.read_each(c, 1);
+}
+
+/// The ack of a drive that was dropped and filled again since is of an older epoch.
+fn old_epoch_ack(s: &mut Script) {
+    s.write_wait(0, 1);
+    s.hook(|f| f.to_server && is_write(f.hdr.kind) && f.drive != 2);
+    s.write(0, 1);
+    s.run(20_000);
+    // The drive that has it leaves and returns, filled from copies that lack the write.
+    s.drop_quiesced(2);
+    s.join(2);
+    for d in 0..3 {
+        s.push_to_drive(d);
+    }
+    s.run(20_000);
+    s.promote(2);
+    for d in 0..3 {
+        s.push_to_drive(d);
+    }
+    s.release(|_| true);
+    s.unhook();
+    s.push();
+    s.run(500_000);
+    s.read_each(0, 1);
+}
+
+/// The joiner holds the write from before its join; it is sent again; then the copy comes.
+fn resent_then_copy(s: &mut Script) {
+    s.write_wait(0, 1);
+    s.hook(|f| f.to_server && is_write(f.hdr.kind) && f.drive != 2);
+    s.write(0, 1);
+    s.run(20_000);
+    s.drop_quiesced(2);
+    s.join(2);
+    s.discard_held();
+    // The copy is held back until the write was sent again to the joiner and nobody else.
+    s.hook(|f| {
+        let write = f.to_server && is_write(f.hdr.kind) && f.drive != 2;
+        let copy = f.from == End::Drive(2) && matches!(f.hdr.kind, MsgType::Digest | MsgType::Copy) && f.to_server;
+        write || copy
+    });
+    s.push();
+    s.run(50_000);
+    s.hook(|f| f.to_server && is_write(f.hdr.kind) && f.drive != 2);
+    s.release(|f| matches!(f.hdr.kind, MsgType::Digest | MsgType::Copy));
+    s.promote(2);
+    for d in 0..3 {
+        s.push_to_drive(d);
+    }
+    s.unhook();
+    s.release(|_| true);
+    s.push();
+    s.run(500_000);
+    s.read_each(0, 1);
+}
+
+/// A source copies for a joiner while it has the write admitted, not durable; its OK is of the old epoch.
+fn late_ok(s: &mut Script) {
+    s.write_wait(0, 1);
+    s.drop_quiesced(2);
+    s.push();
+    // The write is durable at drive 1 at once, at drive 0 late.
+    s.w.drives[0].slow = (300_000, s.w.now + 1_000);
+    s.write(0, 1);
+    s.run(500);
+    s.join(2);
+    s.push_to_drive(2);
+    s.push_to_drive(0);
+    s.run(400_000);
+    s.push();
+    s.promote(2);
+    s.push();
+    s.run(500_000);
+    s.read_each(0, 1);
+}
+
+/// The same write comes twice, the second time while the first is not durable; then the power goes.
+fn duplicate_then_cut(s: &mut Script) {
+    s.write_wait(0, 1);
+    s.w.drives[2].slow = (3_000_000, s.w.now + 600_000);
+    let op = s.write(0, 1);
+    s.run(400_000);
+    let acked = s.w.history.op(op).is_none();
+    s.w.stop_server(2, true);
+    s.w.drives[2].slow = (0, 0);
+    s.restart(2);
+    if acked {
+        s.w.kill_client(0);
+        let c = s.attach();
+        s.until_active(c);
+        s.read_each(c, 1);
+    } else {
+        s.wait(op);
+    }
+}
+
+/// A block is trimmed while a drive is away: it must not come back with it.
+fn trim_while_out(s: &mut Script) {
+    s.issue(0, What::Write(0), 0, 4);
+    s.run(100_000);
+    s.drop_dead(2, true);
+    s.push();
+    let op = s.issue(0, What::Trim, 1, 2);
+    s.wait(op);
+    s.run(2_000_000);
+    s.restart(2);
+    s.join(2);
+    s.push();
+    s.promote(2);
+    s.push();
+    s.run(500_000);
+    for block in 0..4 {
+        s.read_each(0, block);
+    }
+}
+
+/// A write is admitted in one epoch and acknowledged in later ones; a drive that was in sync until then
+/// returns by delta and must get it.
+fn delta_skips(s: &mut Script) {
+    s.drop_quiesced(2);
+    s.push();
+    s.write_wait(0, 1);
+    s.rule(|f| if f.to_server && is_write(f.hdr.kind) && f.drive == 1 { HookVerdict::Lose } else { HookVerdict::Pass });
+    s.write(0, 1);
+    s.run(20_000);
+    // Drive 0 has it, unstable, of this epoch. Then drive 2 joins and drive 1 leaves and returns.
+    s.join(2);
+    s.push_to_drive(0);
+    s.push_to_drive(2);
+    s.run(10_000);
+    s.drop_quiesced(1);
+    s.join(1);
+    s.unhook();
+    s.push();
+    s.promote(1);
+    s.push();
+    s.promote(2);
+    s.push();
+    s.run(500_000);
+    s.read_each(0, 1);
+}
