@@ -58,19 +58,10 @@ impl Args {
             *slot = Some(words.next().ok_or(format!("{word} needs a value"))?);
         }
         let need = |value: Option<String>, name| value.ok_or(format!("{name} is missing"));
-        let target = Target {
-            socket: need(socket, "--socket")?.into(),
-            export: need(export, "--export")?,
-        };
+        let target = Target { socket: need(socket, "--socket")?.into(), export: need(export, "--export")? };
         let mount = need(mount, "--mount")?.into();
         let control = need(control, "--control")?.into();
-        Ok(Self {
-            target,
-            mount,
-            control,
-            read_only,
-            trim_zeroes,
-        })
+        Ok(Self { target, mount, control, read_only, trim_zeroes })
     }
 }
 
@@ -92,14 +83,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_unknown_is_named() {
-        assert_eq!(
-            parse("--socket s --export e").unwrap_err(),
-            "--mount is missing"
-        );
+        assert_eq!(parse("--socket s --export e").unwrap_err(), "--mount is missing");
         assert_eq!(parse("--socket").unwrap_err(), "--socket needs a value");
-        assert_eq!(
-            parse("--frobnicate").unwrap_err(),
-            "unknown argument --frobnicate"
-        );
+        assert_eq!(parse("--frobnicate").unwrap_err(), "unknown argument --frobnicate");
     }
 }

@@ -74,15 +74,9 @@ impl Control {
             }
             ["quit"] => match self.opens.load(Ordering::SeqCst) {
                 0 => (json!({"ok": true}), true),
-                opens => (
-                    failure(&format!("the file is open {opens} times: detach first")),
-                    false,
-                ),
+                opens => (failure(&format!("the file is open {opens} times: detach first")), false),
             },
-            _ => (
-                failure("use: stat | resize BYTES | reconnect | quit"),
-                false,
-            ),
+            _ => (failure("use: stat | resize BYTES | reconnect | quit"), false),
         }
     }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request as Caller, WriteFlags,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyWrite, Request as Caller, WriteFlags,
 };
 
 use crate::link::Link;
@@ -38,19 +38,9 @@ impl Volume {
     /// `trim_zeroes`: what the server trimmed reads as zeroes, which NBD alone does not
     /// promise but a hole in a file does. `opens` counts how often the file is open.
     #[must_use]
-    pub fn new(
-        link: Arc<Link>,
-        opens: Arc<AtomicUsize>,
-        read_only: bool,
-        trim_zeroes: bool,
-    ) -> Self {
+    pub fn new(link: Arc<Link>, opens: Arc<AtomicUsize>, read_only: bool, trim_zeroes: bool) -> Self {
         let read_only = read_only || link.export().read_only();
-        Self {
-            link,
-            opens,
-            read_only,
-            trim_zeroes,
-        }
+        Self { link, opens, read_only, trim_zeroes }
     }
 
     fn attributes(&self, inode: INodeNo) -> FileAttr {
@@ -64,11 +54,7 @@ impl Volume {
             mtime: UNIX_EPOCH,
             ctime: UNIX_EPOCH,
             crtime: UNIX_EPOCH,
-            kind: if file {
-                FileType::RegularFile
-            } else {
-                FileType::Directory
-            },
+            kind: if file { FileType::RegularFile } else { FileType::Directory },
             perm: if !file {
                 0o500
             } else if self.read_only {
@@ -90,9 +76,7 @@ impl Volume {
         if self.read_only {
             return Some(Errno::EROFS);
         }
-        let inside = offset
-            .checked_add(length)
-            .is_some_and(|end| end <= self.link.size());
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.link.size());
         (!inside).then_some(Errno::EFBIG)
     }
 
@@ -102,15 +86,9 @@ impl Volume {
         let kind = mode & !libc::FALLOC_FL_KEEP_SIZE;
         let aligned = offset % TRIM_ALIGNMENT == 0 && length % TRIM_ALIGNMENT == 0;
         match kind {
-            libc::FALLOC_FL_PUNCH_HOLE if self.trim_zeroes && aligned && export.trim() => {
-                Some(Action::Trim)
-            }
-            libc::FALLOC_FL_PUNCH_HOLE if export.write_zeroes() => Some(Action::WriteZeroes {
-                keep_allocated: false,
-            }),
-            libc::FALLOC_FL_ZERO_RANGE if export.write_zeroes() => Some(Action::WriteZeroes {
-                keep_allocated: true,
-            }),
+            libc::FALLOC_FL_PUNCH_HOLE if self.trim_zeroes && aligned && export.trim() => Some(Action::Trim),
+            libc::FALLOC_FL_PUNCH_HOLE if export.write_zeroes() => Some(Action::WriteZeroes { keep_allocated: false }),
+            libc::FALLOC_FL_ZERO_RANGE if export.write_zeroes() => Some(Action::WriteZeroes { keep_allocated: true }),
             _ => None,
         }
     }
@@ -120,15 +98,9 @@ impl Filesystem for Volume {
     fn init(&mut self, _caller: &Caller, config: &mut KernelConfig) -> io::Result<()> {
         let refused = |what: &str| io::Error::other(format!("the kernel's FUSE refuses {what}"));
         // Without asynchronous direct I/O the kernel would issue one request at a time.
-        config
-            .add_capabilities(InitFlags::FUSE_ASYNC_DIO)
-            .map_err(|_| refused("asynchronous direct I/O"))?;
-        config
-            .set_max_write(crate::REQUEST_BYTES_MAX)
-            .map_err(|_| refused("the request size"))?;
-        config
-            .set_max_background(crate::REQUESTS_MAX)
-            .map_err(|_| refused("the number of requests"))?;
+        config.add_capabilities(InitFlags::FUSE_ASYNC_DIO).map_err(|_| refused("asynchronous direct I/O"))?;
+        config.set_max_write(crate::REQUEST_BYTES_MAX).map_err(|_| refused("the request size"))?;
+        config.set_max_background(crate::REQUESTS_MAX).map_err(|_| refused("the number of requests"))?;
         Ok(())
     }
 
@@ -144,14 +116,7 @@ impl Filesystem for Volume {
         reply.attr(&TTL, &self.attributes(inode));
     }
 
-    fn readdir(
-        &self,
-        _caller: &Caller,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, _caller: &Caller, _inode: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let entries = [
             (INodeNo::ROOT, FileType::Directory, "."),
             (INodeNo::ROOT, FileType::Directory, ".."),
@@ -173,9 +138,7 @@ impl Filesystem for Volume {
         self.opens.fetch_add(1, Ordering::SeqCst);
         // Direct: the page cache of this file would hold every block twice, and give back
         // old ones after the volume was written elsewhere.
-        let how = FopenFlags::FOPEN_DIRECT_IO
-            | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-            | FopenFlags::FOPEN_NOFLUSH;
+        let how = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES | FopenFlags::FOPEN_NOFLUSH;
         reply.opened(FileHandle(0), how);
     }
 
@@ -210,11 +173,7 @@ impl Filesystem for Volume {
             reply.data(&[]);
             return;
         }
-        let request = Request {
-            action: Action::Read,
-            offset,
-            length,
-        };
+        let request = Request { action: Action::Read, offset, length };
         let done = move |result: Result<Vec<u8>, i32>| match result {
             Ok(data) => reply.data(&data),
             Err(error) => reply.error(Errno::from_i32(error)),
@@ -242,11 +201,7 @@ impl Filesystem for Volume {
             reply.error(error);
             return;
         }
-        let request = Request {
-            action: Action::Write(data.to_vec()),
-            offset,
-            length,
-        };
+        let request = Request { action: Action::Write(data.to_vec()), offset, length };
         let done = move |result: Result<Vec<u8>, i32>| match result {
             Ok(_) => reply.written(length),
             Err(error) => reply.error(Errno::from_i32(error)),
@@ -260,13 +215,8 @@ impl Filesystem for Volume {
             reply.ok();
             return;
         }
-        let request = Request {
-            action: Action::Flush,
-            offset: 0,
-            length: 0,
-        };
-        self.link
-            .submit(request, Box::new(move |result| finish(reply, result)));
+        let request = Request { action: Action::Flush, offset: 0, length: 0 };
+        self.link.submit(request, Box::new(move |result| finish(reply, result)));
     }
 
     fn fallocate(
@@ -284,19 +234,12 @@ impl Filesystem for Volume {
             return;
         }
         // A length beyond 32 bits does not fit the protocol; a block device never asks for it.
-        let (Some(action), Ok(length)) =
-            (self.zeroing(mode, offset, length), u32::try_from(length))
-        else {
+        let (Some(action), Ok(length)) = (self.zeroing(mode, offset, length), u32::try_from(length)) else {
             reply.error(Errno::EOPNOTSUPP);
             return;
         };
-        let request = Request {
-            action,
-            offset,
-            length,
-        };
-        self.link
-            .submit(request, Box::new(move |result| finish(reply, result)));
+        let request = Request { action, offset, length };
+        self.link.submit(request, Box::new(move |result| finish(reply, result)));
     }
 }
 

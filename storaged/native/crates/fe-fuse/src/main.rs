@@ -41,12 +41,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     stay_out_of_write_back();
     let link = Link::open(args.target.clone(), FIRST_CONNECTION_DEADLINE)?;
     let opens = Arc::new(AtomicUsize::new(0));
-    let volume = Volume::new(
-        Arc::clone(&link),
-        Arc::clone(&opens),
-        args.read_only,
-        args.trim_zeroes,
-    );
+    let volume = Volume::new(Arc::clone(&link), Arc::clone(&opens), args.read_only, args.trim_zeroes);
     // The control socket comes before the mount and is served after it: whoever gets an
     // answer from it knows that the file is there.
     let listener = UnixListener::bind(&args.control)?;
@@ -58,35 +53,21 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
 fn mount_options() -> Config {
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName("drystone".into()),
-        MountOption::NoDev,
-        MountOption::NoSuid,
-        MountOption::NoExec,
-    ];
+    config.mount_options =
+        vec![MountOption::FSName("drystone".into()), MountOption::NoDev, MountOption::NoSuid, MountOption::NoExec];
     config
 }
 
 /// Returns when `quit` was accepted or somebody else unmounted; the mount is gone then.
-fn wait_for_end(
-    session: BackgroundSession,
-    control: Control,
-    listener: UnixListener,
-) -> Result<(), Box<dyn Error>> {
+fn wait_for_end(session: BackgroundSession, control: Control, listener: UnixListener) -> Result<(), Box<dyn Error>> {
     let (ended, end) = mpsc::channel();
     let unmounted = ended.clone();
     let guard = session.guard;
-    thread::Builder::new()
-        .name("session".into())
-        .spawn(move || {
-            let result = guard
-                .join()
-                .unwrap_or_else(|_| Err(std::io::Error::other("panicked")));
-            unmounted.send(result)
-        })?;
-    thread::Builder::new()
-        .name("control".into())
-        .spawn(move || ended.send(control.serve(&listener)))?;
+    thread::Builder::new().name("session".into()).spawn(move || {
+        let result = guard.join().unwrap_or_else(|_| Err(std::io::Error::other("panicked")));
+        unmounted.send(result)
+    })?;
+    thread::Builder::new().name("control".into()).spawn(move || ended.send(control.serve(&listener)))?;
     end.recv()??;
     Ok(())
 }

@@ -76,11 +76,7 @@ pub struct Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            next_cookie: 1,
-            bytes: 0,
-        }
+        Self { entries: BTreeMap::new(), next_cookie: 1, bytes: 0 }
     }
 }
 
@@ -91,15 +87,7 @@ impl<T> Queue<T> {
         let blockers = self.entries.values().filter(before).count();
         self.bytes = self.bytes.saturating_add(memory(&request));
         let request = Arc::new(request);
-        self.entries.insert(
-            self.next_cookie,
-            Entry {
-                request,
-                token,
-                blockers,
-                sent: false,
-            },
-        );
+        self.entries.insert(self.next_cookie, Entry { request, token, blockers, sent: false });
         self.next_cookie = self.next_cookie.wrapping_add(1);
     }
 
@@ -177,19 +165,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn write(offset: u64, length: u32) -> Request {
-        Request {
-            action: Action::Write(vec![0; length as usize]),
-            offset,
-            length,
-        }
+        Request { action: Action::Write(vec![0; length as usize]), offset, length }
     }
 
     fn read(offset: u64, length: u32) -> Request {
-        Request {
-            action: Action::Read,
-            offset,
-            length,
-        }
+        Request { action: Action::Read, offset, length }
     }
 
     #[test]
@@ -197,11 +177,7 @@ mod tests {
         let mut queue = Queue::default();
         queue.submit(write(0, 10), 'a');
         queue.submit(write(10, 10), 'b');
-        assert!(
-            queue.take_ready().is_some()
-                && queue.take_ready().is_some()
-                && queue.take_ready().is_none()
-        );
+        assert!(queue.take_ready().is_some() && queue.take_ready().is_some() && queue.take_ready().is_none());
     }
 
     #[test]

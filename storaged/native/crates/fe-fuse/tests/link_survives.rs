@@ -22,10 +22,7 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
@@ -51,18 +48,11 @@ impl Server {
                 *count.lock().unwrap() += 1;
             }
         });
-        Self {
-            disk,
-            deaths,
-            socket,
-        }
+        Self { disk, deaths, socket }
     }
 
     fn link(&self) -> Arc<Link> {
-        let target = Target {
-            socket: self.socket.clone(),
-            export: String::new(),
-        };
+        let target = Target { socket: self.socket.clone(), export: String::new() };
         Link::open(target, Duration::from_secs(10)).unwrap()
     }
 }
@@ -138,10 +128,7 @@ fn serve(stream: &mut UnixStream, disk: &Mutex<Vec<u8>>, random: &mut Random) {
                     return;
                 }
             }
-        } else if stream
-            .set_read_timeout(Some(Duration::from_millis(1)))
-            .is_ok()
-        {
+        } else if stream.set_read_timeout(Some(Duration::from_millis(1))).is_ok() {
             flush_when_idle(stream, &mut held);
         }
     }
@@ -161,11 +148,7 @@ fn flush_when_idle(stream: &mut UnixStream, held: &mut Vec<Vec<u8>>) {
 type Answer = (u64, Result<Vec<u8>, i32>);
 
 /// Submits overlapping requests as fast as it can; gives what each read must return.
-fn load(
-    link: &Link,
-    seed: u64,
-    requests: u64,
-) -> (HashMap<u64, Vec<u8>>, Vec<u8>, Receiver<Answer>) {
+fn load(link: &Link, seed: u64, requests: u64) -> (HashMap<u64, Vec<u8>>, Vec<u8>, Receiver<Answer>) {
     let mut random = Random(seed);
     let mut model = vec![0u8; SIZE];
     let mut expected = HashMap::new();
@@ -186,16 +169,8 @@ fn load(
                 Action::Write(data)
             }
         };
-        let length = if action == Action::Flush {
-            0
-        } else {
-            range.len() as u32
-        };
-        let request = Request {
-            action,
-            offset: range.start as u64,
-            length,
-        };
+        let length = if action == Action::Flush { 0 } else { range.len() as u32 };
+        let request = Request { action, offset: range.start as u64, length };
         let sender = sender.clone();
         let done = move |result| {
             let _ = sender.send((number, result));
@@ -219,15 +194,9 @@ fn every_request_is_answered_once_and_reads_see_exactly_the_writes_before_them()
                 assert_eq!(&data, expected, "seed {seed}, read {number}");
             }
         }
-        assert!(
-            answers.recv_timeout(Duration::ZERO).is_err(),
-            "answered twice"
-        );
+        assert!(answers.recv_timeout(Duration::ZERO).is_err(), "answered twice");
         assert_eq!(*server.disk.lock().unwrap(), model, "seed {seed}");
-        assert!(
-            *server.deaths.lock().unwrap() > 5,
-            "the server hardly died: seed {seed}"
-        );
+        assert!(*server.deaths.lock().unwrap() > 5, "the server hardly died: seed {seed}");
         assert_eq!(link.counters().queued, 0);
     }
 }

@@ -3,8 +3,8 @@
 
 use drystone_fe_nbd::{Export, Extent, Limits, Op, ReplyTo, Session};
 use drystone_reactor::{
-    channel, listen_unix, Config, ConnConfig, ConnId, Conns, Ctx, Event, Handler, OpResult,
-    Reactor, SendQueue, TimerId, UserToken,
+    channel, listen_unix, Config, ConnConfig, ConnId, Conns, Ctx, Event, Handler, OpResult, Reactor, SendQueue,
+    TimerId, UserToken,
 };
 use drystone_types::BufMut;
 use std::os::fd::OwnedFd;
@@ -26,19 +26,13 @@ impl Server {
         let listener = cx.adopt(listener);
         cx.accept(listener, UserToken::new(ACCEPT, 0));
         let conns = Conns::new(CONNS, ConnConfig::default());
-        Server {
-            export: Export::new("", size as u64),
-            disk: vec![0; size],
-            conns,
-        }
+        Server { export: Export::new("", size as u64), disk: vec![0; size], conns }
     }
 
     fn range(&mut self, offset: u64, len: usize) -> &mut [u8] {
         // The session hands out nothing that lies beyond the export.
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        self.disk
-            .get_mut(start..start.saturating_add(len))
-            .unwrap_or(&mut [])
+        self.disk.get_mut(start..start.saturating_add(len)).unwrap_or(&mut [])
     }
 
     fn zero(&mut self, offset: u64, len: u32) {
@@ -49,27 +43,15 @@ impl Server {
         match op {
             Op::Read { offset, len } => {
                 let mut buf = BufMut::with_len(len as usize);
-                buf.as_mut_slice()
-                    .copy_from_slice(self.range(offset, len as usize));
+                buf.as_mut_slice().copy_from_slice(self.range(offset, len as usize));
                 return self.reply(id, |session, out| session.reply_data(to, buf.freeze(), out));
             }
-            Op::Write { offset, data, .. } => self
-                .range(offset, data.len())
-                .copy_from_slice(data.as_slice()),
-            Op::Trim { offset, len, .. } | Op::WriteZeroes { offset, len, .. } => {
-                self.zero(offset, len)
-            }
+            Op::Write { offset, data, .. } => self.range(offset, data.len()).copy_from_slice(data.as_slice()),
+            Op::Trim { offset, len, .. } | Op::WriteZeroes { offset, len, .. } => self.zero(offset, len),
             Op::Flush => {}
             Op::BlockStatus { offset, len, .. } => {
-                let zero = self
-                    .range(offset, len as usize)
-                    .iter()
-                    .all(|byte| *byte == 0);
-                let extent = Extent {
-                    len,
-                    hole: false,
-                    zero,
-                };
+                let zero = self.range(offset, len as usize).iter().all(|byte| *byte == 0);
+                let extent = Extent { len, hole: false, zero };
                 return self.reply(id, |session, out| session.reply_extents(to, &[extent], out));
             }
         }
@@ -94,8 +76,7 @@ impl Handler for Server {
         match result {
             OpResult::Accepted(Ok(fd)) => {
                 let export = self.export.clone();
-                self.conns
-                    .insert(fd, |out| Session::new(export, Limits::default(), out));
+                self.conns.insert(fd, |out| Session::new(export, Limits::default(), out));
             }
             OpResult::Accepted(Err(e)) => {
                 eprintln!("accepting ended: {e}");
@@ -123,10 +104,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let size: usize = size.parse()?;
     let listener = listen_unix(Path::new(&path))?;
     let (_remote, inbox) = channel()?;
-    let config = Config {
-        spin_us,
-        ..Config::default()
-    };
+    let config = Config { spin_us, ..Config::default() };
     let reactor = Reactor::new(config, inbox, |cx| Server::new(cx, listener, size))?;
     reactor.run()?;
     Ok(())

@@ -41,10 +41,7 @@ impl Export {
         let mut flags = proto::EXPORT_HAS_FLAGS | proto::EXPORT_FLUSH | proto::EXPORT_FUA;
         let mut set = |on: bool, flag: u16| flags |= if on { flag } else { 0 };
         set(self.read_only, proto::EXPORT_READ_ONLY);
-        set(
-            !self.read_only,
-            proto::EXPORT_TRIM | proto::EXPORT_WRITE_ZEROES | proto::EXPORT_FAST_ZERO,
-        );
+        set(!self.read_only, proto::EXPORT_TRIM | proto::EXPORT_WRITE_ZEROES | proto::EXPORT_FAST_ZERO);
         set(self.multi_conn, proto::EXPORT_MULTI_CONN);
         set(self.rotational, proto::EXPORT_ROTATIONAL);
         set(structured, proto::EXPORT_DF);
@@ -64,9 +61,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            requests: 512,
-            bytes: 64 << 20,
-        }
+        Limits { requests: 512, bytes: 64 << 20 }
     }
 }

@@ -17,37 +17,19 @@ impl Decoder for Session {
     type Item = Request;
     type Error = SessionError;
 
-    fn decode(
-        &mut self,
-        input: &[u8],
-        out: &mut SendQueue,
-    ) -> Result<(usize, Decoded<Request>), SessionError> {
+    fn decode(&mut self, input: &[u8], out: &mut SendQueue) -> Result<(usize, Decoded<Request>), SessionError> {
         let (used, step) = Session::decode(self, input, out)?;
         let decoded = match step {
             Step::More => Decoded::More,
             Step::Request(request) => Decoded::Item(request),
-            Step::Fill(fill) => Decoded::Fill(Fill {
-                buf: fill.buf,
-                at: fill.at,
-            }),
+            Step::Fill(fill) => Decoded::Fill(Fill { buf: fill.buf, at: fill.at }),
             Step::Paused => Decoded::Paused,
             Step::Close => Decoded::Close,
         };
         Ok((used, decoded))
     }
 
-    fn filled(
-        &mut self,
-        fill: Fill,
-        _out: &mut SendQueue,
-    ) -> Result<Option<Request>, SessionError> {
-        Session::filled(
-            self,
-            crate::Fill {
-                buf: fill.buf,
-                at: fill.at,
-            },
-        )
-        .map(Some)
+    fn filled(&mut self, fill: Fill, _out: &mut SendQueue) -> Result<Option<Request>, SessionError> {
+        Session::filled(self, crate::Fill { buf: fill.buf, at: fill.at }).map(Some)
     }
 }

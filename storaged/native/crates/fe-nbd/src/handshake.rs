@@ -51,12 +51,7 @@ fn answer(out: &mut impl Sink, option: u32, kind: u32, body: &[&[u8]]) {
 
 /// Tells the client that its option is larger than this server reads; the caller then closes.
 pub(crate) fn refuse_too_big(out: &mut impl Sink, option: u32) {
-    answer(
-        out,
-        option,
-        proto::REP_ERR_TOO_BIG,
-        &[b"option is too large"],
-    );
+    answer(out, option, proto::REP_ERR_TOO_BIG, &[b"option is too large"]);
 }
 
 /// Carries out one whole option.
@@ -78,30 +73,15 @@ pub(crate) fn option(
         proto::OPT_STRUCTURED_REPLY => structured(body, agreed, out),
         proto::OPT_LIST_META | proto::OPT_SET_META => meta(option, body, export, agreed, out),
         proto::OPT_STARTTLS => {
-            answer(
-                out,
-                option,
-                proto::REP_ERR_POLICY,
-                &[b"TLS is not offered on this socket"],
-            );
+            answer(out, option, proto::REP_ERR_POLICY, &[b"TLS is not offered on this socket"]);
         }
-        _ => answer(
-            out,
-            option,
-            proto::REP_ERR_UNSUP,
-            &[b"option is not supported"],
-        ),
+        _ => answer(out, option, proto::REP_ERR_UNSUP, &[b"option is not supported"]),
     }
     Ok(Next::Negotiate)
 }
 
 /// The old way in: it has no error reply, so an unknown name ends the connection.
-fn export_name(
-    body: &[u8],
-    export: &Export,
-    agreed: &Agreed,
-    out: &mut impl Sink,
-) -> Result<Next, SessionError> {
+fn export_name(body: &[u8], export: &Export, agreed: &Agreed, out: &mut impl Sink) -> Result<Next, SessionError> {
     if !export.matches(body) {
         return Err(SessionError::UnknownExport);
     }
@@ -123,42 +103,17 @@ fn info(option: u32, body: &[u8], export: &Export, agreed: &Agreed, out: &mut im
         return Next::Negotiate;
     }
     let flags = export.flags(agreed.structured).to_be_bytes();
-    answer(
-        out,
-        option,
-        proto::REP_INFO,
-        &[
-            &proto::INFO_EXPORT.to_be_bytes(),
-            &export.size.to_be_bytes(),
-            &flags,
-        ],
-    );
+    answer(out, option, proto::REP_INFO, &[&proto::INFO_EXPORT.to_be_bytes(), &export.size.to_be_bytes(), &flags]);
     if request.wants_name {
-        answer(
-            out,
-            option,
-            proto::REP_INFO,
-            &[&proto::INFO_NAME.to_be_bytes(), export.name.as_bytes()],
-        );
+        answer(out, option, proto::REP_INFO, &[&proto::INFO_NAME.to_be_bytes(), export.name.as_bytes()]);
     }
     if request.wants_description && !export.description.is_empty() {
         let kind = proto::INFO_DESCRIPTION.to_be_bytes();
-        answer(
-            out,
-            option,
-            proto::REP_INFO,
-            &[&kind, export.description.as_bytes()],
-        );
+        answer(out, option, proto::REP_INFO, &[&kind, export.description.as_bytes()]);
     }
-    let sizes =
-        [proto::BLOCK_MIN, proto::BLOCK_PREFERRED, proto::PAYLOAD_MAX].map(u32::to_be_bytes);
+    let sizes = [proto::BLOCK_MIN, proto::BLOCK_PREFERRED, proto::PAYLOAD_MAX].map(u32::to_be_bytes);
     let [min, preferred, max] = &sizes;
-    answer(
-        out,
-        option,
-        proto::REP_INFO,
-        &[&proto::INFO_BLOCK_SIZE.to_be_bytes(), min, preferred, max],
-    );
+    answer(out, option, proto::REP_INFO, &[&proto::INFO_BLOCK_SIZE.to_be_bytes(), min, preferred, max]);
     answer(out, option, proto::REP_ACK, &[]);
     if option == proto::OPT_GO {
         Next::Transmit
@@ -169,32 +124,17 @@ fn info(option: u32, body: &[u8], export: &Export, agreed: &Agreed, out: &mut im
 
 fn list(body: &[u8], export: &Export, out: &mut impl Sink) {
     if !body.is_empty() {
-        return answer(
-            out,
-            proto::OPT_LIST,
-            proto::REP_ERR_INVALID,
-            &[b"LIST takes no data"],
-        );
+        return answer(out, proto::OPT_LIST, proto::REP_ERR_INVALID, &[b"LIST takes no data"]);
     }
     let len = u32::try_from(export.name.len()).unwrap_or(0).to_be_bytes();
-    answer(
-        out,
-        proto::OPT_LIST,
-        proto::REP_SERVER,
-        &[&len, export.name.as_bytes()],
-    );
+    answer(out, proto::OPT_LIST, proto::REP_SERVER, &[&len, export.name.as_bytes()]);
     answer(out, proto::OPT_LIST, proto::REP_ACK, &[]);
 }
 
 fn structured(body: &[u8], agreed: &mut Agreed, out: &mut impl Sink) {
     if !body.is_empty() {
         let text: &[u8] = b"STRUCTURED_REPLY takes no data";
-        return answer(
-            out,
-            proto::OPT_STRUCTURED_REPLY,
-            proto::REP_ERR_INVALID,
-            &[text],
-        );
+        return answer(out, proto::OPT_STRUCTURED_REPLY, proto::REP_ERR_INVALID, &[text]);
     }
     agreed.structured = true;
     answer(out, proto::OPT_STRUCTURED_REPLY, proto::REP_ACK, &[]);
@@ -208,26 +148,14 @@ fn meta(option: u32, body: &[u8], export: &Export, agreed: &mut Agreed, out: &mu
     }
     let request = match parse_meta(body) {
         Some(request) if agreed.structured => request,
-        _ => {
-            return answer(
-                out,
-                option,
-                proto::REP_ERR_INVALID,
-                &[b"malformed, or before STRUCTURED_REPLY"],
-            )
-        }
+        _ => return answer(out, option, proto::REP_ERR_INVALID, &[b"malformed, or before STRUCTURED_REPLY"]),
     };
     if !export.matches(request.name) {
         return answer(out, option, proto::REP_ERR_UNKNOWN, &[b"no such export"]);
     }
     if request.exact || (!set && (request.empty || request.namespace)) {
         let id = if set { proto::CONTEXT_ID } else { 0 };
-        answer(
-            out,
-            option,
-            proto::REP_META,
-            &[&id.to_be_bytes(), proto::CONTEXT.as_bytes()],
-        );
+        answer(out, option, proto::REP_META, &[&id.to_be_bytes(), proto::CONTEXT.as_bytes()]);
         agreed.allocation |= set;
     }
     answer(out, option, proto::REP_ACK, &[]);

@@ -40,11 +40,7 @@ pub(crate) fn parse_info(body: &[u8]) -> Option<InfoRequest<'_>> {
     let mut rest = body;
     let name = take_string(&mut rest)?;
     let count = take_u16(&mut rest)?;
-    let mut request = InfoRequest {
-        name,
-        wants_name: false,
-        wants_description: false,
-    };
+    let mut request = InfoRequest { name, wants_name: false, wants_description: false };
     for _ in 0..count {
         match take_u16(&mut rest)? {
             proto::INFO_NAME => request.wants_name = true,
@@ -70,12 +66,7 @@ pub(crate) fn parse_meta(body: &[u8]) -> Option<MetaRequest<'_>> {
     let mut rest = body;
     let name = take_string(&mut rest)?;
     let count = take_u32(&mut rest)?;
-    let mut request = MetaRequest {
-        name,
-        empty: count == 0,
-        exact: false,
-        namespace: false,
-    };
+    let mut request = MetaRequest { name, empty: count == 0, exact: false, namespace: false };
     for _ in 0..count {
         let query = take_string(&mut rest)?;
         request.exact |= query == proto::CONTEXT.as_bytes();

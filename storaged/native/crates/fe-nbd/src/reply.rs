@@ -75,11 +75,7 @@ const ZERO_PIECE: usize = 64 << 10;
 
 fn simple(out: &mut impl Sink, cookie: u64, error: u32) {
     let mut head = [0u8; 16];
-    let fields: [&[u8]; 3] = [
-        &proto::MAGIC_SIMPLE.to_be_bytes(),
-        &error.to_be_bytes(),
-        &cookie.to_be_bytes(),
-    ];
+    let fields: [&[u8]; 3] = [&proto::MAGIC_SIMPLE.to_be_bytes(), &error.to_be_bytes(), &cookie.to_be_bytes()];
     fill(&mut head, &fields);
     out.bytes(&head);
 }
@@ -165,9 +161,7 @@ impl Session {
         match piece {
             ReadPiece::Data(buf) => out.buf(buf.clone()),
             ReadPiece::Zero(len) => {
-                let zeros = self
-                    .zeros
-                    .get_or_insert_with(|| BufMut::zeroed(ZERO_PIECE).freeze());
+                let zeros = self.zeros.get_or_insert_with(|| BufMut::zeroed(ZERO_PIECE).freeze());
                 let mut left = *len as usize;
                 while left > 0 {
                     let now = left.min(ZERO_PIECE);
@@ -192,22 +186,14 @@ impl Session {
             }
             left -= len;
             body.extend_from_slice(&len.to_be_bytes());
-            body.extend_from_slice(
-                &(u32::from(extent.hole) | u32::from(extent.zero) << 1).to_be_bytes(),
-            );
+            body.extend_from_slice(&(u32::from(extent.hole) | u32::from(extent.zero) << 1).to_be_bytes());
         }
         if to.command != proto::CMD_BLOCK_STATUS || body.len() == 4 {
             return self.reply_error(to, NbdError::Io, out);
         }
         self.finish(&to);
         // At most 4 + 8 × EXTENTS_MAX bytes.
-        chunk(
-            out,
-            &to,
-            true,
-            proto::CHUNK_STATUS,
-            u32::try_from(body.len()).unwrap_or(4),
-        );
+        chunk(out, &to, true, proto::CHUNK_STATUS, u32::try_from(body.len()).unwrap_or(4));
         out.bytes(&body);
     }
 }
@@ -220,13 +206,7 @@ fn send_chunks(to: &ReplyTo, pieces: &[ReadPiece], out: &mut impl Sink) {
         match piece {
             ReadPiece::Data(buf) => {
                 // A piece is no longer than the request, which is at most 32 MiB.
-                chunk(
-                    out,
-                    to,
-                    left == 0,
-                    proto::CHUNK_DATA,
-                    u32::try_from(buf.len()).unwrap_or(0).saturating_add(8),
-                );
+                chunk(out, to, left == 0, proto::CHUNK_DATA, u32::try_from(buf.len()).unwrap_or(0).saturating_add(8));
                 out.bytes(&offset.to_be_bytes());
                 out.buf(buf.clone());
             }

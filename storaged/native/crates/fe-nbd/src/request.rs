@@ -147,16 +147,8 @@ impl RawRequest {
     }
 
     /// Everything that can be wrong with a well-formed header, as the error to answer.
-    pub fn check(
-        &self,
-        export: &Export,
-        structured: bool,
-        allocation: bool,
-    ) -> Result<(), NbdError> {
-        let writes = matches!(
-            self.command,
-            proto::CMD_WRITE | proto::CMD_TRIM | proto::CMD_WRITE_ZEROES
-        );
+    pub fn check(&self, export: &Export, structured: bool, allocation: bool) -> Result<(), NbdError> {
+        let writes = matches!(self.command, proto::CMD_WRITE | proto::CMD_TRIM | proto::CMD_WRITE_ZEROES);
         if writes && export.read_only {
             return Err(NbdError::NotPermitted);
         }
@@ -166,9 +158,7 @@ impl RawRequest {
         match self.command {
             proto::CMD_FLUSH => return Ok(()),
             proto::CMD_BLOCK_STATUS if !allocation => return Err(NbdError::Invalid),
-            proto::CMD_READ | proto::CMD_WRITE if self.len > proto::PAYLOAD_MAX => {
-                return Err(NbdError::Invalid)
-            }
+            proto::CMD_READ | proto::CMD_WRITE if self.len > proto::PAYLOAD_MAX => return Err(NbdError::Invalid),
             proto::CMD_READ | proto::CMD_WRITE | proto::CMD_BLOCK_STATUS => {}
             proto::CMD_TRIM | proto::CMD_WRITE_ZEROES => {}
             _ => return Err(NbdError::Invalid),
@@ -181,10 +171,7 @@ impl RawRequest {
         if self.len == 0 || self.offset % unit != 0 || u64::from(self.len) % unit != 0 {
             return Err(NbdError::Invalid);
         }
-        let inside = self
-            .offset
-            .checked_add(u64::from(self.len))
-            .is_some_and(|end| end <= size);
+        let inside = self.offset.checked_add(u64::from(self.len)).is_some_and(|end| end <= size);
         match self.command {
             _ if inside => Ok(()),
             proto::CMD_WRITE | proto::CMD_WRITE_ZEROES => Err(NbdError::NoSpace),
@@ -206,16 +193,9 @@ impl RawRequest {
                 no_hole: self.flags & proto::CMD_FLAG_NO_HOLE != 0,
                 fast: self.flags & proto::CMD_FLAG_FAST != 0,
             },
-            proto::CMD_BLOCK_STATUS => Op::BlockStatus {
-                offset,
-                len,
-                one: self.flags & proto::CMD_FLAG_ONE != 0,
-            },
+            proto::CMD_BLOCK_STATUS => Op::BlockStatus { offset, len, one: self.flags & proto::CMD_FLAG_ONE != 0 },
             _ => Op::Flush,
         };
-        Request {
-            to: self.reply_to(),
-            op,
-        }
+        Request { to: self.reply_to(), op }
     }
 }

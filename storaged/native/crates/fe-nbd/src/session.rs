@@ -32,10 +32,7 @@ impl fmt::Display for SessionError {
             SessionError::ClientFlags(flags) => {
                 write!(f, "client flags {flags:#x} are not fixed newstyle")
             }
-            SessionError::BadMagic => write!(
-                f,
-                "wrong magic number: the stream is not NBD or is out of step"
-            ),
+            SessionError::BadMagic => write!(f, "wrong magic number: the stream is not NBD or is out of step"),
             SessionError::UnknownExport => {
                 write!(f, "the client asked for an export that is not served here")
             }
@@ -46,10 +43,7 @@ impl fmt::Display for SessionError {
             SessionError::PayloadTooBig(len) => {
                 write!(f, "write of {len} bytes; the largest allowed is 32 MiB")
             }
-            SessionError::UnexpectedFill => write!(
-                f,
-                "a payload was returned that was not asked for or not full"
-            ),
+            SessionError::UnexpectedFill => write!(f, "a payload was returned that was not asked for or not full"),
         }
     }
 }
@@ -143,11 +137,7 @@ impl Session {
     /// Consumes a prefix of `input` and says how long it was and what it led to. Call again
     /// with the rest until it answers something else than [`Step::Request`]. Replies that need
     /// no storage (negotiation, errors) go to `out`.
-    pub fn decode(
-        &mut self,
-        input: &[u8],
-        out: &mut impl Sink,
-    ) -> Result<(usize, Step), SessionError> {
+    pub fn decode(&mut self, input: &[u8], out: &mut impl Sink) -> Result<(usize, Step), SessionError> {
         let mut used = 0;
         loop {
             let rest = input.get(used..).unwrap_or(&[]);
@@ -175,11 +165,7 @@ impl Session {
         Ok((flags.len(), None))
     }
 
-    fn decode_option(
-        &mut self,
-        input: &[u8],
-        out: &mut impl Sink,
-    ) -> Result<Progress, SessionError> {
+    fn decode_option(&mut self, input: &[u8], out: &mut impl Sink) -> Result<Progress, SessionError> {
         let Some((magic, rest)) = input.split_first_chunk() else {
             return Ok(STARVED);
         };
@@ -213,11 +199,7 @@ impl Session {
         Ok((16 + len, None))
     }
 
-    fn decode_request(
-        &mut self,
-        input: &[u8],
-        out: &mut impl Sink,
-    ) -> Result<Progress, SessionError> {
+    fn decode_request(&mut self, input: &[u8], out: &mut impl Sink) -> Result<Progress, SessionError> {
         let Some((head, rest)) = input.split_first_chunk() else {
             return Ok(STARVED);
         };
@@ -226,14 +208,12 @@ impl Session {
             self.state = State::Closed;
             return Ok((head.len(), None));
         }
-        if let Err(error) = raw.check(&self.export, self.agreed.structured, self.agreed.allocation)
-        {
+        if let Err(error) = raw.check(&self.export, self.agreed.structured, self.agreed.allocation) {
             self.refuse(&raw, error, out)?;
             return Ok((head.len(), None));
         }
         let weight = raw.reply_to().weight();
-        let full = self.requests >= self.limits.requests
-            || self.bytes.saturating_add(weight) > self.limits.bytes;
+        let full = self.requests >= self.limits.requests || self.bytes.saturating_add(weight) > self.limits.bytes;
         if full && self.requests > 0 {
             return Ok((0, Some(Step::Paused)));
         }
@@ -259,13 +239,7 @@ impl Session {
             return (used, Some(self.hand_out(raw, buf.freeze())));
         }
         self.state = State::Filling(raw);
-        (
-            used,
-            Some(Step::Fill(Fill {
-                buf,
-                at: here.len(),
-            })),
-        )
+        (used, Some(Step::Fill(Fill { buf, at: here.len() })))
     }
 
     fn hand_out(&mut self, raw: RawRequest, data: Buf) -> Step {
@@ -275,12 +249,7 @@ impl Session {
         Step::Request(request)
     }
 
-    fn refuse(
-        &mut self,
-        raw: &RawRequest,
-        error: NbdError,
-        out: &mut impl Sink,
-    ) -> Result<(), SessionError> {
+    fn refuse(&mut self, raw: &RawRequest, error: NbdError, out: &mut impl Sink) -> Result<(), SessionError> {
         if raw.command != proto::CMD_WRITE {
             self.send_error(&raw.reply_to(), error, out);
             return Ok(());
@@ -292,14 +261,7 @@ impl Session {
         Ok(())
     }
 
-    fn skip(
-        &mut self,
-        input: &[u8],
-        to: ReplyTo,
-        error: NbdError,
-        left: u32,
-        out: &mut impl Sink,
-    ) -> Progress {
+    fn skip(&mut self, input: &[u8], to: ReplyTo, error: NbdError, left: u32, out: &mut impl Sink) -> Progress {
         let now = input.len().min(left as usize);
         // `now` is at most `left`, so it fits.
         let left = left - u32::try_from(now).unwrap_or(left);

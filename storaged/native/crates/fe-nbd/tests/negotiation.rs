@@ -1,10 +1,5 @@
 //! Negotiation, option by option.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod common;
 
 use common::*;
@@ -39,18 +34,12 @@ fn go_tells_size_flags_and_block_sizes_and_starts_transmission() {
     link.feed(&option(7, &info_body("vol", &[1, 3]))).unwrap();
     let replies = link.option_replies();
     assert_eq!(replies.last().unwrap().1, ACK);
-    assert_eq!(
-        (be(&replies[0].2, 0, 2), be(&replies[0].2, 2, 8)),
-        (0, SIZE)
-    );
+    assert_eq!((be(&replies[0].2, 0, 2), be(&replies[0].2, 2, 8)), (0, SIZE));
     // HAS_FLAGS, FLUSH, FUA, TRIM, WRITE_ZEROES, MULTI_CONN, FAST_ZERO; no DF before structured replies.
     assert_eq!(be(&replies[0].2, 10, 2), 1 | 4 | 8 | 32 | 64 | 256 | 2048);
     assert_eq!(replies[1].2, b"\0\x01vol");
     assert_eq!(replies[2].2[..6], [0, 3, 0, 0, 2, 0]);
-    assert_eq!(
-        (be(&replies[2].2, 6, 4), be(&replies[2].2, 10, 4)),
-        (4096, 32 << 20)
-    );
+    assert_eq!((be(&replies[2].2, 6, 4), be(&replies[2].2, 10, 4)), (4096, 32 << 20));
     assert!(link.session.is_transmitting());
 }
 
@@ -84,10 +73,7 @@ fn export_name_answers_with_padding_unless_the_client_asked_for_none() {
 
 #[test]
 fn export_name_with_an_unknown_name_ends_the_connection() {
-    assert_eq!(
-        negotiating().feed(&option(1, b"other")),
-        Err(SessionError::UnknownExport)
-    );
+    assert_eq!(negotiating().feed(&option(1, b"other")), Err(SessionError::UnknownExport));
 }
 
 #[test]
@@ -95,10 +81,7 @@ fn list_names_the_one_export() {
     let mut link = negotiating();
     link.feed(&option(3, b"")).unwrap();
     let replies = link.option_replies();
-    assert_eq!(
-        (replies[0].1, replies[0].2.as_slice()),
-        (2, b"\0\0\0\x03vol".as_slice())
-    );
+    assert_eq!((replies[0].1, replies[0].2.as_slice()), (2, b"\0\0\0\x03vol".as_slice()));
     assert_eq!(replies[1].1, ACK);
     assert_eq!(only_reply(&mut link, 3, b"x"), INVALID);
 }
@@ -127,10 +110,7 @@ fn metadata_contexts_need_structured_replies_first() {
     assert_eq!(only_reply(&mut link, 8, b""), ACK);
     link.feed(&option(10, &body)).unwrap();
     let replies = link.option_replies();
-    assert_eq!(
-        (replies[0].1, replies[0].2.as_slice()),
-        (4, b"\0\0\0\x01base:allocation".as_slice())
-    );
+    assert_eq!((replies[0].1, replies[0].2.as_slice()), (4, b"\0\0\0\x01base:allocation".as_slice()));
     assert_eq!(replies[1].1, ACK);
 }
 
@@ -145,14 +125,8 @@ fn contexts_are_listed_by_namespace_but_only_set_by_name() {
         link.feed(&option(10, &meta_body("vol", queries))).unwrap();
         assert_eq!(link.option_replies().len(), 1);
     }
-    assert_eq!(
-        only_reply(&mut link, 10, &meta_body("nope", &["base:allocation"])),
-        UNKNOWN
-    );
-    assert_eq!(
-        only_reply(&mut link, 10, &meta_body("vol", &["qemu:dirty-bitmap:x"])),
-        ACK
-    );
+    assert_eq!(only_reply(&mut link, 10, &meta_body("nope", &["base:allocation"])), UNKNOWN);
+    assert_eq!(only_reply(&mut link, 10, &meta_body("vol", &["qemu:dirty-bitmap:x"])), ACK);
 }
 
 #[test]
@@ -164,12 +138,7 @@ fn malformed_bodies_are_invalid_not_fatal() {
     lying_name[3] = 200;
     let mut lying_count = meta_body("vol", &["base:allocation"]);
     lying_count[7] = 0xff;
-    for (number, body) in [
-        (7, &lying_name),
-        (6, &vec![0, 0]),
-        (10, &lying_count),
-        (9, &vec![]),
-    ] {
+    for (number, body) in [(7, &lying_name), (6, &vec![0, 0]), (10, &lying_count), (9, &vec![])] {
         assert_eq!(only_reply(&mut link, number, body), INVALID);
     }
     assert_eq!(only_reply(&mut link, 8, b"x"), INVALID);
@@ -195,15 +164,9 @@ fn endless_negotiation_is_cut() {
 fn clients_that_are_not_fixed_newstyle_are_dropped() {
     for flags in [0u32, 2, 4, 0xffff_ffff] {
         let mut link = Link::new(Export::new("vol", SIZE), Limits::default());
-        assert_eq!(
-            link.feed(&flags.to_be_bytes()),
-            Err(SessionError::ClientFlags(flags))
-        );
+        assert_eq!(link.feed(&flags.to_be_bytes()), Err(SessionError::ClientFlags(flags)));
     }
-    assert_eq!(
-        negotiating().feed(b"GET / HTTP/1.1\r\n"),
-        Err(SessionError::BadMagic)
-    );
+    assert_eq!(negotiating().feed(b"GET / HTTP/1.1\r\n"), Err(SessionError::BadMagic));
 }
 
 #[test]

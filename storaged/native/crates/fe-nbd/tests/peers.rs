@@ -1,11 +1,6 @@
 //! Real clients against a memory disk on the real reactor: libnbd's tools, fio, qemu-io.
 //! Without the tools a test says so and passes, except where `CI` is set.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 #[allow(dead_code)]
 #[path = "../examples/nbd-mem.rs"]
@@ -23,16 +18,11 @@ struct Server {
 
 impl Server {
     fn start(name: &str, size: usize) -> Server {
-        let socket =
-            std::env::temp_dir().join(format!("drystone-{}-{name}.sock", std::process::id()));
+        let socket = std::env::temp_dir().join(format!("drystone-{}-{name}.sock", std::process::id()));
         let listener = listen_unix(&socket).unwrap();
         let build = move |cx: &mut _| nbd_mem::Server::new(cx, listener, size);
         let (remote, thread) = spawn("nbd-mem", Config::default(), build).unwrap();
-        Server {
-            remote,
-            thread: Some(thread),
-            socket,
-        }
+        Server { remote, thread: Some(thread), socket }
     }
     fn uri(&self) -> String {
         format!("nbd+unix:///?socket={}", self.socket.display())
@@ -50,24 +40,11 @@ impl Drop for Server {
 /// Runs a client; `None` when it is not installed.
 fn run(program: &str, args: &[&str]) -> Option<String> {
     // No client of these takes a minute; a hanging one must not hang the test run.
-    match Command::new("timeout")
-        .arg("120")
-        .arg(program)
-        .args(args)
-        .output()
-    {
+    match Command::new("timeout").arg("120").arg(program).args(args).output() {
         Ok(out) if out.status.code() == Some(127) => missing(program),
         Ok(out) => {
-            let text = format!(
-                "{}{}",
-                String::from_utf8_lossy(&out.stdout),
-                String::from_utf8_lossy(&out.stderr)
-            );
-            assert!(
-                out.status.success(),
-                "{program} {args:?}: {}\n{text}",
-                out.status
-            );
+            let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+            assert!(out.status.success(), "{program} {args:?}: {}\n{text}", out.status);
             Some(text)
         }
         Err(_) => missing("timeout"),
@@ -75,10 +52,7 @@ fn run(program: &str, args: &[&str]) -> Option<String> {
 }
 
 fn missing(program: &str) -> Option<String> {
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "{program} is needed in CI: install libnbd-bin, fio, qemu-utils"
-    );
+    assert!(std::env::var_os("CI").is_none(), "{program} is needed in CI: install libnbd-bin, fio, qemu-utils");
     println!("skipped: {program} is not installed");
     None
 }
@@ -111,29 +85,12 @@ fn nbdinfo_sees_size_flags_block_sizes_and_the_map() {
 fn nbdcopy_round_trips_a_disk_over_several_connections() {
     let server = Server::start("copy", 8 << 20);
     let dir = std::env::temp_dir();
-    let (from, to) = (
-        dir.join(format!("dry-{}-a", std::process::id())),
-        dir.join(format!("dry-{}-b", std::process::id())),
-    );
-    let data: Vec<u8> = (0..8u32 << 20)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
+    let (from, to) =
+        (dir.join(format!("dry-{}-a", std::process::id())), dir.join(format!("dry-{}-b", std::process::id())));
+    let data: Vec<u8> = (0..8u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     std::fs::write(&from, &data).unwrap();
-    if run(
-        "nbdcopy",
-        &[
-            "--connections=4",
-            "--flush",
-            from.to_str().unwrap(),
-            &server.uri(),
-        ],
-    )
-    .is_some()
-    {
-        run(
-            "nbdcopy",
-            &["--connections=4", &server.uri(), to.to_str().unwrap()],
-        );
+    if run("nbdcopy", &["--connections=4", "--flush", from.to_str().unwrap(), &server.uri()]).is_some() {
+        run("nbdcopy", &["--connections=4", &server.uri(), to.to_str().unwrap()]);
         assert!(std::fs::read(&to).unwrap() == data);
     }
     let _ = (std::fs::remove_file(from), std::fs::remove_file(to));
@@ -197,8 +154,5 @@ fn qemu_writes_zeroes_trims_and_reads_back() {
     ) else {
         return;
     };
-    assert!(
-        !text.contains("failed") && !text.contains("error"),
-        "{text}"
-    );
+    assert!(!text.contains("failed") && !text.contains("error"), "{text}");
 }

@@ -1,10 +1,5 @@
 //! Properties: how the stream is cut does not matter, and no bytes make it panic.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod common;
 
 use common::*;
@@ -21,9 +16,8 @@ fn any_request() -> impl Strategy<Value = Vec<u8>> {
                 request(command, flags, cookie, offset, len)
             }
         ),
-        (any::<u64>(), offset, 0usize..200, any::<u8>()).prop_map(
-            |(cookie, offset, sectors, byte)| { write(cookie, offset, &vec![byte; sectors * 512]) }
-        ),
+        (any::<u64>(), offset, 0usize..200, any::<u8>())
+            .prop_map(|(cookie, offset, sectors, byte)| { write(cookie, offset, &vec![byte; sectors * 512]) }),
     ]
 }
 
@@ -38,13 +32,7 @@ fn run(bytes: &[u8], cuts: &[usize]) -> (Vec<(u64, Op)>, Vec<u8>) {
             break;
         }
     }
-    (
-        link.requests
-            .iter()
-            .map(|r| (r.to.cookie(), r.op.clone()))
-            .collect(),
-        link.out,
-    )
+    (link.requests.iter().map(|r| (r.to.cookie(), r.op.clone())).collect(), link.out)
 }
 
 proptest! {

@@ -62,7 +62,8 @@ impl Slots {
         }
         for slot in &mut self.slots {
             let fresh = slot.moved_at.is_some_and(|at| now.saturating_sub(at) <= LEASE_SLOT_FRESH);
-            let read_since = slot.lapsed_at.is_none_or(|lapse| map_read_at.is_some_and(|read| read >= lapse.max(echoed_since)));
+            let read_since =
+                slot.lapsed_at.is_none_or(|lapse| map_read_at.is_some_and(|read| read >= lapse.max(echoed_since)));
             if fresh && read_since {
                 slot.lapsed_at = None;
                 slot.valid_until = slot.valid_until.max(until);

@@ -97,7 +97,11 @@ impl Peers {
         let echoed = beat.echoes.iter().find(|e| e.node == me && e.boot == boot).map(|e| e.seq);
         let at = echoed.and_then(|seq| self.sent.iter().find(|(s, _)| *s == seq)).map(|(_, at)| *at);
         peer.basis = peer.basis.max(at);
-        if peer.offsets.paused(offset, now) { Heard::Paused } else { Heard::Fresh }
+        if peer.offsets.paused(offset, now) {
+            Heard::Paused
+        } else {
+            Heard::Fresh
+        }
     }
 
     /// What the next heartbeat echoes: every peer heard within the silence limit that is not in `promised`.

@@ -187,7 +187,13 @@ fn a_clock_that_stood_still_is_seen_by_the_peers_heartbeats() {
     c.run(10);
     // The peers' clocks run on while this node's stands still: their next heartbeats come from the future.
     let beat = |node: u8, seq, sent_at| drystone_membership::Heartbeat {
-        node: id(node), boot: 1, seq, sent_at, map_rev: Rev(1), voters_version: 1, echoes: vec![],
+        node: id(node),
+        boot: 1,
+        seq,
+        sent_at,
+        map_rev: Rev(1),
+        voters_version: 1,
+        echoes: vec![],
     };
     for k in 1..20u64 {
         let bytes = beat(1, 1000 + k, c.now + k * BEACON_PERIOD).seal(&[9; 32], 1);

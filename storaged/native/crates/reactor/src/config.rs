@@ -17,10 +17,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config {
-            entries: 512,
-            spin_us: 0,
-        }
+        Config { entries: 512, spin_us: 0 }
     }
 }
 
@@ -43,10 +40,7 @@ impl fmt::Display for SetupError {
                 "io_uring is forbidden here: set sysctl kernel.io_uring_disabled=0 and allow the \
                  io_uring system calls in the container's seccomp profile"
             ),
-            SetupError::TooOld => write!(
-                f,
-                "this kernel's io_uring is too old: Linux 5.19 or newer is needed"
-            ),
+            SetupError::TooOld => write!(f, "this kernel's io_uring is too old: Linux 5.19 or newer is needed"),
             SetupError::Io(e) => write!(f, "io_uring could not be set up: {e}"),
         }
     }

@@ -40,17 +40,9 @@ pub trait Decoder {
     /// Consumes a prefix of `input` (its length is the first value) and says what it led to.
     /// Answers that need no thought go to `out`. It must make progress when it is shown
     /// [`ConnConfig::recv_buf`] bytes: anything longer is for [`Decoded::Fill`].
-    fn decode(
-        &mut self,
-        input: &[u8],
-        out: &mut SendQueue,
-    ) -> Result<(usize, Decoded<Self::Item>), Self::Error>;
+    fn decode(&mut self, input: &[u8], out: &mut SendQueue) -> Result<(usize, Decoded<Self::Item>), Self::Error>;
     /// The payload asked for is whole. `None`: the frame goes on in the stream.
-    fn filled(
-        &mut self,
-        fill: Fill,
-        out: &mut SendQueue,
-    ) -> Result<Option<Self::Item>, Self::Error>;
+    fn filled(&mut self, fill: Fill, out: &mut SendQueue) -> Result<Option<Self::Item>, Self::Error>;
 }
 
 /// Sizes of a connection.
@@ -69,11 +61,7 @@ pub struct ConnConfig {
 
 impl Default for ConnConfig {
     fn default() -> ConnConfig {
-        ConnConfig {
-            recv_buf: 64 << 10,
-            send_max: 8 << 20,
-            finish_us: 5_000_000,
-        }
+        ConnConfig { recv_buf: 64 << 10, send_max: 8 << 20, finish_us: 5_000_000 }
     }
 }
 
@@ -151,12 +139,7 @@ pub struct Conn<D: Decoder> {
 impl<D: Decoder> Conn<D> {
     /// A connection over an adopted stream socket. `make` builds the decoder and may queue a
     /// greeting. Receiving starts with the first [`Conn::next`].
-    pub fn new(
-        fd: FdId,
-        token: UserToken,
-        config: ConnConfig,
-        make: impl FnOnce(&mut SendQueue) -> D,
-    ) -> Conn<D> {
+    pub fn new(fd: FdId, token: UserToken, config: ConnConfig, make: impl FnOnce(&mut SendQueue) -> D) -> Conn<D> {
         let mut queue = SendQueue::new();
         let decoder = make(&mut queue);
         Conn {
@@ -319,11 +302,7 @@ impl<D: Decoder> Conn<D> {
     }
 
     fn decode(&mut self, cx: &mut Ctx) -> Option<D::Item> {
-        let input = self
-            .buf
-            .as_ref()
-            .and_then(|buf| buf.as_slice().get(self.start..self.end))
-            .unwrap_or(&[]);
+        let input = self.buf.as_ref().and_then(|buf| buf.as_slice().get(self.start..self.end)).unwrap_or(&[]);
         let (used, decoded) = match self.decoder.decode(input, &mut self.queue) {
             Ok(step) => step,
             Err(e) => {
@@ -344,10 +323,7 @@ impl<D: Decoder> Conn<D> {
     }
 
     fn receive(&mut self, cx: &mut Ctx) {
-        let mut buf = self
-            .buf
-            .take()
-            .unwrap_or_else(|| BufMut::with_len(self.config.recv_buf));
+        let mut buf = self.buf.take().unwrap_or_else(|| BufMut::with_len(self.config.recv_buf));
         if self.start > 0 {
             buf.as_mut_slice().copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);

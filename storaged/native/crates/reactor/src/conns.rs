@@ -67,12 +67,7 @@ impl<D: Decoder> Conns<D> {
     pub fn insert(&mut self, fd: FdId, make: impl FnOnce(&mut SendQueue) -> D) -> ConnId {
         // The token needs the key, so the connection gets it right after.
         let conn = Conn::new(fd, UserToken::new(self.class, 0), self.config, make);
-        let key = self.slab.insert(Entry {
-            conn,
-            in_ready: false,
-            in_dirty: false,
-            in_finishing: false,
-        });
+        let key = self.slab.insert(Entry { conn, in_ready: false, in_dirty: false, in_finishing: false });
         if let Some(entry) = self.slab.get_mut(key) {
             entry.conn.set_token(UserToken::new(self.class, key));
         }
@@ -128,10 +123,7 @@ impl<D: Decoder> Conns<D> {
     /// What is queued goes out with the next [`Conns::flush`].
     pub fn parts(&mut self, id: ConnId) -> Option<(&mut D, &mut SendQueue)> {
         self.touch(id);
-        self.slab
-            .get_mut(id.0)
-            .filter(|entry| entry.conn.is_open())
-            .map(|entry| entry.conn.parts())
+        self.slab.get_mut(id.0).filter(|entry| entry.conn.is_open()).map(|entry| entry.conn.parts())
     }
     /// The connection itself, for looking at it.
     pub fn get(&self, id: ConnId) -> Option<&Conn<D>> {
@@ -172,12 +164,7 @@ impl<D: Decoder> Conns<D> {
     }
 
     fn cut_finished(&mut self, cx: &mut Ctx) {
-        while let Some((_, id)) = self
-            .finishing
-            .front()
-            .copied()
-            .filter(|(deadline, _)| *deadline <= cx.now_us())
-        {
+        while let Some((_, id)) = self.finishing.front().copied().filter(|(deadline, _)| *deadline <= cx.now_us()) {
             self.finishing.pop_front();
             self.close(cx, id);
         }

@@ -121,14 +121,7 @@ impl Ctx {
             Some(true) => {
                 if let Some(raw) = self.descs.raw(id) {
                     let fd = Some(id);
-                    self.ring.start(
-                        Op {
-                            token,
-                            fd,
-                            kind: Kind::Cancel,
-                        },
-                        raw,
-                    );
+                    self.ring.start(Op { token, fd, kind: Kind::Cancel }, raw);
                 }
             }
         }
@@ -146,14 +139,7 @@ impl Ctx {
 
     fn start(&mut self, token: UserToken, fd: FdId, kind: Kind) -> OpId {
         match self.descs.begin(fd) {
-            Some(raw) => OpId(self.ring.start(
-                Op {
-                    token,
-                    fd: Some(fd),
-                    kind,
-                },
-                raw,
-            )),
+            Some(raw) => OpId(self.ring.start(Op { token, fd: Some(fd), kind }, raw)),
             None => {
                 let gone = io::Error::from_raw_os_error(libc::EBADF);
                 if let After::Done(result) = kind.complete(Err(gone), &mut self.spare) {
@@ -165,14 +151,7 @@ impl Ctx {
     }
     pub(crate) fn start_wake(&mut self, raw: RawFd) {
         let token = UserToken::new(0, 0);
-        self.ring.start(
-            Op {
-                token,
-                fd: None,
-                kind: Kind::Wake(Box::new([0; 8])),
-            },
-            raw,
-        );
+        self.ring.start(Op { token, fd: None, kind: Kind::Wake(Box::new([0; 8])) }, raw);
     }
     fn vectors(&mut self) -> Box<Vectors> {
         self.spare.pop().unwrap_or_else(Vectors::new)
@@ -197,26 +176,10 @@ impl Ctx {
     }
     /// Receives into `buf[range]`: what is there, or with `whole` all of the range (less only at
     /// the end of the stream). Answer: [`OpResult::Received`].
-    pub fn recv(
-        &mut self,
-        fd: FdId,
-        token: UserToken,
-        buf: BufMut,
-        range: Range<usize>,
-        whole: bool,
-    ) -> OpId {
+    pub fn recv(&mut self, fd: FdId, token: UserToken, buf: BufMut, range: Range<usize>, whole: bool) -> OpId {
         let end = range.end.min(buf.len());
         let start = range.start.min(end);
-        self.start(
-            token,
-            fd,
-            Kind::Recv {
-                buf,
-                start,
-                end,
-                whole,
-            },
-        )
+        self.start(token, fd, Kind::Recv { buf, start, end, whole })
     }
     /// Sends the whole queue in order. Only one send per stream may run at a time, or their bytes
     /// could mix. Answer: [`OpResult::Sent`].
@@ -248,27 +211,10 @@ impl Ctx {
         self.start(token, fd, Kind::send_to(buf, to, io))
     }
     /// Reads the file at `offset` into `buf[range]`. Answer: [`OpResult::Read`].
-    pub fn read(
-        &mut self,
-        fd: FdId,
-        token: UserToken,
-        buf: BufMut,
-        range: Range<usize>,
-        offset: u64,
-    ) -> OpId {
+    pub fn read(&mut self, fd: FdId, token: UserToken, buf: BufMut, range: Range<usize>, offset: u64) -> OpId {
         let end = range.end.min(buf.len());
         let start = range.start.min(end);
-        self.start(
-            token,
-            fd,
-            Kind::Read {
-                buf,
-                start,
-                end,
-                done: 0,
-                offset,
-            },
-        )
+        self.start(token, fd, Kind::Read { buf, start, end, done: 0, offset })
     }
     /// Writes `bufs` one after the other at `offset`, in one vectored call; with `dsync` the
     /// answer means durable (`RWF_DSYNC`). Answer: [`OpResult::Written`].
@@ -282,16 +228,7 @@ impl Ctx {
     ) -> OpId {
         let io = self.vectors();
         let queue = SendQueue::of_whole(bufs);
-        self.start(
-            token,
-            fd,
-            Kind::Write {
-                queue,
-                io,
-                offset,
-                dsync,
-            },
-        )
+        self.start(token, fd, Kind::Write { queue, io, offset, dsync })
     }
     /// Makes everything durable whose `Written` was delivered before (`fdatasync`).
     /// Answer: [`OpResult::Synced`].
@@ -306,8 +243,7 @@ impl Ctx {
 
     /// Turns one answer of the kernel into what the handler gets; `true` when it was the wake-up.
     pub(crate) fn on_answer(&mut self, answer: Answer) -> bool {
-        let result = usize::try_from(answer.result)
-            .map_err(|_| io::Error::from_raw_os_error(-answer.result));
+        let result = usize::try_from(answer.result).map_err(|_| io::Error::from_raw_os_error(-answer.result));
         self.completions += 1;
         if answer.more {
             self.on_accepted(answer.key, result);
@@ -339,10 +275,7 @@ impl Ctx {
         if let (After::Again(kind), true) = (&mut after, closing) {
             let kind = std::mem::replace(kind, Kind::Cancel);
             // Not EINTR, so this ends it.
-            after = kind.complete(
-                Err(io::Error::from_raw_os_error(libc::ECANCELED)),
-                &mut self.spare,
-            );
+            after = kind.complete(Err(io::Error::from_raw_os_error(libc::ECANCELED)), &mut self.spare);
         }
         match after {
             After::Again(kind) => {

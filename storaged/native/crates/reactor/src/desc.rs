@@ -24,11 +24,7 @@ impl Descs {
         self.0.len()
     }
     pub fn add(&mut self, fd: OwnedFd) -> FdId {
-        FdId(self.0.insert(Desc {
-            fd,
-            in_flight: 0,
-            closing: None,
-        }))
+        FdId(self.0.insert(Desc { fd, in_flight: 0, closing: None }))
     }
     pub fn fd(&self, id: FdId) -> Option<&OwnedFd> {
         self.0.get(id.0).map(|desc| &desc.fd)

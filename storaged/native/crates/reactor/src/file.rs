@@ -37,11 +37,7 @@ impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FileError::Missing(p) => write!(f, "{}: no such file or device", p.display()),
-            FileError::InUse(p) => write!(
-                f,
-                "{}: is open elsewhere; stop the process that uses it",
-                p.display()
-            ),
+            FileError::InUse(p) => write!(f, "{}: is open elsewhere; stop the process that uses it", p.display()),
             FileError::Exists(p) => {
                 write!(f, "{}: exists already and is not overwritten", p.display())
             }
@@ -49,22 +45,10 @@ impl fmt::Display for FileError {
                 write!(f, "{}: is neither a file nor a block device", p.display())
             }
             FileError::NoDirectIo(p) => {
-                write!(
-                    f,
-                    "{}: its file system has no direct I/O; put it on ext4 or xfs",
-                    p.display()
-                )
+                write!(f, "{}: its file system has no direct I/O; put it on ext4 or xfs", p.display())
             }
-            FileError::SectorSize(p, n) => write!(
-                f,
-                "{}: sectors of {n} bytes; at most {BLOCK} work",
-                p.display()
-            ),
-            FileError::Size(p, n) => write!(
-                f,
-                "{}: {n} bytes is not a positive multiple of {BLOCK}",
-                p.display()
-            ),
+            FileError::SectorSize(p, n) => write!(f, "{}: sectors of {n} bytes; at most {BLOCK} work", p.display()),
+            FileError::Size(p, n) => write!(f, "{}: {n} bytes is not a positive multiple of {BLOCK}", p.display()),
             FileError::Io(p, e) => write!(f, "{}: {e}", p.display()),
         }
     }
@@ -107,9 +91,7 @@ impl DriveFile {
     pub fn open(path: &Path, options: &OpenOptions) -> Result<DriveFile, FileError> {
         let at = |e| FileError::Io(path.to_owned(), e);
         if options.create.is_none() {
-            let kind = std::fs::metadata(path)
-                .map_err(|e| open_error(path, e))?
-                .file_type();
+            let kind = std::fs::metadata(path).map_err(|e| open_error(path, e))?.file_type();
             if !kind.is_file() && !kind.is_block_device() {
                 return Err(FileError::NotADrive(path.to_owned()));
             }
@@ -164,9 +146,7 @@ fn open_file(path: &Path, options: &OpenOptions) -> Result<(File, bool), FileErr
             if !options.allow_cached {
                 return Err(FileError::NoDirectIo(path.to_owned()));
             }
-            try_open(0)
-                .map(|file| (file, false))
-                .map_err(|e| open_error(path, e))
+            try_open(0).map(|file| (file, false)).map_err(|e| open_error(path, e))
         }
         Err(e) => Err(open_error(path, e)),
     }
@@ -184,10 +164,7 @@ fn open_error(path: &Path, e: io::Error) -> FileError {
 
 /// A new file is durable only when its folder's entry is.
 fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
 }
 
@@ -195,21 +172,12 @@ fn look(path: &Path, file: &mut File, direct: bool) -> Result<Geometry, FileErro
     let at = |e| FileError::Io(path.to_owned(), e);
     let is_block_device = file.metadata().map_err(at)?.file_type().is_block_device();
     let size = file.seek(SeekFrom::End(0)).map_err(at)?;
-    let sector = if is_block_device {
-        sys::sector_size(file).map_err(at)?
-    } else {
-        512
-    };
+    let sector = if is_block_device { sys::sector_size(file).map_err(at)? } else { 512 };
     if sector > BLOCK {
         return Err(FileError::SectorSize(path.to_owned(), sector));
     }
     if size == 0 || size % u64::from(BLOCK) != 0 {
         return Err(FileError::Size(path.to_owned(), size));
     }
-    Ok(Geometry {
-        size,
-        sector,
-        is_block_device,
-        direct,
-    })
+    Ok(Geometry { size, sector, is_block_device, direct })
 }

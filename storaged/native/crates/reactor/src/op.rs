@@ -93,18 +93,11 @@ impl Vectors {
     pub fn new() -> Box<Vectors> {
         // SAFETY: all-zero bytes are a valid, empty msghdr.
         let msg = unsafe { std::mem::zeroed() };
-        Box::new(Vectors {
-            iov: Vec::new(),
-            msg,
-            addr: SockAddr::empty(),
-        })
+        Box::new(Vectors { iov: Vec::new(), msg, addr: SockAddr::empty() })
     }
     fn load<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>) {
         self.iov.clear();
-        self.iov.extend(slices.map(|s| libc::iovec {
-            iov_base: s.as_ptr().cast_mut().cast(),
-            iov_len: s.len(),
-        }));
+        self.iov.extend(slices.map(|s| libc::iovec { iov_base: s.as_ptr().cast_mut().cast(), iov_len: s.len() }));
         debug_assert!(self.iov.len() <= IOV_MAX);
     }
     /// Sends what the socket takes at once of the queue's front; EAGAIN is 0 bytes.
@@ -126,10 +119,7 @@ impl Vectors {
     fn load_target(&mut self, target: &mut [u8]) {
         self.addr = SockAddr::empty();
         self.iov.clear();
-        self.iov.push(libc::iovec {
-            iov_base: target.as_mut_ptr().cast(),
-            iov_len: target.len(),
-        });
+        self.iov.push(libc::iovec { iov_base: target.as_mut_ptr().cast(), iov_len: target.len() });
     }
     fn count(&self) -> u32 {
         // At most IOV_MAX.
@@ -138,11 +128,7 @@ impl Vectors {
     fn message(&mut self, named: bool) -> *mut libc::msghdr {
         self.msg.msg_iov = self.iov.as_mut_ptr();
         self.msg.msg_iovlen = self.iov.len() as _;
-        self.msg.msg_name = if named {
-            self.addr.as_mut_ptr()
-        } else {
-            std::ptr::null_mut()
-        };
+        self.msg.msg_name = if named { self.addr.as_mut_ptr() } else { std::ptr::null_mut() };
         self.msg.msg_namelen = if named { self.addr.len() } else { 0 };
         &raw mut self.msg
     }
@@ -155,43 +141,14 @@ pub(crate) enum Kind {
     Cancel,
     Accept,
     Connect(Box<SockAddr>),
-    Recv {
-        buf: BufMut,
-        start: usize,
-        end: usize,
-        whole: bool,
-    },
-    Send {
-        queue: SendQueue,
-        io: Box<Vectors>,
-        sent: usize,
-    },
-    RecvFrom {
-        buf: BufMut,
-        io: Box<Vectors>,
-    },
-    SendTo {
-        buf: Buf,
-        io: Box<Vectors>,
-    },
-    Read {
-        buf: BufMut,
-        start: usize,
-        end: usize,
-        done: usize,
-        offset: u64,
-    },
-    Write {
-        queue: SendQueue,
-        io: Box<Vectors>,
-        offset: u64,
-        dsync: bool,
-    },
+    Recv { buf: BufMut, start: usize, end: usize, whole: bool },
+    Send { queue: SendQueue, io: Box<Vectors>, sent: usize },
+    RecvFrom { buf: BufMut, io: Box<Vectors> },
+    SendTo { buf: Buf, io: Box<Vectors> },
+    Read { buf: BufMut, start: usize, end: usize, done: usize, offset: u64 },
+    Write { queue: SendQueue, io: Box<Vectors>, offset: u64, dsync: bool },
     Sync,
-    Discard {
-        offset: u64,
-        len: u64,
-    },
+    Discard { offset: u64, len: u64 },
 }
 
 pub(crate) struct Op {
@@ -225,21 +182,12 @@ impl Kind {
         match self {
             Kind::Wake(count) => opcode::Read::new(fd, count.as_mut_ptr(), 8).build(),
             Kind::Cancel => opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all()).build(),
-            Kind::Accept => opcode::AcceptMulti::new(fd)
-                .flags(libc::SOCK_CLOEXEC)
-                .build(),
+            Kind::Accept => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
             Kind::Connect(addr) => opcode::Connect::new(fd, addr.as_ptr(), addr.len()).build(),
-            Kind::Recv {
-                buf,
-                start,
-                end,
-                whole,
-            } => {
+            Kind::Recv { buf, start, end, whole } => {
                 let target = buf.as_mut_slice().get_mut(*start..*end).unwrap_or(&mut []);
                 let flags = if *whole { libc::MSG_WAITALL } else { 0 };
-                opcode::Recv::new(fd, target.as_mut_ptr(), len_u32(target))
-                    .flags(flags)
-                    .build()
+                opcode::Recv::new(fd, target.as_mut_ptr(), len_u32(target)).flags(flags).build()
             }
             Kind::Send { queue, io, .. } => {
                 io.load(queue.slices());
@@ -253,37 +201,16 @@ impl Kind {
                 io.load_target(buf.as_mut_slice());
                 opcode::RecvMsg::new(fd, io.message(true)).build()
             }
-            Kind::Read {
-                buf,
-                start,
-                end,
-                done,
-                offset,
-            } => {
-                let target = buf
-                    .as_mut_slice()
-                    .get_mut(*start + *done..*end)
-                    .unwrap_or(&mut []);
+            Kind::Read { buf, start, end, done, offset } => {
+                let target = buf.as_mut_slice().get_mut(*start + *done..*end).unwrap_or(&mut []);
                 let at = *offset + *done as u64;
-                opcode::Read::new(fd, target.as_mut_ptr(), len_u32(target))
-                    .offset(at)
-                    .build()
+                opcode::Read::new(fd, target.as_mut_ptr(), len_u32(target)).offset(at).build()
             }
-            Kind::Write {
-                queue,
-                io,
-                offset,
-                dsync,
-            } => write_entry(fd, queue, io, *offset, *dsync),
-            Kind::Sync => opcode::Fsync::new(fd)
-                .flags(types::FsyncFlags::DATASYNC)
-                .build(),
+            Kind::Write { queue, io, offset, dsync } => write_entry(fd, queue, io, *offset, *dsync),
+            Kind::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
             Kind::Discard { offset, len } => {
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                opcode::Fallocate::new(fd, *len)
-                    .offset(*offset)
-                    .mode(mode)
-                    .build()
+                opcode::Fallocate::new(fd, *len).offset(*offset).mode(mode).build()
             }
         }
     }
@@ -304,35 +231,18 @@ impl Kind {
             Kind::Recv { buf, .. } => OpResult::Received { result, buf },
             Kind::Send { queue, io, sent } => return sent_some(queue, io, sent, result, spare),
             Kind::RecvFrom { buf, io } => {
-                let from = io
-                    .addr
-                    .to_inet()
-                    .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
+                let from = io.addr.to_inet().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
                 spare.push(io);
-                OpResult::ReceivedFrom {
-                    result: result.and_then(|n| from.map(|from| (n, from))),
-                    buf,
-                }
+                OpResult::ReceivedFrom { result: result.and_then(|n| from.map(|from| (n, from))), buf }
             }
             Kind::SendTo { io, .. } => {
                 spare.push(io);
                 OpResult::SentTo(unit(result))
             }
-            Kind::Read {
-                buf,
-                start,
-                end,
-                done,
-                offset,
-            } => {
+            Kind::Read { buf, start, end, done, offset } => {
                 return read_some((buf, start, end, done, offset), result);
             }
-            Kind::Write {
-                queue,
-                io,
-                offset,
-                dsync,
-            } => {
+            Kind::Write { queue, io, offset, dsync } => {
                 return wrote_some(queue, io, (offset, dsync), result, spare);
             }
             Kind::Sync => OpResult::Synced(unit(result)),
@@ -351,26 +261,14 @@ fn send_entry(fd: types::Fd, message: *const libc::msghdr, flags: libc::c_int) -
     opcode::SendMsg::new(fd, message).flags(flags).build()
 }
 
-fn write_entry(
-    fd: types::Fd,
-    queue: &SendQueue,
-    io: &mut Vectors,
-    offset: u64,
-    dsync: bool,
-) -> squeue::Entry {
+fn write_entry(fd: types::Fd, queue: &SendQueue, io: &mut Vectors, offset: u64, dsync: bool) -> squeue::Entry {
     io.load(queue.slices());
     let flags = if dsync { libc::RWF_DSYNC } else { 0 };
     if let [one] = io.iov.as_slice() {
         let len = u32::try_from(one.iov_len).unwrap_or(1 << 30);
-        return opcode::Write::new(fd, one.iov_base.cast(), len)
-            .offset(offset)
-            .rw_flags(flags)
-            .build();
+        return opcode::Write::new(fd, one.iov_base.cast(), len).offset(offset).rw_flags(flags).build();
     }
-    opcode::Writev::new(fd, io.iov.as_ptr(), io.count())
-        .offset(offset)
-        .rw_flags(flags)
-        .build()
+    opcode::Writev::new(fd, io.iov.as_ptr(), io.count()).offset(offset).rw_flags(flags).build()
 }
 
 fn sent_some(
@@ -384,11 +282,7 @@ fn sent_some(
         Ok(n) => {
             queue.advance(n);
             if !queue.is_empty() && n > 0 {
-                return After::Again(Kind::Send {
-                    queue,
-                    io,
-                    sent: sent + n,
-                });
+                return After::Again(Kind::Send { queue, io, sent: sent + n });
             }
             Ok(sent + n)
         }
@@ -399,19 +293,10 @@ fn sent_some(
     After::Done(OpResult::Sent { result, queue })
 }
 
-fn read_some(
-    (buf, start, end, done, offset): (BufMut, usize, usize, usize, u64),
-    result: io::Result<usize>,
-) -> After {
+fn read_some((buf, start, end, done, offset): (BufMut, usize, usize, usize, u64), result: io::Result<usize>) -> After {
     let result = match result {
         Ok(n) if n > 0 && start + done + n < end => {
-            return After::Again(Kind::Read {
-                buf,
-                start,
-                end,
-                done: done + n,
-                offset,
-            });
+            return After::Again(Kind::Read { buf, start, end, done: done + n, offset });
         }
         Ok(n) => Ok(done + n),
         Err(e) => Err(e),
@@ -430,12 +315,7 @@ fn wrote_some(
         Ok(n) => {
             queue.advance(n);
             if !queue.is_empty() && n > 0 {
-                return After::Again(Kind::Write {
-                    queue,
-                    io,
-                    offset: offset + n as u64,
-                    dsync,
-                });
+                return After::Again(Kind::Write { queue, io, offset: offset + n as u64, dsync });
             }
             // A drive that takes no byte and reports no error would otherwise lose data silently.
             if queue.is_empty() {

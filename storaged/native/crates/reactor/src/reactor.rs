@@ -185,11 +185,7 @@ impl<H: Handler> Reactor<H> {
 
 /// Starts a reactor on a thread of its own; the handler is built, lives and dies there. Set-up
 /// errors come back here, not on the thread.
-pub fn spawn<H, B>(
-    name: &str,
-    config: Config,
-    build: B,
-) -> Result<(Remote<H::Command>, Running), SetupError>
+pub fn spawn<H, B>(name: &str, config: Config, build: B) -> Result<(Remote<H::Command>, Running), SetupError>
 where
     H: Handler + 'static,
     H::Command: 'static,
@@ -197,27 +193,23 @@ where
 {
     let (remote, inbox) = channel()?;
     let (ready, is_ready) = std::sync::mpsc::channel();
-    let thread = std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            let reactor = match Reactor::new(config, inbox, build) {
-                Ok(reactor) => {
-                    let _ = ready.send(Ok(()));
-                    reactor
-                }
-                Err(e) => {
-                    let _ = ready.send(Err(e));
-                    return Err(RunError(io::Error::other("the reactor was not set up")));
-                }
-            };
-            reactor.run().map(drop)
-        })?;
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let reactor = match Reactor::new(config, inbox, build) {
+            Ok(reactor) => {
+                let _ = ready.send(Ok(()));
+                reactor
+            }
+            Err(e) => {
+                let _ = ready.send(Err(e));
+                return Err(RunError(io::Error::other("the reactor was not set up")));
+            }
+        };
+        reactor.run().map(drop)
+    })?;
     match is_ready.recv() {
         Ok(Ok(())) => Ok((remote, thread)),
         Ok(Err(e)) => Err(e),
-        Err(_) => Err(SetupError::Io(io::Error::other(
-            "the reactor thread ended during set-up",
-        ))),
+        Err(_) => Err(SetupError::Io(io::Error::other("the reactor thread ended during set-up"))),
     }
 }
 

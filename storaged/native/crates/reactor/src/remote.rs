@@ -51,10 +51,7 @@ impl<C> fmt::Display for SendError<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SendError::Gone(_) => write!(f, "the reactor has ended"),
-            SendError::Full(_) => write!(
-                f,
-                "the reactor does not take commands: {QUEUE_MAX} are waiting"
-            ),
+            SendError::Full(_) => write!(f, "the reactor does not take commands: {QUEUE_MAX} are waiting"),
         }
     }
 }

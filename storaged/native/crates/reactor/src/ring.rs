@@ -46,11 +46,7 @@ fn set_up(entries: u32) -> Result<IoUring, SetupError> {
     let uring = match modern {
         Ok(uring) => uring,
         // Before 6.1: the kernel at least does not interrupt this thread to complete.
-        Err(_) => IoUring::builder()
-            .setup_cqsize(cq)
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .build(entries)?,
+        Err(_) => IoUring::builder().setup_cqsize(cq).setup_coop_taskrun().setup_taskrun_flag().build(entries)?,
     };
     if !uring.params().is_feature_ext_arg() || !uring.params().is_feature_nodrop() {
         return Err(SetupError::TooOld);
@@ -61,12 +57,7 @@ fn set_up(entries: u32) -> Result<IoUring, SetupError> {
 impl Ring {
     pub fn new(config: &Config) -> Result<Ring, SetupError> {
         let uring = set_up(config.entries.clamp(8, 4096))?;
-        Ok(Ring {
-            uring,
-            ops: Slab::new(),
-            backlog: VecDeque::new(),
-            enters: 0,
-        })
+        Ok(Ring { uring, ops: Slab::new(), backlog: VecDeque::new(), enters: 0 })
     }
 
     pub fn in_flight(&self) -> usize {
@@ -92,11 +83,7 @@ impl Ring {
     /// Asks the kernel to give one operation up; it still answers.
     pub fn cancel(&mut self, key: u64) {
         if self.ops.get(key).is_some() {
-            self.push(
-                io_uring::opcode::AsyncCancel::new(key)
-                    .build()
-                    .user_data(u64::MAX),
-            );
+            self.push(io_uring::opcode::AsyncCancel::new(key).build().user_data(u64::MAX));
         }
     }
 
@@ -142,12 +129,7 @@ impl Ring {
         match result {
             Ok(_) => Ok(()),
             // Time is up, a signal came, or answers must be taken before more is accepted.
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
-                ) =>
-            {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
                 Ok(())
             }
             Err(e) => Err(e),
@@ -164,9 +146,7 @@ impl Ring {
 
     /// Whether a turn that does not wait still has to call the kernel.
     pub fn needs_enter(&mut self) -> bool {
-        self.has_unsubmitted()
-            || self.uring.submission().taskrun()
-            || self.uring.submission().cq_overflow()
+        self.has_unsubmitted() || self.uring.submission().taskrun() || self.uring.submission().cq_overflow()
     }
 
     /// Takes all answers that are there.
@@ -209,10 +189,7 @@ impl Ring {
 impl Ring {
     /// Takes an answer that nobody waits for any more.
     fn abandon(&mut self, answer: &Answer) {
-        let accepting = self
-            .ops
-            .get(answer.key)
-            .is_some_and(|op| matches!(op.kind, Kind::Accept));
+        let accepting = self.ops.get(answer.key).is_some_and(|op| matches!(op.kind, Kind::Accept));
         if accepting && answer.result >= 0 {
             drop(sys::own(answer.result));
         }

@@ -34,26 +34,9 @@ impl SendQueue {
     }
     /// Buffers for a file: none is copied, because their alignment matters there.
     pub(crate) fn of_whole(bufs: impl IntoIterator<Item = Buf>) -> SendQueue {
-        let parts: VecDeque<Part> = bufs
-            .into_iter()
-            .filter(|buf| !buf.is_empty())
-            .map(Part::Body)
-            .collect();
-        let len = parts
-            .iter()
-            .map(|part| {
-                if let Part::Body(buf) = part {
-                    buf.len()
-                } else {
-                    0
-                }
-            })
-            .sum();
-        SendQueue {
-            parts,
-            len,
-            ..SendQueue::default()
-        }
+        let parts: VecDeque<Part> = bufs.into_iter().filter(|buf| !buf.is_empty()).map(Part::Body).collect();
+        let len = parts.iter().map(|part| if let Part::Body(buf) = part { buf.len() } else { 0 }).sum();
+        SendQueue { parts, len, ..SendQueue::default() }
     }
     /// Bytes waiting.
     pub fn len(&self) -> usize {
@@ -71,10 +54,7 @@ impl SendQueue {
         });
     }
     /// Lets `write` append to the headers itself; after an error nothing is queued of it.
-    pub fn push_head<E>(
-        &mut self,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn push_head<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
         let before = self.heads.len();
         let result = write(&mut self.heads);
         if result.is_err() {
@@ -184,9 +164,6 @@ mod tests {
         queue.push_bytes(b"cd");
         queue.push_buf(Buf::copy_from(&[1; 4096]));
         queue.push_bytes(b"ef");
-        assert_eq!(
-            queue.slices().map(<[u8]>::len).collect::<Vec<_>>(),
-            [4, 4096, 2]
-        );
+        assert_eq!(queue.slices().map(<[u8]>::len).collect::<Vec<_>>(), [4, 4096, 2]);
     }
 }

@@ -13,11 +13,7 @@ struct Slot<T> {
 
 impl<T> Slab<T> {
     pub fn new() -> Slab<T> {
-        Slab {
-            slots: Vec::new(),
-            free: Vec::new(),
-            len: 0,
-        }
+        Slab { slots: Vec::new(), free: Vec::new(), len: 0 }
     }
     pub fn len(&self) -> usize {
         self.len
@@ -32,10 +28,7 @@ impl<T> Slab<T> {
             }
         }
         let index = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        self.slots.push(Slot {
-            age: 0,
-            value: Some(value),
-        });
+        self.slots.push(Slot { age: 0, value: Some(value) });
         key(index, 0)
     }
     pub fn get(&self, key: u64) -> Option<&T> {
@@ -55,10 +48,7 @@ impl<T> Slab<T> {
         }
     }
     pub fn remove(&mut self, key: u64) -> Option<T> {
-        let slot = self
-            .slots
-            .get_mut(index_of(key))
-            .filter(|slot| slot.age == age_of(key))?;
+        let slot = self.slots.get_mut(index_of(key)).filter(|slot| slot.age == age_of(key))?;
         let value = slot.value.take()?;
         slot.age = slot.age.wrapping_add(1);
         self.free.push(key as u32);
@@ -66,11 +56,7 @@ impl<T> Slab<T> {
         Some(value)
     }
     pub fn keys(&self) -> impl Iterator<Item = u64> + '_ {
-        let used = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| slot.value.is_some());
+        let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
         used.map(|(index, slot)| key(index as u32, slot.age))
     }
 }
@@ -99,9 +85,6 @@ mod tests {
         assert_eq!(slab.get(first), None);
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get_mut(second), Some(&mut 'b'));
-        assert_eq!(
-            (slab.len(), slab.keys().collect::<Vec<_>>()),
-            (1, vec![second])
-        );
+        assert_eq!((slab.len(), slab.keys().collect::<Vec<_>>()), (1, vec![second]));
     }
 }

@@ -36,10 +36,7 @@ pub(crate) fn eventfd_signal(fd: &OwnedFd) {
 
 /// Microseconds of the monotonic clock: the time base of every core in the process.
 pub(crate) fn now_us() -> u64 {
-    let mut ts = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `ts` is a valid place for the answer; this clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut ts) };
     ts.tv_sec.unsigned_abs() * 1_000_000 + ts.tv_nsec.unsigned_abs() / 1_000
@@ -57,15 +54,7 @@ pub(crate) fn set_nodelay(fd: RawFd) {
     let on: libc::c_int = 1;
     let len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the pointer and length describe `on`, which lives through the call.
-    let _ = unsafe {
-        libc::setsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const on).cast(),
-            len,
-        )
-    };
+    let _ = unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, (&raw const on).cast(), len) };
 }
 
 /// Clears `O_NONBLOCK`: with it the ring answers EAGAIN instead of waiting.
@@ -89,8 +78,7 @@ pub(crate) fn io_flusher() -> io::Result<()> {
 
 pub(crate) fn lock_memory() -> io::Result<()> {
     // SAFETY: no pointers are involved.
-    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) })
-        .map(drop)
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
 }
 
 pub(crate) fn pin_to_cpu(cpu: usize) -> io::Result<()> {
@@ -138,10 +126,7 @@ impl SockAddr {
     pub fn empty() -> SockAddr {
         // SAFETY: all-zero bytes are a valid sockaddr_storage (AF_UNSPEC).
         let storage = unsafe { std::mem::zeroed() };
-        SockAddr {
-            storage,
-            len: size_of::<libc::sockaddr_storage>() as libc::socklen_t,
-        }
+        SockAddr { storage, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t }
     }
 
     /// Copies `value`, one of the sockaddr_* structures, into the storage.
@@ -159,39 +144,26 @@ impl SockAddr {
             SocketAddr::V4(v4) => SockAddr::from_raw(libc::sockaddr_in {
                 sin_family: libc::AF_INET as libc::sa_family_t,
                 sin_port: v4.port().to_be(),
-                sin_addr: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(v4.ip().octets()),
-                },
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
                 sin_zero: [0; 8],
             }),
             SocketAddr::V6(v6) => SockAddr::from_raw(libc::sockaddr_in6 {
                 sin6_family: libc::AF_INET6 as libc::sa_family_t,
                 sin6_port: v6.port().to_be(),
                 sin6_flowinfo: v6.flowinfo(),
-                sin6_addr: libc::in6_addr {
-                    s6_addr: v6.ip().octets(),
-                },
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
                 sin6_scope_id: v6.scope_id(),
             }),
         }
     }
 
     pub fn unix(path: &Path) -> io::Result<SockAddr> {
-        let mut raw = libc::sockaddr_un {
-            sun_family: libc::AF_UNIX as libc::sa_family_t,
-            sun_path: [0; 108],
-        };
+        let mut raw = libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
         let bytes = path.as_os_str().as_bytes();
         if bytes.is_empty() || bytes.len() >= raw.sun_path.len() || bytes.contains(&0) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a socket path has 1 to 107 bytes and no zero",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket path has 1 to 107 bytes and no zero"));
         }
-        raw.sun_path
-            .iter_mut()
-            .zip(bytes)
-            .for_each(|(to, from)| *to = *from as libc::c_char);
+        raw.sun_path.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from as libc::c_char);
         Ok(SockAddr::from_raw(raw))
     }
 
@@ -219,21 +191,9 @@ impl SockAddr {
             }
             libc::AF_INET6 => {
                 // SAFETY: as above, for sockaddr_in6.
-                let raw = unsafe {
-                    (&raw const self.storage)
-                        .cast::<libc::sockaddr_in6>()
-                        .read()
-                };
+                let raw = unsafe { (&raw const self.storage).cast::<libc::sockaddr_in6>().read() };
                 let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
-                Some(
-                    SocketAddrV6::new(
-                        ip,
-                        u16::from_be(raw.sin6_port),
-                        raw.sin6_flowinfo,
-                        raw.sin6_scope_id,
-                    )
-                    .into(),
-                )
+                Some(SocketAddrV6::new(ip, u16::from_be(raw.sin6_port), raw.sin6_flowinfo, raw.sin6_scope_id).into())
             }
             _ => None,
         }

@@ -16,10 +16,7 @@ pub(crate) struct Timers {
 
 impl Timers {
     pub fn new() -> Timers {
-        Timers {
-            heap: BinaryHeap::new(),
-            live: Slab::new(),
-        }
+        Timers { heap: BinaryHeap::new(), live: Slab::new() }
     }
     pub fn add(&mut self, deadline_us: u64, token: UserToken) -> TimerId {
         let key = self.live.insert(token);
@@ -33,8 +30,7 @@ impl Timers {
         // rebuilt, so it stays proportional to the live timers.
         if self.heap.len() > 64 && self.heap.len() / 4 > self.live.len() {
             let live = &self.live;
-            self.heap
-                .retain(|Reverse((_, key))| live.get(*key).is_some());
+            self.heap.retain(|Reverse((_, key))| live.get(*key).is_some());
         }
         was_live
     }

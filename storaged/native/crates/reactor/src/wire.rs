@@ -39,9 +39,7 @@ type Progress = (usize, Option<Decoded<WireItem>>);
 impl WireDecoder {
     /// A connection that starts with HELLO.
     pub fn new() -> WireDecoder {
-        WireDecoder {
-            state: State::Hello,
-        }
+        WireDecoder { state: State::Hello }
     }
     /// The handshake is over: everything from here on is frames. Call it before asking the
     /// connection for its next event, because frames may be in the receive buffer already.
@@ -55,19 +53,9 @@ impl WireDecoder {
         !matches!(self.state, State::Hello)
     }
 
-    fn table(
-        &mut self,
-        header: Header,
-        lengths: Lengths,
-        bytes: &[u8],
-    ) -> Result<Option<WireItem>, FrameError> {
+    fn table(&mut self, header: Header, lengths: Lengths, bytes: &[u8]) -> Result<Option<WireItem>, FrameError> {
         let (csums, meta) = decode_table(&lengths, bytes)?;
-        let frame = Box::new(Frame {
-            hdr: header,
-            csums,
-            meta,
-            data: Buf::empty(),
-        });
+        let frame = Box::new(Frame { hdr: header, csums, meta, data: Buf::empty() });
         if lengths.data() == 0 {
             self.state = State::Head;
             return Ok(Some(WireItem::Frame(frame)));
@@ -83,10 +71,7 @@ impl WireDecoder {
                 let Some(raw) = input.first_chunk() else {
                     return Ok((0, Some(Decoded::More)));
                 };
-                Ok((
-                    HELLO_LEN,
-                    Some(Decoded::Item(WireItem::Hello(Box::new(*raw)))),
-                ))
+                Ok((HELLO_LEN, Some(Decoded::Item(WireItem::Hello(Box::new(*raw))))))
             }
             State::Head => {
                 let Some(raw) = input.first_chunk() else {
@@ -126,13 +111,7 @@ fn part(input: &[u8], len: usize) -> Progress {
     if let Some(head) = buf.as_mut_slice().get_mut(..input.len()) {
         head.copy_from_slice(input);
     }
-    (
-        input.len(),
-        Some(Decoded::Fill(Fill {
-            buf,
-            at: input.len(),
-        })),
-    )
+    (input.len(), Some(Decoded::Fill(Fill { buf, at: input.len() })))
 }
 
 impl Default for WireDecoder {
@@ -145,11 +124,7 @@ impl Decoder for WireDecoder {
     type Item = WireItem;
     type Error = FrameError;
 
-    fn decode(
-        &mut self,
-        input: &[u8],
-        _: &mut SendQueue,
-    ) -> Result<(usize, Decoded<WireItem>), FrameError> {
+    fn decode(&mut self, input: &[u8], _: &mut SendQueue) -> Result<(usize, Decoded<WireItem>), FrameError> {
         let mut used = 0;
         loop {
             let (now, decoded) = self.step(input.get(used..).unwrap_or(&[]))?;

@@ -1,10 +1,5 @@
 //! Drives: real files past the page cache.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod common;
 
 use common::*;
@@ -17,24 +12,11 @@ const MIB: u64 = 1 << 20;
 
 fn create(path: &Path, size: u64) -> DriveFile {
     // Some build folders lie on file systems without direct I/O.
-    DriveFile::open(
-        path,
-        &OpenOptions {
-            create: Some(size),
-            allow_cached: true,
-        },
-    )
-    .unwrap()
+    DriveFile::open(path, &OpenOptions { create: Some(size), allow_cached: true }).unwrap()
 }
 
 fn open(path: &Path) -> Result<DriveFile, FileError> {
-    DriveFile::open(
-        path,
-        &OpenOptions {
-            create: None,
-            allow_cached: true,
-        },
-    )
+    DriveFile::open(path, &OpenOptions { create: None, allow_cached: true })
 }
 
 fn block(byte: u8) -> Buf {
@@ -99,13 +81,7 @@ fn a_write_of_more_pieces_than_one_call_takes_arrives_whole() {
     let drive = create(&path, 16 * MIB);
     let start = |cx: &mut Ctx, _| {
         let id = cx.adopt(drive.into_fd());
-        cx.write(
-            id,
-            WRITE,
-            (0..PIECES).map(|i| block((i % 251) as u8)),
-            0,
-            false,
-        );
+        cx.write(id, WRITE, (0..PIECES).map(|i| block((i % 251) as u8)), 0, false);
     };
     run(start, |cx, what| {
         if let What::Done(WRITE, OpResult::Written(result)) = what {
@@ -114,9 +90,7 @@ fn a_write_of_more_pieces_than_one_call_takes_arrives_whole() {
         }
     });
     let bytes = std::fs::read(&path).unwrap();
-    assert!((0..PIECES).all(|i| bytes[i * 4096..][..4096]
-        .iter()
-        .all(|b| *b == (i % 251) as u8)));
+    assert!((0..PIECES).all(|i| bytes[i * 4096..][..4096].iter().all(|b| *b == (i % 251) as u8)));
     std::fs::remove_file(path).unwrap();
 }
 
@@ -145,13 +119,7 @@ fn many_writes_at_once_all_land() {
     let start = |cx: &mut Ctx, _| {
         let id = cx.adopt(drive.into_fd());
         (0..COUNT).for_each(|i| {
-            cx.write(
-                id,
-                UserToken::new(1, i),
-                [block((i % 251) as u8)],
-                i * 4096,
-                false,
-            );
+            cx.write(id, UserToken::new(1, i), [block((i % 251) as u8)], i * 4096, false);
         });
     };
     let mut left = COUNT;
@@ -184,19 +152,10 @@ fn what_is_no_drive_is_refused_with_the_reason() {
     let path = scratch("odd.img");
     assert!(matches!(open(&path), Err(FileError::Missing(_))));
     assert!(matches!(open(Path::new("/")), Err(FileError::NotADrive(_))));
-    assert!(matches!(
-        open(Path::new("/dev/null")),
-        Err(FileError::NotADrive(_))
-    ));
+    assert!(matches!(open(Path::new("/dev/null")), Err(FileError::NotADrive(_))));
     std::fs::write(&path, [0; 5000]).unwrap();
     assert!(matches!(open(&path), Err(FileError::Size(_, 5000))));
-    let again = DriveFile::open(
-        &path,
-        &OpenOptions {
-            create: Some(MIB),
-            allow_cached: true,
-        },
-    );
+    let again = DriveFile::open(&path, &OpenOptions { create: Some(MIB), allow_cached: true });
     assert!(matches!(again, Err(FileError::Exists(_))));
     assert_eq!(std::fs::read(&path).unwrap().len(), 5000);
     std::fs::remove_file(path).unwrap();

@@ -1,16 +1,10 @@
 //! Streams and datagrams over real sockets.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod common;
 
 use common::*;
 use drystone_reactor::{
-    bind_udp, listen_tcp, listen_unix, Addr, CloseReason, ConnConfig, Conns, Ctx, Event, OpResult,
-    UserToken,
+    bind_udp, listen_tcp, listen_unix, Addr, CloseReason, ConnConfig, Conns, Ctx, Event, OpResult, UserToken,
 };
 use drystone_types::{Buf, BufMut};
 use std::io::{Read, Write};
@@ -77,9 +71,7 @@ fn frames_of_any_size_are_echoed_over_tcp_and_unix() {
             remote.send(0).unwrap();
         });
     };
-    run(start, |cx, what| {
-        echo_server(&mut conns, cx, what, |_, _| {})
-    });
+    run(start, |cx, what| echo_server(&mut conns, cx, what, |_, _| {}));
     std::fs::remove_file(path).unwrap();
 }
 
@@ -88,23 +80,16 @@ fn many_connections_are_served_at_once_and_leave_nothing_behind() {
     const CLIENTS: usize = 300;
     let path = scratch("many.sock");
     let listener = listen_unix(&path).unwrap();
-    let mut conns = frames(ConnConfig {
-        recv_buf: 32 << 10,
-        ..ConnConfig::default()
-    });
+    let mut conns = frames(ConnConfig { recv_buf: 32 << 10, ..ConnConfig::default() });
     let client_path = path.clone();
     let mut over = 0;
     let start = |cx: &mut Ctx, _| {
         let listener = cx.adopt(listener);
         cx.accept(listener, ACCEPT);
         std::thread::spawn(move || {
-            let mut clients: Vec<_> = (0..CLIENTS)
-                .map(|_| UnixStream::connect(&client_path).unwrap())
-                .collect();
+            let mut clients: Vec<_> = (0..CLIENTS).map(|_| UnixStream::connect(&client_path).unwrap()).collect();
             for round in 0..3u8 {
-                clients
-                    .iter_mut()
-                    .for_each(|c| c.write_all(&frame(&[round; 5000])).unwrap());
+                clients.iter_mut().for_each(|c| c.write_all(&frame(&[round; 5000])).unwrap());
                 for client in &mut clients {
                     let mut back = vec![0; 5004];
                     client.read_exact(&mut back).unwrap();
@@ -147,10 +132,7 @@ fn a_peer_that_dies_in_the_middle_of_a_send_frees_everything() {
     };
     run(start, |cx, what| {
         echo_server(&mut conns, cx, what, |reason, cx| {
-            assert!(
-                matches!(reason, CloseReason::Io(_) | CloseReason::Eof),
-                "{reason}"
-            );
+            assert!(matches!(reason, CloseReason::Io(_) | CloseReason::Eof), "{reason}");
             over += 1;
             if over == 20 {
                 assert_eq!((cx.stats().descriptors, cx.stats().in_flight), (1, 2));
@@ -165,11 +147,7 @@ fn a_peer_that_dies_in_the_middle_of_a_send_frees_everything() {
 fn a_peer_that_does_not_read_stops_itself_and_loses_nothing() {
     const FRAME: usize = 32 << 10;
     const COUNT: usize = 512;
-    let config = ConnConfig {
-        recv_buf: 64 << 10,
-        send_max: 1 << 20,
-        ..ConnConfig::default()
-    };
+    let config = ConnConfig { recv_buf: 64 << 10, send_max: 1 << 20, ..ConnConfig::default() };
     let path = scratch("slow.sock");
     let listener = listen_unix(&path).unwrap();
     let mut conns = frames(config);
@@ -198,10 +176,7 @@ fn a_peer_that_does_not_read_stops_itself_and_loses_nothing() {
         echo_server(&mut conns, cx, what, |_, _| {});
         for id in conns.ids().collect::<Vec<_>>() {
             let queued = conns.get(id).unwrap().queued();
-            assert!(
-                queued <= config.send_max + config.recv_buf + FRAME,
-                "{queued} bytes are queued"
-            );
+            assert!(queued <= config.send_max + config.recv_buf + FRAME, "{queued} bytes are queued");
             if queued > config.send_max {
                 let _ = stuck.send(());
             }
@@ -228,24 +203,15 @@ fn a_protocol_error_closes_after_the_last_word_and_goodbye_after_the_last_answer
             assert_eq!(rest, b"too long");
             let mut stream = UnixStream::connect(&client_path).unwrap();
             let body = vec![3; 2 << 20];
-            stream
-                .write_all(&[frame(&body), vec![0; 4]].concat())
-                .unwrap();
+            stream.write_all(&[frame(&body), vec![0; 4]].concat()).unwrap();
             rest.clear();
             stream.read_to_end(&mut rest).unwrap();
             assert!(rest == frame(&body));
             remote.send(0).unwrap();
         });
     };
-    run(start, |cx, what| {
-        echo_server(&mut conns, cx, what, |reason, _| {
-            reasons.push(reason.to_string())
-        })
-    });
-    assert_eq!(
-        reasons,
-        ["protocol error: too long", "the peer said goodbye"]
-    );
+    run(start, |cx, what| echo_server(&mut conns, cx, what, |reason, _| reasons.push(reason.to_string())));
+    assert_eq!(reasons, ["protocol error: too long", "the peer said goodbye"]);
     std::fs::remove_file(path).unwrap();
 }
 
@@ -259,17 +225,12 @@ fn connecting_works_and_a_refused_connection_says_so() {
         let listener = cx.adopt(listener);
         cx.accept(listener, ACCEPT);
         cx.connect(&Addr::Inet(addr), UserToken::new(5, 1)).unwrap();
-        cx.connect(&Addr::Inet(nobody), UserToken::new(5, 2))
-            .unwrap();
+        cx.connect(&Addr::Inet(nobody), UserToken::new(5, 2)).unwrap();
     };
     run(start, |cx, what| {
         match what {
-            What::Done(UserToken { class: 5, id: 1 }, OpResult::Connected(result)) => {
-                good = Some(result)
-            }
-            What::Done(UserToken { class: 5, id: 2 }, OpResult::Connected(result)) => {
-                bad = Some(result)
-            }
+            What::Done(UserToken { class: 5, id: 1 }, OpResult::Connected(result)) => good = Some(result),
+            What::Done(UserToken { class: 5, id: 2 }, OpResult::Connected(result)) => bad = Some(result),
             _ => {}
         }
         if good.is_some() && bad.is_some() {
@@ -277,10 +238,7 @@ fn connecting_works_and_a_refused_connection_says_so() {
         }
     });
     assert!(good.unwrap().is_ok());
-    assert_eq!(
-        bad.unwrap().unwrap_err().kind(),
-        std::io::ErrorKind::ConnectionRefused
-    );
+    assert_eq!(bad.unwrap().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]
@@ -299,13 +257,7 @@ fn closing_ends_what_runs_on_it_first_and_a_stale_name_reaches_nothing() {
         What::Done(ACCEPT, OpResult::Accepted(Err(_))) => log.push("accept ended"),
         What::Done(UserToken { class: 9, .. }, OpResult::Closed) => {
             log.push("closed");
-            cx.recv(
-                name.get().unwrap(),
-                UserToken::new(8, 8),
-                BufMut::with_len(16),
-                0..16,
-                false,
-            );
+            cx.recv(name.get().unwrap(), UserToken::new(8, 8), BufMut::with_len(16), 0..16, false);
         }
         What::Done(UserToken { class: 8, .. }, OpResult::Received { result, .. }) => {
             assert_eq!(result.unwrap_err().raw_os_error(), Some(9));
@@ -319,9 +271,8 @@ fn closing_ends_what_runs_on_it_first_and_a_stale_name_reaches_nothing() {
 #[test]
 fn datagrams_arrive_with_their_sender() {
     let (a, addr_a) = bind_udp("127.0.0.1:0".parse().unwrap()).unwrap();
-    let (b, addr_b) = bind_udp("[::1]:0".parse().unwrap())
-        .or_else(|_| bind_udp("127.0.0.1:0".parse().unwrap()))
-        .unwrap();
+    let (b, addr_b) =
+        bind_udp("[::1]:0".parse().unwrap()).or_else(|_| bind_udp("127.0.0.1:0".parse().unwrap())).unwrap();
     let same_family = addr_b.is_ipv4();
     let (c, addr_c) = bind_udp("127.0.0.1:0".parse().unwrap()).unwrap();
     let start = |cx: &mut Ctx, _| {
@@ -344,14 +295,7 @@ fn datagrams_arrive_with_their_sender() {
         _ => {}
     });
     got.sort();
-    assert_eq!(
-        got,
-        [
-            (0, b"beacon".to_vec(), addr_c),
-            (1, b"self".to_vec(), addr_b)
-        ],
-        "{same_family}"
-    );
+    assert_eq!(got, [(0, b"beacon".to_vec(), addr_c), (1, b"self".to_vec(), addr_b)], "{same_family}");
 }
 
 #[test]
@@ -372,10 +316,7 @@ fn a_socket_file_left_by_a_dead_process_is_replaced_and_a_living_one_is_not() {
 fn a_peer_that_never_reads_its_last_answer_is_cut_in_the_end() {
     let path = scratch("finish.sock");
     let listener = listen_unix(&path).unwrap();
-    let mut conns = frames(ConnConfig {
-        finish_us: 50_000,
-        ..ConnConfig::default()
-    });
+    let mut conns = frames(ConnConfig { finish_us: 50_000, ..ConnConfig::default() });
     let client_path = path.clone();
     let mut client = None;
     let start = |cx: &mut Ctx, _| {
@@ -383,20 +324,14 @@ fn a_peer_that_never_reads_its_last_answer_is_cut_in_the_end() {
         cx.accept(listener, ACCEPT);
         let mut stream = UnixStream::connect(&client_path).unwrap();
         let body = [0; 4000];
-        stream
-            .write_all(&[frame(&body), vec![0; 4]].concat())
-            .unwrap();
+        stream.write_all(&[frame(&body), vec![0; 4]].concat()).unwrap();
         client = Some(stream);
     };
     run(start, |cx, what| {
         // Much more than a socket takes is queued before the goodbye is seen.
         for id in conns.ids().collect::<Vec<_>>() {
             if conns.get(id).unwrap().queued() == 0 && conns.get(id).unwrap().is_open() {
-                conns
-                    .parts(id)
-                    .unwrap()
-                    .1
-                    .push_buf(BufMut::zeroed(4 << 20).freeze());
+                conns.parts(id).unwrap().1.push_buf(BufMut::zeroed(4 << 20).freeze());
             }
         }
         echo_server(&mut conns, cx, what, |reason, cx| {

@@ -1,16 +1,9 @@
 //! Commands from other threads, timers, sleeping and ending.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod common;
 
 use common::*;
-use drystone_reactor::{
-    channel, spawn, Config, Ctx, Handler, OpResult, Remote, SendError, TimerId, UserToken,
-};
+use drystone_reactor::{channel, spawn, Config, Ctx, Handler, OpResult, Remote, SendError, TimerId, UserToken};
 use drystone_types::BufMut;
 use std::cell::RefCell;
 use std::sync::mpsc;
@@ -47,10 +40,7 @@ fn commands_of_each_thread_arrive_once_and_in_order() {
 
 #[test]
 fn spinning_before_sleeping_loses_no_command() {
-    all_arrive_in_order(Config {
-        spin_us: 50,
-        ..Config::default()
-    });
+    all_arrive_in_order(Config { spin_us: 50, ..Config::default() });
 }
 
 #[test]
@@ -115,15 +105,7 @@ fn an_idle_reactor_takes_no_turns() {
             cx.timer(3_600_000_000, UserToken::new(0, 0));
             Turns(turns)
         };
-        let (remote, thread) = spawn(
-            "idle",
-            Config {
-                spin_us,
-                ..Config::default()
-            },
-            build,
-        )
-        .unwrap();
+        let (remote, thread) = spawn("idle", Config { spin_us, ..Config::default() }, build).unwrap();
         remote.send(false).unwrap();
         let before = answers.recv().unwrap();
         // A second reactor measures out a stretch in which the first could go round.
@@ -150,13 +132,7 @@ fn ending_with_operations_in_flight_gives_their_memory_back_without_hanging() {
         let listener = cx.adopt(listener);
         cx.accept(listener, ACCEPT);
         let client = cx.adopt(client.into());
-        cx.recv(
-            client,
-            UserToken::new(7, 0),
-            BufMut::with_len(1 << 20),
-            0..1 << 20,
-            true,
-        );
+        cx.recv(client, UserToken::new(7, 0), BufMut::with_len(1 << 20), 0..1 << 20, true);
         remote.send(0).unwrap();
     };
     run(start, |cx, what| {
@@ -173,11 +149,7 @@ fn a_cancelled_operation_still_ends_with_its_buffer() {
     let op = std::cell::Cell::new(None);
     let start = |cx: &mut Ctx, remote: Remote<u64>| {
         let socket = cx.adopt(socket);
-        op.set(Some(cx.recv_from(
-            socket,
-            UserToken::new(3, 0),
-            BufMut::with_len(100),
-        )));
+        op.set(Some(cx.recv_from(socket, UserToken::new(3, 0), BufMut::with_len(100))));
         remote.send(0).unwrap();
     };
     run(start, |cx, what| match what {

@@ -1,10 +1,5 @@
 //! Frames over a connection: any cutting of the stream gives the same frames.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use drystone_reactor::{push_frame, Decoded, Decoder, Fill, SendQueue, WireDecoder, WireItem};
 use drystone_types::{Buf, BufMut, Frame, Header, MsgType};
@@ -64,32 +59,17 @@ impl Link {
 }
 
 fn link() -> Link {
-    Link {
-        decoder: WireDecoder::new(),
-        pending: vec![],
-        fill: None,
-        hellos: 0,
-        frames: vec![],
-    }
+    Link { decoder: WireDecoder::new(), pending: vec![], fill: None, hellos: 0, frames: vec![] }
 }
 
 fn frame(i: usize, blocks: usize, meta: usize) -> Frame {
     let mut data = BufMut::with_len(blocks * 4096);
     data.as_mut_slice().fill(i as u8);
     Frame {
-        hdr: Header {
-            kind: MsgType::Write,
-            request: i as u64,
-            count: blocks as u32,
-            ..Header::default()
-        },
+        hdr: Header { kind: MsgType::Write, request: i as u64, count: blocks as u32, ..Header::default() },
         csums: (0..blocks as u64).collect(),
         meta: vec![i as u8; meta],
-        data: if blocks == 0 {
-            Buf::empty()
-        } else {
-            data.freeze()
-        },
+        data: if blocks == 0 { Buf::empty() } else { data.freeze() },
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use drystone_store::api::{DevOp, DevResult};
 use drystone_types::consts::Micros;
 use drystone_types::trust::Key;
-use drystone_types::{ClusterMap, DriveId, Epoch, Frame, Gen, LayerId, ObjKey, PgId, PoolId, Rev, Rules, Uuid, VolumeId};
+use drystone_types::{
+    ClusterMap, DriveId, Epoch, Frame, Gen, LayerId, ObjKey, PgId, PoolId, Rev, Rules, Uuid, VolumeId,
+};
 
 /// A connection of the shell; never reused for another peer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -46,7 +46,11 @@ pub(crate) struct Grant {
 impl Grant {
     /// Cumulative number told to this generation.
     pub(crate) fn told(&self, gen: Gen) -> u32 {
-        if gen == self.gen { self.granted } else { 0 }
+        if gen == self.gen {
+            self.granted
+        } else {
+            0
+        }
     }
     /// Granted in this open and not used.
     fn open(&self) -> u64 {
@@ -226,7 +230,10 @@ impl<S: ObjectStore> Replica<S> {
         let space = self.store.space();
         let Some(vol) = self.vols.get(&vol_id) else { return false };
         let mine = vol.grant.open();
-        gen == vol.grant.gen && mine < GRANT_MIN && space.grantable == 0 && space.granted.saturating_sub(mine) < GRANT_MIN
+        gen == vol.grant.gen
+            && mine < GRANT_MIN
+            && space.grantable == 0
+            && space.granted.saturating_sub(mine) < GRANT_MIN
     }
 
     /// RECOVERED: nothing of older generations can arrive any more.

@@ -77,7 +77,11 @@ impl<S: ObjectStore> Replica<S> {
             MsgType::Seal | MsgType::Recovered | MsgType::Stable => h.map_rev > self.adopted_rev,
             _ => false,
         };
-        if newer { Err(Refusal::Park) } else { Ok(()) }
+        if newer {
+            Err(Refusal::Park)
+        } else {
+            Ok(())
+        }
     }
 
     fn sender_is_ahead(&self, h: &Header) -> bool {

@@ -31,7 +31,11 @@ impl<S: ObjectStore> Replica<S> {
         if h.gen != vol.sealed || h.gen.0 == 0 {
             return Err(Refusal::NackGen);
         }
-        if vol.sealing > 0 { Err(Refusal::Retry) } else { Ok(()) }
+        if vol.sealing > 0 {
+            Err(Refusal::Retry)
+        } else {
+            Ok(())
+        }
     }
 
     /// R1 to R3 in their order.

@@ -56,8 +56,10 @@ pub const COMPLETE_AGAIN: Micros = 1_000_000;
 pub const SOURCE_JOBS_MAX: usize = 64;
 /// Block repairs at a time: a rotten segment must not become a resync of its own.
 pub const REPAIRS_MAX: usize = 64;
-/// A block that no peer could give is left alone this long.
-pub const REPAIR_AGAIN: Micros = 60_000_000;
+/// A block that no peer could give is tried again after this long at first: the peer may be back.
+pub const REPAIR_AGAIN_MIN: Micros = 1_000_000;
+/// And after this long at most: where all copies are bad it costs next to nothing.
+pub const REPAIR_AGAIN_MAX: Micros = 60_000_000;
 /// Most such blocks remembered; past it they are tried at every read.
 pub const HOPELESS_MAX: usize = 4096;
 /// Versions exchanged in one peer check.

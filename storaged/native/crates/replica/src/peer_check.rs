@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use drystone_store::api::{BlockKind, ObjectDigest, ObjectStore};
 use drystone_types::consts::CHUNK_BLOCKS;
-use drystone_types::{CodecError, DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Reader, Status, Version, VolumeId, Writer};
+use drystone_types::{
+    CodecError, DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Reader, Status, Version, VolumeId, Writer,
+};
 
 use crate::api::{Action, LeaveWhy, PeerId};
 use crate::limits::{PEER_CHECK_MAX, PEER_CHECK_TIMEOUT, SOURCE_JOBS_MAX};

@@ -46,7 +46,11 @@ impl<S: ObjectStore> Replica<S> {
             return Err(Refusal::Retry);
         }
         let quiesced = self.pgs.get(&h.pg).is_some_and(|pg| pg.quiesced >= pg.epoch() && pg.quiesced.0 > 0);
-        if quiesced { Err(Refusal::Retry) } else { Ok(()) }
+        if quiesced {
+            Err(Refusal::Retry)
+        } else {
+            Ok(())
+        }
     }
 
     /// Every layer of the chain is of one lineage of the ticket; gives the lineage.
@@ -183,7 +187,8 @@ impl<S: ObjectStore> Replica<S> {
 fn range(h: &Header) -> Result<(u16, u16), Refusal> {
     let first = h.block % u64::from(CHUNK_BLOCKS);
     let exists = h.block < VOLUME_SIZE_MAX / BLOCK_SIZE as u64;
-    let fits = exists && h.count > 0 && h.count <= FRAME_BLOCKS_MAX && first + u64::from(h.count) <= u64::from(CHUNK_BLOCKS);
+    let fits =
+        exists && h.count > 0 && h.count <= FRAME_BLOCKS_MAX && first + u64::from(h.count) <= u64::from(CHUNK_BLOCKS);
     if !fits {
         return Err(Refusal::Invalid);
     }

@@ -76,7 +76,11 @@ impl<S: ObjectStore> Replica<S> {
             return self.open_ticket(peer, frame).map(|_| ());
         }
         // Without a ticket of this client nothing says that the volume is its own; another member may know.
-        if self.may_relay(info.uuid, h) { Ok(()) } else { Err(Refusal::Retry) }
+        if self.may_relay(info.uuid, h) {
+            Ok(())
+        } else {
+            Err(Refusal::Retry)
+        }
     }
 
     /// The target takes a relayed request for the owner's, so a guest beside a writer may only read.
@@ -95,7 +99,9 @@ impl<S: ObjectStore> Replica<S> {
         if self.relays.open.get(&id).is_none_or(|r| r.drive != drive) {
             return;
         }
-        let last = frame.hdr.kind != MsgType::Seal || frame.hdr.flags.has(Flags::LAST) || !frame.hdr.status.eq(&drystone_types::Status::Ok);
+        let last = frame.hdr.kind != MsgType::Seal
+            || frame.hdr.flags.has(Flags::LAST)
+            || !frame.hdr.status.eq(&drystone_types::Status::Ok);
         let Some(relay) = self.relays.open.get(&id) else { return };
         let (peer, request) = (relay.peer, relay.request);
         if last {

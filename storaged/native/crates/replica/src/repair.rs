@@ -8,7 +8,7 @@ use drystone_types::consts::{Micros, CHUNK_BLOCKS};
 use drystone_types::{DriveId, Flags, Frame, Header, MsgType, ObjKey, PgId, Status, Version, VolumeId};
 
 use crate::api::Report;
-use crate::limits::{HOPELESS_MAX, REPAIRS_MAX, REPAIR_AGAIN, RESYNC_TIMEOUT};
+use crate::limits::{HOPELESS_MAX, REPAIRS_MAX, REPAIR_AGAIN_MAX, REPAIR_AGAIN_MIN, RESYNC_TIMEOUT};
 use crate::replica::Replica;
 use crate::requests::Ask;
 use crate::resync::compare::{cells, object};
@@ -24,25 +24,40 @@ struct Repair {
     asked: Vec<DriveId>,
 }
 
+/// A block that nobody could heal yet.
+struct Waiting {
+    pg: PgId,
+    vol: VolumeId,
+    /// When it is tried again.
+    at: Micros,
+    /// How long the next failure puts it off.
+    wait: Micros,
+}
+
 /// Blocks being healed. A direct write to one cancels it.
 #[derive(Default)]
 pub(crate) struct Repairs {
     open: BTreeMap<(ObjKey, u16), Repair>,
-    /// Blocks that nobody could heal, until when they are left alone: two drives with the same
-    /// rotten block would otherwise ask each other for ever.
-    hopeless: BTreeMap<(ObjKey, u16), Micros>,
+    /// Blocks that nobody could heal, tried again with growing pauses: the peer that has the bytes may
+    /// only have been away, and two drives with the same rotten block must not ask each other in a tight loop.
+    waiting: BTreeMap<(ObjKey, u16), Waiting>,
 }
 
 impl Repairs {
-    fn may_start(&mut self, id: (ObjKey, u16), now: Micros) -> bool {
-        self.hopeless.retain(|_, until| *until > now);
-        self.open.len() < REPAIRS_MAX && !self.open.contains_key(&id) && !self.hopeless.contains_key(&id)
+    fn may_start(&self, id: (ObjKey, u16), now: Micros) -> bool {
+        let resting = self.waiting.get(&id).is_some_and(|w| w.at > now);
+        self.open.len() < REPAIRS_MAX && !self.open.contains_key(&id) && !resting
     }
-    fn give_up(&mut self, id: (ObjKey, u16), now: Micros) {
+    fn put_off(&mut self, id: (ObjKey, u16), pg: PgId, vol: VolumeId, now: Micros) {
         self.open.remove(&id);
-        if self.hopeless.len() < HOPELESS_MAX {
-            self.hopeless.insert(id, now + REPAIR_AGAIN);
+        let wait = self.waiting.get(&id).map_or(REPAIR_AGAIN_MIN, |w| (w.wait * 2).min(REPAIR_AGAIN_MAX));
+        if self.waiting.len() < HOPELESS_MAX || self.waiting.contains_key(&id) {
+            self.waiting.insert(id, Waiting { pg, vol, at: now + wait, wait });
         }
+    }
+    /// When a block is to be tried again.
+    pub(crate) fn deadline(&self) -> Option<Micros> {
+        self.waiting.values().map(|w| w.at).min()
     }
 }
 
@@ -71,12 +86,30 @@ impl<S: ObjectStore> Replica<S> {
         self.store.digest(vol, key.chunk, op);
     }
 
+    /// Tries again what nobody could heal.
+    pub(crate) fn repair_again(&mut self) {
+        if self.repairs.deadline().is_none_or(|at| at > self.now) {
+            return;
+        }
+        let now = self.now;
+        let due: Vec<_> =
+            self.repairs.waiting.iter().filter(|(_, w)| w.at <= now).map(|(id, w)| (*id, w.pg, w.vol)).collect();
+        for ((key, block), pg, vol) in due {
+            self.repair_block(pg, vol, key, block);
+            if !self.repairs.open.contains_key(&(key, block)) {
+                // No longer in sync here, or too many at once: later.
+                self.repairs.put_off((key, block), pg, vol, now);
+            }
+        }
+    }
+
     /// A write to the block replaces it anyway; healing it afterwards would lower its version (I8).
     pub(crate) fn cancel_repair(&mut self, key: ObjKey, first: u16, count: u16) {
-        if self.repairs.open.is_empty() {
+        if self.repairs.open.is_empty() && self.repairs.waiting.is_empty() {
             return;
         }
         self.repairs.open.retain(|(k, b), _| *k != key || *b < first || *b >= first + count);
+        self.repairs.waiting.retain(|(k, b), _| *k != key || *b < first || *b >= first + count);
     }
 
     pub(crate) fn repair_digest(&mut self, key: ObjKey, block: u16, objects: &[ObjectDigest]) {
@@ -89,6 +122,7 @@ impl<S: ObjectStore> Replica<S> {
             }
             None => {
                 self.repairs.open.remove(&(key, block));
+                self.repairs.waiting.remove(&(key, block));
             }
         }
     }
@@ -98,8 +132,8 @@ impl<S: ObjectStore> Replica<S> {
         let Some(repair) = self.repairs.open.get_mut(&(key, block)) else { return };
         let insync = self.pgs.get(&repair.pg).map(|pg| pg.rec.insync.clone()).unwrap_or_default();
         let Some(peer) = insync.into_iter().find(|d| *d != me && !repair.asked.contains(d)) else {
-            let vol = repair.vol;
-            self.repairs.give_up((key, block), self.now);
+            let (pg, vol) = (repair.pg, repair.vol);
+            self.repairs.put_off((key, block), pg, vol, self.now);
             self.report(Report::Unrepaired { vol, key, block });
             return;
         };
@@ -152,6 +186,7 @@ impl<S: ObjectStore> Replica<S> {
 
     pub(crate) fn repair_done(&mut self, key: ObjKey, block: u16) {
         let Some(repair) = self.repairs.open.remove(&(key, block)) else { return };
+        self.repairs.waiting.remove(&(key, block));
         self.stats.healed += 1;
         self.report(Report::Healed { vol: repair.vol, key, block });
     }

@@ -114,6 +114,7 @@ impl<S: ObjectStore> Replica<S> {
             self.requests.deadline(),
             self.relays.deadline(),
             self.resync_wake,
+            self.repairs.deadline(),
             Some(self.usage_at),
         ]
         .into_iter()
@@ -173,7 +174,9 @@ impl<S: ObjectStore> Replica<S> {
             StoreEvent::ReadExact(op, found) => self.on_read_exact_done(op, found),
             StoreEvent::Digest(op, objects) => self.on_digest_done(op, objects),
             StoreEvent::Failed(why) => self.fail(why),
-            StoreEvent::Rotten(list) => list.into_iter().for_each(|(vol, key, block)| self.start_repair(vol, key, block)),
+            StoreEvent::Rotten(list) => {
+                list.into_iter().for_each(|(vol, key, block)| self.start_repair(vol, key, block))
+            }
             StoreEvent::ScrubDone(blocks, bad) => self.report(Report::ScrubDone { blocks, bad }),
         }
     }
@@ -199,7 +202,11 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     /// Admits a small value in the reserve. The stream of small values keeps their order.
-    pub(crate) fn append_meta(&mut self, key: drystone_store::api::MetaKey, value: Vec<u8>) -> Result<u64, AppendError> {
+    pub(crate) fn append_meta(
+        &mut self,
+        key: drystone_store::api::MetaKey,
+        value: Vec<u8>,
+    ) -> Result<u64, AppendError> {
         self.append(Stream::Small, SpaceClass::Reserve, Record::Meta(key, value), Buf::empty())
     }
 
@@ -276,6 +283,7 @@ impl<S: ObjectStore> Replica<S> {
         self.expire_requests();
         self.relays.expire(self.now);
         self.resync_timers();
+        self.repair_again();
         if self.now >= self.usage_at {
             self.usage_at = self.now + USAGE_PERIOD;
             let usage = self.store.take_usage();

@@ -171,9 +171,7 @@ impl<S: ObjectStore> Replica<S> {
         unstable.sort_by_key(crate::state::entry_order);
         let entries = unstable
             .into_iter()
-            .filter(|e| {
-                self.pgs.get(&e.pg).is_some_and(|pg| !self.is_void_entry(e.pg, pg.role, vol, e))
-            })
+            .filter(|e| self.pgs.get(&e.pg).is_some_and(|pg| !self.is_void_entry(e.pg, pg.role, vol, e)))
             .map(|e| Entry {
                 pg: e.pg,
                 layer: e.key.layer.0,

@@ -30,7 +30,11 @@ impl<T> Slab<T> {
     pub(crate) fn get_mut(&mut self, key: u64) -> Option<&mut T> {
         let (index, round) = split(key);
         let entry = self.entries.get_mut(index)?;
-        if entry.0 == round { entry.1.as_mut() } else { None }
+        if entry.0 == round {
+            entry.1.as_mut()
+        } else {
+            None
+        }
     }
     pub(crate) fn remove(&mut self, key: u64) -> Option<T> {
         let (index, round) = split(key);

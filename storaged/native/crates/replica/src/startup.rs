@@ -37,11 +37,8 @@ impl StoredPg {
     }
     fn decode(value: &[u8]) -> Option<StoredPg> {
         let mut r = Reader::new(value);
-        let stored = StoredPg {
-            epoch: Epoch(r.u32().ok()?),
-            join: Epoch(r.u32().ok()?),
-            quiesced: Epoch(r.u32().ok()?),
-        };
+        let stored =
+            StoredPg { epoch: Epoch(r.u32().ok()?), join: Epoch(r.u32().ok()?), quiesced: Epoch(r.u32().ok()?) };
         r.finish().ok()?;
         Some(stored)
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use drystone_store::api::Unstable;
 use drystone_types::consts::Micros;
 use drystone_types::{Epoch, Frame, Gen, Header, LayerId, ObjKey, PgId, PgRecord, Ticket, Version, VolumeId};
-use drystone_store::api::Unstable;
 
 use crate::api::PeerId;
 use crate::credits::Grant;

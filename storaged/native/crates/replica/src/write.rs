@@ -78,7 +78,11 @@ impl<S: ObjectStore> Replica<S> {
         }
         let frozen = self.freezes.get(&h.layer).copied().unwrap_or(Version::ZERO);
         let above = |cut: Version| cut != Version::ZERO && version > cut;
-        if above(*cut) || above(frozen) { Err(Refusal::Invalid) } else { Ok(()) }
+        if above(*cut) || above(frozen) {
+            Err(Refusal::Invalid)
+        } else {
+            Ok(())
+        }
     }
 
     /// The chunk belongs to this PG by the ticket's seed: a wrong one would be missed by every resync.
@@ -95,7 +99,11 @@ impl<S: ObjectStore> Replica<S> {
     ) -> Result<(), Refusal> {
         let map = self.map.pool(pool).ok_or(Refusal::Retry)?;
         let right = map.pg_of_hash(drystone_placement::chunk_hash(seed, chunk));
-        if pg == (PgId { pool, pg: right }) { Ok(()) } else { Err(Refusal::Invalid) }
+        if pg == (PgId { pool, pg: right }) {
+            Ok(())
+        } else {
+            Err(Refusal::Invalid)
+        }
     }
 
     /// R5, per block and in its order.
@@ -129,14 +137,7 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     /// Void: this drive joins, and the block was neither copied nor written since the join.
-    pub(crate) fn is_void(
-        &self,
-        pg: PgId,
-        role: Role,
-        vol: drystone_types::VolumeId,
-        key: ObjKey,
-        block: u16,
-    ) -> bool {
+    pub(crate) fn is_void(&self, pg: PgId, role: Role, vol: drystone_types::VolumeId, key: ObjKey, block: u16) -> bool {
         let Role::Joining(join) = role else { return false };
         if !self.cfg.rules.on(Rule::R5) {
             return false;
@@ -196,7 +197,11 @@ impl<S: ObjectStore> Replica<S> {
         }
         let slots = u64::from(place.count) + 1;
         let covered = self.vols.get(&h.vol).is_some_and(|v| v.grant.covers(h.gen, slots));
-        if covered { (SpaceClass::Granted, slots) } else { (SpaceClass::Free, 0) }
+        if covered {
+            (SpaceClass::Granted, slots)
+        } else {
+            (SpaceClass::Free, 0)
+        }
     }
 
     fn refused(&mut self, error: AppendError, space: SpaceClass) -> Refusal {
@@ -267,9 +272,10 @@ fn shape(frame: &Frame, role: Role) -> Result<Place, Refusal> {
 /// Every block matches its checksum under (lineage, block): a torn receive is RETRY, never EIO.
 fn checksums_match(frame: &Frame) -> bool {
     let h = &frame.hdr;
-    (h.block..).zip(frame.csums.iter()).enumerate().all(|(i, (block, csum))| {
-        drystone_csum::block_csum(h.vol, block, frame.data.block(i).as_slice()) == *csum
-    })
+    (h.block..)
+        .zip(frame.csums.iter())
+        .enumerate()
+        .all(|(i, (block, csum))| drystone_csum::block_csum(h.vol, block, frame.data.block(i).as_slice()) == *csum)
 }
 
 fn run_csums(csums: &mut Vec<u64>, place: Place, offset: u16, count: u16) -> Vec<u64> {

@@ -5,8 +5,8 @@ use drystone_types::consts::{RETRY_SILENCE, STALL};
 use drystone_types::{Flags, Frame, MsgType, Status};
 
 use crate::api::{Action, FenceReason, ReportKind};
-use crate::engine::Sequencer;
 use crate::drive::{Dx, FREEZE, LAYER, RECOVERED, SEAL, STABLE};
+use crate::engine::Sequencer;
 use crate::request::{Kind, ReqId};
 use crate::timers::Timer;
 

@@ -25,7 +25,13 @@ impl Sequencer {
 
     pub(crate) fn begin_yield(&mut self) {
         if self.drain.is_none() {
-            self.begin_drain(Drain { detach: false, tag: 0, until: self.now + self.cfg.drain_max, told: false, over: false });
+            self.begin_drain(Drain {
+                detach: false,
+                tag: 0,
+                until: self.now + self.cfg.drain_max,
+                told: false,
+                over: false,
+            });
         }
     }
 

@@ -204,7 +204,9 @@ impl Sequencer {
 
     fn void(&self, timer: &Timer) -> bool {
         match *timer {
-            Timer::Write(i, round) | Timer::WriteAgain(i, round, _) => self.writes.get(i).is_none_or(|w| w.round != round),
+            Timer::Write(i, round) | Timer::WriteAgain(i, round, _) => {
+                self.writes.get(i).is_none_or(|w| w.round != round)
+            }
             Timer::Read(i, round) | Timer::ReadAgain(i, round) => self.reads.get(i).is_none_or(|r| r.round != round),
             Timer::Ctl(dx, kind, round) | Timer::CtlAgain(dx, kind, round) => {
                 self.drive(dx).is_none_or(|d| !d.ctl(kind).want || d.ctl(kind).round != round)

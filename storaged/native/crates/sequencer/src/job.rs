@@ -114,7 +114,11 @@ impl Sequencer {
         if matches!(kind, JobKind::Write | JobKind::Trim | JobKind::Zero) && !self.writable() {
             return Err(IoError::ReadOnly);
         }
-        if self.jobs.len() >= JOBS_MAX { Err(IoError::Busy) } else { Ok(()) }
+        if self.jobs.len() >= JOBS_MAX {
+            Err(IoError::Busy)
+        } else {
+            Ok(())
+        }
     }
 
     fn admit(&mut self, job: Job) {
@@ -269,10 +273,16 @@ fn new_job(tag: u64, kind: JobKind, offset: u64, len: u64, data: Buf) -> Job {
     // A trim ignores ragged edges, everything else covers them.
     let (start, end) = match kind {
         JobKind::Trim => (offset.div_ceil(BLOCK), last / BLOCK),
-        JobKind::Status => (offset / BLOCK, last.div_ceil(BLOCK).min((offset / BLOCK / CHUNK + STATUS_CHUNKS_MAX) * CHUNK)),
+        JobKind::Status => {
+            (offset / BLOCK, last.div_ceil(BLOCK).min((offset / BLOCK / CHUNK + STATUS_CHUNKS_MAX) * CHUNK))
+        }
         _ => (offset / BLOCK, last.div_ceil(BLOCK)),
     };
-    let edges = if matches!(kind, JobKind::Write | JobKind::Zero) && len > 0 { crate::rmw::edges(offset, last) } else { SmallVec::new() };
+    let edges = if matches!(kind, JobKind::Write | JobKind::Zero) && len > 0 {
+        crate::rmw::edges(offset, last)
+    } else {
+        SmallVec::new()
+    };
     let end = if len == 0 { start } else { end };
     Job {
         tag,

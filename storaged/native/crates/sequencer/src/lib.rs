@@ -11,11 +11,11 @@
 mod answer;
 mod api;
 mod attach;
-mod engine;
 mod credits;
 mod ctl;
 mod detach;
 mod drive;
+mod engine;
 mod epoch;
 mod fence;
 mod hash;

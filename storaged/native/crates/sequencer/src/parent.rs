@@ -47,7 +47,14 @@ pub(crate) fn groups(ticket: &Ticket) -> Vec<ParentGroup> {
         });
         let meta = layers_meta(run.iter().map(|p| p.layer));
         let pool = u16::try_from(pool).unwrap_or(0);
-        out.push(ParentGroup { lineage: first.lineage, layer: first.layer, meta, size: visible, seed: first.seed, pool });
+        out.push(ParentGroup {
+            lineage: first.lineage,
+            layer: first.layer,
+            meta,
+            size: visible,
+            seed: first.seed,
+            pool,
+        });
     }
     out
 }

@@ -383,7 +383,8 @@ impl Sequencer {
 
     pub(crate) fn reads_drive_down(&mut self, dx: Dx) {
         for r in self.reads.keys() {
-            let hit = self.reads.get(r).is_some_and(|op| !op.own_done && op.asks.iter().any(|a| a.open && a.drive == dx));
+            let hit =
+                self.reads.get(r).is_some_and(|op| !op.own_done && op.asks.iter().any(|a| a.open && a.drive == dx));
             if hit {
                 self.restart_read(r);
             }

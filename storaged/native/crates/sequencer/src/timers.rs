@@ -86,7 +86,8 @@ impl Timers {
     }
 
     pub(crate) fn next(&self) -> Option<Micros> {
-        let heads = [self.writes.front().map(|t| t.0), self.reads.front().map(|t| t.0), self.rare.peek().map(|t| t.0 .0)];
+        let heads =
+            [self.writes.front().map(|t| t.0), self.reads.front().map(|t| t.0), self.rare.peek().map(|t| t.0 .0)];
         heads.into_iter().flatten().min()
     }
 

@@ -36,7 +36,8 @@ impl Window {
 
     /// Whether one more version of that many bytes may be issued.
     pub(crate) fn has_room(&self, bytes: u32) -> bool {
-        self.ring.len() < UNSTABLE_VERSIONS_MAX && (self.ring.is_empty() || self.bytes + u64::from(bytes) <= UNSTABLE_BYTES_MAX)
+        self.ring.len() < UNSTABLE_VERSIONS_MAX
+            && (self.ring.is_empty() || self.bytes + u64::from(bytes) <= UNSTABLE_BYTES_MAX)
     }
 
     pub(crate) fn issue(&mut self, bytes: u32) -> u64 {

@@ -277,7 +277,8 @@ impl Sequencer {
             return;
         }
         let broken = self.pg(op.pg).is_some_and(|pg| {
-            pg.epoch != op.epoch || !pg.members().all(|dx| op.members.iter().any(|m| m.drive == dx && m.state == MemberState::Acked))
+            pg.epoch != op.epoch
+                || !pg.members().all(|dx| op.members.iter().any(|m| m.drive == dx && m.state == MemberState::Acked))
         });
         if broken && matches!(op.owner, Owner::Job(_)) {
             self.out.push(Action::Invariant("I5: a write completed without an OK of every member of one epoch"));
@@ -302,7 +303,8 @@ impl Sequencer {
             return true;
         }
         let joining = self.pg(op.pg).is_some_and(|pg| pg.joining.contains(&m.drive));
-        let silent = self.now.saturating_sub(op.sent_at) >= STALL && op.members.iter().any(|o| o.state == MemberState::Acked);
+        let silent =
+            self.now.saturating_sub(op.sent_at) >= STALL && op.members.iter().any(|o| o.state == MemberState::Acked);
         (!self.on(Rule::W2) && joining) || (!self.on(Rule::StoreCasBeforeAck) && silent)
     }
 
@@ -366,6 +368,10 @@ impl WriteOp {
     /// overwrites on a full drive live from the reserve.
     pub(crate) fn slots(&self) -> u32 {
         let free = self.msg != MsgType::Write || self.flags.has(Flags::ROLL) || self.flags.has(Flags::OVERWRITE);
-        if free { 0 } else { self.count + 1 }
+        if free {
+            0
+        } else {
+            self.count + 1
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drystone_store::api::{Held, ObjectStore};
-use drystone_types::{DriveId, Epoch, Flags, Frame, Gen, Header, MsgType, ObjKey, PgId, Status, VolumeId};
+use drystone_types::{CodecError, DriveId, Epoch, Flags, Frame, Gen, Header, MsgType, ObjKey, PgId, Reader, Status, VolumeId};
 
 use crate::world::World;
 
@@ -28,6 +28,10 @@ pub struct Checks {
     active: BTreeMap<VolumeId, Gen>,
     issued: BTreeMap<(VolumeId, Gen, u64), Issued>,
     stable: BTreeMap<(VolumeId, Gen), u64>,
+    /// Epoch of each change that reached a server: (connection, request).
+    asked: BTreeMap<(usize, u64), Epoch>,
+    /// Epochs of each PG in which a drive answered a client's SEAL: (client, PG, epoch, drive).
+    seals: BTreeSet<(usize, u32, Epoch, DriveId)>,
     /// Blocks ever trimmed or zeroed: they may be absent.
     holes: BTreeSet<(ObjKey, u16)>,
 }
@@ -107,14 +111,28 @@ impl World {
         })
     }
 
+    /// A request reaches a server.
+    pub fn check_server_receives(&mut self, conn: usize, frame: &Frame) {
+        if is_change(frame.hdr.kind) {
+            self.checks.asked.insert((conn, frame.hdr.request), frame.hdr.pg_epoch);
+        }
+    }
+
     /// A drive answers.
-    pub fn check_server_sends(&mut self, d: usize, frame: &Frame) {
+    pub fn check_server_sends(&mut self, d: usize, conn: usize, frame: &Frame) {
         let h = &frame.hdr;
         self.count_answer(h);
         if h.status != Status::Ok {
             return;
         }
         let id = self.drives[d].id;
+        if is_change(h.kind) && h.drive == id {
+            let asked = self.checks.asked.get(&(conn, h.request)).copied();
+            if asked.is_some_and(|epoch| epoch != h.pg_epoch) {
+                let text = format!("drive {id} acknowledged {} of epoch {asked:?} in epoch {}", h.version(), h.pg_epoch);
+                self.fail("I3", text);
+            }
+        }
         if matches!(h.kind, MsgType::Seal | MsgType::Fence) {
             let sealed = self.checks.sealed.entry((id, h.vol)).or_default();
             *sealed = (*sealed).max(h.gen);
@@ -158,8 +176,13 @@ impl World {
     }
 
     /// An answer reaches a sequencer.
-    pub fn check_client_receives(&mut self, _client: usize, _drive: usize, frame: &Frame) {
+    pub fn check_client_receives(&mut self, client: usize, _drive: usize, frame: &Frame) {
         let h = &frame.hdr;
+        if h.kind == MsgType::Seal && h.status == Status::Ok {
+            for (pg, epoch) in sealed_pgs(&frame.meta) {
+                self.checks.seals.insert((client, pg, epoch, h.drive));
+            }
+        }
         if is_change(h.kind) && h.status == Status::Ok && !h.flags.has(Flags::ROLL) {
             if let Some(issued) = self.checks.issued.get_mut(&(h.vol, h.gen, h.seq)) {
                 issued.oks.push((h.pg_epoch, h.drive));
@@ -177,5 +200,33 @@ impl World {
             return;
         }
         *active = gen;
+        for pg in 0..self.meta.pg_count() {
+            if !self.sealed_in_one_epoch(c, pg) {
+                self.fail("SEALED", format!("client{c} is ACTIVE though pg{pg} was not sealed by every member in one epoch (A3)"));
+            }
+        }
     }
+
+    /// A3: every member of some epoch of the PG answered the SEAL in that epoch.
+    fn sealed_in_one_epoch(&self, c: usize, pg: u32) -> bool {
+        let epochs = self.meta.history.range((pg, Epoch(0))..=(pg, Epoch(u32::MAX)));
+        epochs.into_iter().any(|((_, e), record)| record.members().all(|d| self.checks.seals.contains(&(c, pg, *e, d))))
+    }
+}
+
+/// PGs and adopted epochs of a SEAL answer (wire protocol, "Seal reply meta").
+fn sealed_pgs(meta: &[u8]) -> Vec<(u32, Epoch)> {
+    let read = |r: &mut Reader<'_>| -> Result<Vec<(u32, Epoch)>, CodecError> {
+        r.bytes(5)?;
+        let mut pgs = Vec::new();
+        for _ in 0..r.u32()? {
+            let (pg, epoch) = (PgId::from_wire(r.u32()?), Epoch(r.u32()?));
+            for _ in 0..r.u32()? {
+                r.bytes(29)?;
+            }
+            pgs.push((pg.pg, epoch));
+        }
+        Ok(pgs)
+    };
+    read(&mut Reader::new(meta)).unwrap_or_default()
 }

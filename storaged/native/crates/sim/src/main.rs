@@ -1,5 +1,7 @@
 //! `sim`: runs seeds and says what they did.
 //!
+//! `sim --scenarios [--mutate RULE] [--trace]` plays the scripted schedules;
+//! `sim --mutate RULE --seeds N --from S` looks for what notices that a rule is off;
 //! `sim --seeds N --from S [--jobs J] [--keep-going]` runs many; `sim --seed S [--trace|--trace-all]` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -100,11 +102,22 @@ fn mutate(_name: &str, _args: &Args) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn scenarios(trace: bool) -> ExitCode {
+#[cfg(feature = "mutations")]
+fn rules_of(off: Option<&str>) -> Rules {
+    off.and_then(drystone_sim::mutate::rule).map_or(Rules::ALL, Rules::without)
+}
+
+#[cfg(not(feature = "mutations"))]
+fn rules_of(_off: Option<&str>) -> Rules {
+    Rules::ALL
+}
+
+fn scenarios(rules: Rules, trace: bool) -> ExitCode {
     let mut failed = 0;
     for scenario in drystone_sim::scenario::all() {
-        let verdict = drystone_sim::scenario::run(&scenario, Rules::ALL);
+        let verdict = drystone_sim::scenario::run(&scenario, rules);
         if trace {
+            println!("== {}", scenario.name);
             verdict.trace.iter().for_each(|line| println!("{line}"));
         }
         match &verdict.failure {
@@ -126,11 +139,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if args.scenarios {
+        return scenarios(rules_of(args.mutate.as_deref()), args.trace);
+    }
     if let Some(rule) = &args.mutate {
         return mutate(rule, &args);
-    }
-    if args.scenarios {
-        return scenarios(args.trace);
     }
     if let Some(seed) = args.seed {
         return one(seed, args.trace, args.trace_all);

@@ -255,6 +255,7 @@ impl World {
         if to_server {
             let peer = PeerId(id as u64);
             if conn.accepted {
+                self.check_server_receives(id, &frame);
                 self.replica_event(drive, server_life, ReplicaEvent::Frame { peer, frame });
             }
             return;

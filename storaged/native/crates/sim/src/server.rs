@@ -63,6 +63,8 @@ pub struct Drive {
     pub outbox: BTreeMap<usize, Vec<Frame>>,
     /// Added to every device operation until then.
     pub slow: (Time, Time),
+    /// Added to every device operation (scripts).
+    pub slow_least: Time,
     /// Last lease told to the core.
     pub lease: Time,
     /// Its log prefix is not provable: it waits to be dropped, then starts anew.
@@ -334,7 +336,7 @@ impl World {
         let (id, n) = (self.drives[d].id, self.drives[d].node);
         match action {
             Action::Send { peer, frame } => {
-                self.check_server_sends(d, &frame);
+                self.check_server_sends(d, peer.0 as usize, &frame);
                 self.travel(peer.0 as usize, false, frame);
             }
             Action::SendDrive { drive, frame } => self.send_drive(d, drive, frame),
@@ -366,10 +368,14 @@ impl World {
     fn replica_report(&mut self, d: usize, report: Report) {
         self.trace(|| format!("drive{} reports {report:?}", d + 1));
         match report {
-            Report::ScrubDone { .. } => {
+            Report::ScrubDone { bad, .. } => {
                 self.counts.hit("scrub.done");
-                if self.scrubbing == Some(d) {
+                if self.scrubbing == Some(d) && bad == 0 {
                     self.scrubbing = None;
+                } else if self.scrubbing == Some(d) {
+                    // Repairs run after the scrub; the next one shows whether they succeeded.
+                    let life = self.drives[d].life;
+                    self.after(1_000_000, Ev::Scrub(d, life));
                 }
             }
             Report::Healed { .. } => self.counts.hit("scrub.healed"),
@@ -411,7 +417,7 @@ impl World {
         let base = if matches!(op, DevOp::Read { .. }) { 60 } else { 40 };
         let (extra, until) = self.drives[d].slow;
         let extra = if until > self.now { self.rng.below(extra) } else { 0 };
-        let delay = base + self.rng.below(120) + extra;
+        let delay = base + self.rng.below(120) + extra + self.drives[d].slow_least;
         self.drives[d].dev.submit(id, op);
         self.after(delay, Ev::DevDone(d, life, id));
     }
@@ -533,6 +539,7 @@ impl Drive {
             flushing: false,
             outbox: BTreeMap::new(),
             slow: (0, 0),
+            slow_least: 0,
             lease: 0,
             suspect: false,
             quiescing: 0,

@@ -102,9 +102,7 @@ impl Link {
             hurry: Condvar::new(),
         });
         let runner = Arc::clone(&link);
-        thread::Builder::new()
-            .name("link".into())
-            .spawn(move || runner.run(stream))?;
+        thread::Builder::new().name("link".into()).spawn(move || runner.run(stream))?;
         Ok(link)
     }
 
@@ -113,10 +111,7 @@ impl Link {
     pub fn submit(&self, request: Request, done: Completion) {
         let mut state = self.lock();
         while state.queue.len() >= QUEUE_REQUESTS_MAX || state.queue.bytes() >= QUEUE_BYTES_MAX {
-            state = self
-                .room
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.counters.count(&request);
         state.queue.submit(request, (done, Instant::now()));
@@ -210,9 +205,7 @@ impl Link {
     /// Waits before the next try, unless somebody asked for it now.
     fn pause(&self, pause: Duration) {
         let state = self.lock();
-        let waited = self
-            .hurry
-            .wait_timeout_while(state, pause, |state| !state.hurry);
+        let waited = self.hurry.wait_timeout_while(state, pause, |state| !state.hurry);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.hurry = false;
     }
@@ -221,10 +214,7 @@ impl Link {
     fn accept(&self, connection: UnixStream, export: Export) -> Option<UnixStream> {
         let mut state = self.lock();
         if export.size < state.size {
-            state.counters.last_error = format!(
-                "the export shrank from {} to {} bytes",
-                state.size, export.size
-            );
+            state.counters.last_error = format!("the export shrank from {} to {} bytes", state.size, export.size);
             return None;
         }
         state.export = export;

@@ -26,17 +26,11 @@ fn one(link: &Link, reader: &mut BufReader<&UnixStream>) -> io::Result<()> {
     let reply = wire::reply(header).ok_or_else(|| violation("not a simple reply"))?;
     if reply.error == wire::ERROR_SHUTDOWN {
         // Not an answer: the server leaves, and its successor gets the request again.
-        return Err(io::Error::new(
-            io::ErrorKind::ConnectionReset,
-            "server is shutting down",
-        ));
+        return Err(io::Error::new(io::ErrorKind::ConnectionReset, "server is shutting down"));
     }
     let bytes = {
         let state = link.lock();
-        let request = state
-            .queue
-            .sent(reply.cookie)
-            .ok_or_else(|| violation("unknown cookie"))?;
+        let request = state.queue.sent(reply.cookie).ok_or_else(|| violation("unknown cookie"))?;
         match request.action {
             Action::Read if reply.error == 0 => request.length as usize,
             _ => 0,
@@ -62,16 +56,9 @@ fn finish(link: &Link, reply: wire::Reply, data: Vec<u8>) {
     // An answer may free requests that overlapped it, and room for a caller that waits.
     link.work.notify_one();
     link.room.notify_one();
-    done(if reply.error == 0 {
-        Ok(data)
-    } else {
-        Err(wire::errno(reply.error))
-    });
+    done(if reply.error == 0 { Ok(data) } else { Err(wire::errno(reply.error)) });
 }
 
 fn violation(what: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("NBD protocol violation: {what}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("NBD protocol violation: {what}"))
 }

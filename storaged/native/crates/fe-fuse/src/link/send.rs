@@ -43,10 +43,7 @@ fn gather(link: &Link, buffer: &mut Vec<u8>) -> bool {
         if !batch.is_empty() {
             break;
         }
-        state = link
-            .work
-            .wait(state)
-            .unwrap_or_else(PoisonError::into_inner);
+        state = link.work.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
     drop(state);
     for (cookie, request) in batch {
@@ -68,19 +65,9 @@ fn encode(cookie: u64, request: &Request, buffer: &mut Vec<u8>) {
         Action::Write(_) => (wire::CMD_WRITE, 0),
         Action::Flush => (wire::CMD_FLUSH, 0),
         Action::Trim => (wire::CMD_TRIM, 0),
-        Action::WriteZeroes {
-            keep_allocated: true,
-        } => (wire::CMD_WRITE_ZEROES, wire::FLAG_NO_HOLE),
-        Action::WriteZeroes {
-            keep_allocated: false,
-        } => (wire::CMD_WRITE_ZEROES, 0),
+        Action::WriteZeroes { keep_allocated: true } => (wire::CMD_WRITE_ZEROES, wire::FLAG_NO_HOLE),
+        Action::WriteZeroes { keep_allocated: false } => (wire::CMD_WRITE_ZEROES, 0),
     };
-    buffer.extend(wire::request(
-        command,
-        flags,
-        cookie,
-        request.offset,
-        request.length,
-    ));
+    buffer.extend(wire::request(command, flags, cookie, request.offset, request.length));
     buffer.extend(payload(request));
 }

@@ -203,10 +203,7 @@ mod tests {
     }
 
     fn talk(input: Vec<u8>) -> (Result<Export, HandshakeError>, Vec<u8>) {
-        let mut peer = Peer {
-            input: Cursor::new(input),
-            output: Vec::new(),
-        };
+        let mut peer = Peer { input: Cursor::new(input), output: Vec::new() };
         let result = negotiate(&mut peer, "a");
         (result, peer.output)
     }
@@ -232,21 +229,10 @@ mod tests {
         let mut info = 0u16.to_be_bytes().to_vec();
         info.extend(4096u64.to_be_bytes());
         info.extend(0x65u16.to_be_bytes());
-        let input = [
-            hello(),
-            option_reply(REP_INFO, &info),
-            option_reply(REP_ACK, &[]),
-        ]
-        .concat();
+        let input = [hello(), option_reply(REP_INFO, &info), option_reply(REP_ACK, &[])].concat();
         let (result, sent) = talk(input);
         let export = result.unwrap();
-        assert_eq!(
-            export,
-            Export {
-                size: 4096,
-                flags: 0x65
-            }
-        );
+        assert_eq!(export, Export { size: 4096, flags: 0x65 });
         assert!(export.flush() && export.trim() && export.write_zeroes() && !export.read_only());
         assert_eq!(sent[..4], 3u32.to_be_bytes());
         assert_eq!(&sent[sent.len() - 7..], [0, 0, 0, 1, b'a', 0, 0]);
@@ -264,10 +250,7 @@ mod tests {
         let mut input = [hello(), option_reply(REP_INFO, &[])].concat();
         let at = input.len() - 4;
         input[at..].copy_from_slice(&u32::MAX.to_be_bytes());
-        assert!(matches!(
-            talk(input).0,
-            Err(HandshakeError::NotNbd("oversized option reply"))
-        ));
+        assert!(matches!(talk(input).0, Err(HandshakeError::NotNbd("oversized option reply"))));
     }
 
     proptest! {

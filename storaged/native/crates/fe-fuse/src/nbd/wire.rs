@@ -28,13 +28,7 @@ pub const ERROR_SHUTDOWN: u32 = 108;
 
 /// A request header in wire order.
 #[must_use]
-pub fn request(
-    command: u16,
-    flags: u16,
-    cookie: u64,
-    offset: u64,
-    length: u32,
-) -> [u8; REQUEST_BYTES] {
+pub fn request(command: u16, flags: u16, cookie: u64, offset: u64, length: u32) -> [u8; REQUEST_BYTES] {
     let mut out = [0; REQUEST_BYTES];
     let fields = REQUEST_MAGIC
         .to_be_bytes()
@@ -63,10 +57,8 @@ pub struct Reply {
 #[must_use]
 pub fn reply(bytes: [u8; REPLY_BYTES]) -> Option<Reply> {
     let [m0, m1, m2, m3, e0, e1, e2, e3, cookie @ ..] = bytes;
-    (u32::from_be_bytes([m0, m1, m2, m3]) == SIMPLE_REPLY_MAGIC).then(|| Reply {
-        error: u32::from_be_bytes([e0, e1, e2, e3]),
-        cookie: u64::from_be_bytes(cookie),
-    })
+    (u32::from_be_bytes([m0, m1, m2, m3]) == SIMPLE_REPLY_MAGIC)
+        .then(|| Reply { error: u32::from_be_bytes([e0, e1, e2, e3]), cookie: u64::from_be_bytes(cookie) })
 }
 
 /// The system's error number for an NBD error. NBD's numbers are Linux's for those it names;
@@ -94,8 +86,8 @@ mod tests {
         assert_eq!(
             bytes,
             [
-                0x25, 0x60, 0x95, 0x13, 1, 2, 0, 1, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88,
-                0, 0, 0, 0, 0x0A, 0x0B, 0x0C, 0x0D, 0, 0, 0x10, 0
+                0x25, 0x60, 0x95, 0x13, 1, 2, 0, 1, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0, 0, 0, 0, 0x0A,
+                0x0B, 0x0C, 0x0D, 0, 0, 0x10, 0
             ]
         );
     }
@@ -107,13 +99,7 @@ mod tests {
         bytes[..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
         bytes[7] = 5;
         bytes[15] = 9;
-        assert_eq!(
-            reply(bytes),
-            Some(Reply {
-                error: 5,
-                cookie: 9
-            })
-        );
+        assert_eq!(reply(bytes), Some(Reply { error: 5, cookie: 9 }));
     }
 
     #[test]

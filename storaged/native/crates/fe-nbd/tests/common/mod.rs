@@ -70,15 +70,7 @@ impl Link {
     pub fn new(export: Export, limits: Limits) -> Link {
         let mut out = Vec::new();
         let session = Session::new(export, limits, &mut out);
-        Link {
-            session,
-            out,
-            requests: vec![],
-            closed: false,
-            paused: false,
-            pending: vec![],
-            fill: None,
-        }
+        Link { session, out, requests: vec![], closed: false, paused: false, pending: vec![], fill: None }
     }
 
     /// Past negotiation; `structured` also selects the allocation context.
@@ -87,8 +79,7 @@ impl Link {
         link.feed(&3u32.to_be_bytes()).unwrap();
         if structured {
             link.feed(&option(8, b"")).unwrap();
-            link.feed(&option(10, &meta_body("vol", &["base:allocation"])))
-                .unwrap();
+            link.feed(&option(10, &meta_body("vol", &["base:allocation"]))).unwrap();
         }
         link.feed(&option(7, &info_body("vol", &[]))).unwrap();
         assert!(link.session.is_transmitting());
@@ -149,11 +140,7 @@ impl Link {
         while !rest.is_empty() {
             assert_eq!(be(rest, 0, 8), 0x3e889045565a9);
             let len = be(rest, 16, 4) as usize;
-            replies.push((
-                be(rest, 8, 4) as u32,
-                be(rest, 12, 4) as u32,
-                rest[20..20 + len].to_vec(),
-            ));
+            replies.push((be(rest, 8, 4) as u32, be(rest, 12, 4) as u32, rest[20..20 + len].to_vec()));
             rest = &rest[20 + len..];
         }
         replies
@@ -172,17 +159,10 @@ impl Link {
         assert_eq!(be(&head, 0, 4), 0x668e33ef);
         let len = be(&head, 16, 4) as usize;
         let body = self.out.drain(..len).collect();
-        (
-            be(&head, 4, 2) as u16,
-            be(&head, 6, 2) as u16,
-            be(&head, 8, 8),
-            body,
-        )
+        (be(&head, 4, 2) as u16, be(&head, 6, 2) as u16, be(&head, 8, 8), body)
     }
 }
 
 pub fn be(bytes: &[u8], at: usize, len: usize) -> u64 {
-    bytes[at..at + len]
-        .iter()
-        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    bytes[at..at + len].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }

@@ -2,8 +2,8 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use drystone_reactor::{
-    channel, Config, ConnConfig, Conns, Ctx, Decoded, Decoder, FdId, Fill, Handler, OpResult,
-    Reactor, Remote, SendQueue, TimerId, UserToken,
+    channel, Config, ConnConfig, Conns, Ctx, Decoded, Decoder, FdId, Fill, Handler, OpResult, Reactor, Remote,
+    SendQueue, TimerId, UserToken,
 };
 use drystone_types::{Buf, BufMut};
 
@@ -42,11 +42,7 @@ pub fn run<F: FnMut(&mut Ctx, What)>(start: impl FnOnce(&mut Ctx, Remote<u64>), 
     run_with(Config::default(), start, script);
 }
 
-pub fn run_with<F: FnMut(&mut Ctx, What)>(
-    config: Config,
-    start: impl FnOnce(&mut Ctx, Remote<u64>),
-    script: F,
-) {
+pub fn run_with<F: FnMut(&mut Ctx, What)>(config: Config, start: impl FnOnce(&mut Ctx, Remote<u64>), script: F) {
     let (remote, inbox) = channel().unwrap();
     let reactor = Reactor::new(config, inbox, |cx| {
         cx.timer(DEADLINE_US, WATCHDOG);
@@ -67,11 +63,7 @@ const IN_PLACE: usize = 16 << 10;
 impl Decoder for Frames {
     type Item = Buf;
     type Error = String;
-    fn decode(
-        &mut self,
-        input: &[u8],
-        out: &mut SendQueue,
-    ) -> Result<(usize, Decoded<Buf>), String> {
+    fn decode(&mut self, input: &[u8], out: &mut SendQueue) -> Result<(usize, Decoded<Buf>), String> {
         let Some((head, rest)) = input.split_first_chunk() else {
             return Ok((0, Decoded::More));
         };

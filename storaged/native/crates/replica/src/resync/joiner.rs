@@ -54,7 +54,11 @@ impl<S: ObjectStore> Replica<S> {
 
     fn take_resync(&mut self, id: PgId) -> Option<Box<Resync>> {
         let pg = self.pgs.get_mut(&id)?;
-        if matches!(pg.role, Role::Joining(_)) { pg.resync.take() } else { None }
+        if matches!(pg.role, Role::Joining(_)) {
+            pg.resync.take()
+        } else {
+            None
+        }
     }
 
     fn put_resync(&mut self, id: PgId, rs: Box<Resync>) {
@@ -173,8 +177,7 @@ impl<S: ObjectStore> Replica<S> {
         let Some(chunk) = rs.queue.pop_front() else { return false };
         // Never used before, not even by an earlier join: a late answer finds nothing.
         let job = self.requests.next_id();
-        let entry =
-            Job { chunk, theirs: None, ours: None, copies: Default::default(), in_flight: 0, compared: false };
+        let entry = Job { chunk, theirs: None, ours: None, copies: Default::default(), in_flight: 0, compared: false };
         rs.jobs.insert(job, entry);
         let hdr = Header { kind: MsgType::Digest, pg: id, vol: chunk.0, ..Header::default() };
         self.ask(source, hdr, encode_chunk_ask(chunk), Ask::Digest { pg: id, job }, RESYNC_TIMEOUT);
@@ -309,15 +312,7 @@ impl<S: ObjectStore> Replica<S> {
         frame.as_ref().filter(|f| f.hdr.status == Status::Ok && f.hdr.pg_epoch == epoch)
     }
 
-    fn job_failed(
-        &mut self,
-        id: PgId,
-        rs: &mut Resync,
-        job: u64,
-        drive: DriveId,
-        frame: Option<Frame>,
-        epoch: Epoch,
-    ) {
+    fn job_failed(&mut self, id: PgId, rs: &mut Resync, job: u64, drive: DriveId, frame: Option<Frame>, epoch: Epoch) {
         rs.requeue(job);
         let stale = frame.as_ref().is_some_and(|f| f.hdr.status == Status::Ok && f.hdr.pg_epoch != epoch);
         if !stale && rs.source == Some(drive) {

@@ -8,7 +8,9 @@ use drystone_types::consts::{CHUNK_BLOCKS, FRAME_META_MAX};
 use drystone_types::{Frame, Header, ObjKey, Status};
 
 use super::compare::{cells, object, Cell};
-use super::wire::{decode_digest_ask, decode_runs, decode_scrub_ask, encode_cells, encode_digest, encode_list, CopyCell, DigestAsk};
+use super::wire::{
+    decode_digest_ask, decode_runs, decode_scrub_ask, encode_cells, encode_digest, encode_list, CopyCell, DigestAsk,
+};
 use super::ChunkId;
 use crate::api::PeerId;
 use crate::limits::{DIGEST_LIST_MAX, SOURCE_JOBS_MAX};

@@ -74,7 +74,11 @@ pub(crate) fn decode_list(meta: &[u8], after: Option<ChunkId>) -> Result<(bool, 
         list.push(chunk);
     }
     r.finish()?;
-    if more && list.is_empty() { Err(CodecError::Invalid) } else { Ok((more, list)) }
+    if more && list.is_empty() {
+        Err(CodecError::Invalid)
+    } else {
+        Ok((more, list))
+    }
 }
 
 pub(crate) fn encode_digest(objects: &[ObjectDigest]) -> Vec<u8> {
@@ -167,7 +171,11 @@ pub(crate) fn decode_runs(meta: &[u8]) -> Result<Vec<(u16, u16)>, CodecError> {
         runs.push((first, count));
     }
     r.finish()?;
-    if runs.is_empty() { Err(CodecError::Invalid) } else { Ok(runs) }
+    if runs.is_empty() {
+        Err(CodecError::Invalid)
+    } else {
+        Ok(runs)
+    }
 }
 
 /// One block of a COPY answer; `None` = the source holds nothing there now.

@@ -155,7 +155,8 @@ fn a_map_of_another_cluster_or_an_older_incarnation_is_refused() {
     old.incarnation = 0;
     rig.event(Event::Map(std::sync::Arc::new(old)));
     assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
-    let refused = rig.out.iter().filter(|a| matches!(a, Action::Report(drystone_replica::Report::MapRefused(_)))).count();
+    let refused =
+        rig.out.iter().filter(|a| matches!(a, Action::Report(drystone_replica::Report::MapRefused(_)))).count();
     assert_eq!(refused, 2);
 }
 

@@ -13,7 +13,11 @@ const BLOCKS: [u64; 5] = [0, 1, 2, 1030, 2050];
 
 /// The last block is written with its neighbours, so that both client streams are used.
 fn length(block: u64) -> u32 {
-    if block == 2050 { 20 } else { 1 }
+    if block == 2050 {
+        20
+    } else {
+        1
+    }
 }
 
 struct Rng(u64);
@@ -27,7 +31,11 @@ impl Rng {
         (z ^ z >> 31) % n
     }
     fn pick<T: Copy>(&mut self, items: &[T]) -> Option<T> {
-        if items.is_empty() { None } else { items.get(self.below(items.len() as u64) as usize).copied() }
+        if items.is_empty() {
+            None
+        } else {
+            items.get(self.below(items.len() as u64) as usize).copied()
+        }
     }
 }
 
@@ -132,10 +140,15 @@ impl Story {
         (rig.epoch, rig.rev) = (known, u64::from(known));
         let kind = if write.trim { MsgType::Trim } else { MsgType::Write };
         let mut hdr = rig.hdr(kind, gen);
-        (hdr.block, hdr.count, hdr.seq, hdr.stable) = (write.block, length(write.block), write.seq, Version::new(gen, stable));
+        (hdr.block, hdr.count, hdr.seq, hdr.stable) =
+            (write.block, length(write.block), write.seq, Version::new(gen, stable));
         // The request id names the write and the epoch it was sent in.
         hdr.request = write.seq << 32 | u64::from(known);
-        if write.trim { Frame::bare(hdr) } else { data_frame(hdr, write.fill) }
+        if write.trim {
+            Frame::bare(hdr)
+        } else {
+            data_frame(hdr, write.fill)
+        }
     }
     fn send(&mut self, d: u32, write: &Write) {
         let frame = self.frame(d, write);

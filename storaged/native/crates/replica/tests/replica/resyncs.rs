@@ -324,7 +324,12 @@ fn a_digest_list_that_goes_back_is_not_believed() {
     let mut w = dropped();
     w.drives.insert(3, Rig::open(config(3), NaiveStore::new(100_000)));
     w.tap = Some(Box::new(|from, _, frame| {
-        if from == 1 && frame.hdr.kind == MsgType::Digest && frame.hdr.is_resp() && frame.meta.len() > 20 && frame.meta[0] == 0 {
+        if from == 1
+            && frame.hdr.kind == MsgType::Digest
+            && frame.hdr.is_resp()
+            && frame.meta.len() > 20
+            && frame.meta[0] == 0
+        {
             let mut meta = Writer::new();
             meta.u8(1).u32(2).u64(9).u64(9).u64(1).u64(1);
             frame.meta = meta.finish();

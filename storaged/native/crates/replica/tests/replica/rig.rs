@@ -36,7 +36,8 @@ pub fn map(rev: u64, epoch: u32, insync: &[u32], joining: &[Joiner]) -> Arc<Clus
         joining: joining.iter().copied().collect(),
         ..PgRecord::default()
     };
-    let pool = PoolMap { pool: PoolId(1), copies: 3, min_insync: 2, pg_count: 1, shards: vec![MapShard { pgs: vec![rec] }] };
+    let pool =
+        PoolMap { pool: PoolId(1), copies: 3, min_insync: 2, pg_count: 1, shards: vec![MapShard { pgs: vec![rec] }] };
     let drives = (1..=4).map(|d| DriveInfo { id: DriveId(d), ..DriveInfo::default() }).collect();
     Arc::new(ClusterMap { incarnation: 1, revision: Rev(rev), drives, pools: vec![pool], ..ClusterMap::default() })
 }

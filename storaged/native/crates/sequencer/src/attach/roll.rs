@@ -132,7 +132,8 @@ impl Sequencer {
             BAD => (MsgType::Write, Flags::ROLL.with(Flags::BAD)),
             _ => (MsgType::Write, Flags::ROLL),
         };
-        let csums = if kind == DATA { vec![block_csum(self.ticket.vol, roll.block, data.as_slice())] } else { Vec::new() };
+        let csums =
+            if kind == DATA { vec![block_csum(self.ticket.vol, roll.block, data.as_slice())] } else { Vec::new() };
         let Some(epoch) = self.pg(roll.pg).map(|pg| pg.epoch) else { return };
         let lacking = roll.lacking.clone();
         let op = WriteOp {
@@ -236,4 +237,3 @@ impl Sequencer {
         }
     }
 }
-

@@ -59,7 +59,13 @@ fn b3_before_a5_every_frame_carries_stable_zero_and_then_recovered_is_sent() {
 #[test]
 fn a2_every_insync_and_joining_drive_of_every_pool_of_the_ticket_is_sealed_once() {
     let mut t = ticket(1);
-    t.parents = vec![ParentRef { lineage: VolumeId(3), layer: LayerId(30), size: 1 << 20, pool: PoolId(2), ..ParentRef::default() }];
+    t.parents = vec![ParentRef {
+        lineage: VolumeId(3),
+        layer: LayerId(30),
+        size: 1 << 20,
+        pool: PoolId(2),
+        ..ParentRef::default()
+    }];
     let mut w = World::idle(4, &t, Config::default());
     w.change(&[1, 2], &[3], &[1, 2, 3]);
     w.attach();

@@ -10,11 +10,20 @@ const GRAND: VolumeId = VolumeId(2);
 /// Blocks 0..4 in the parent, 4..6 in the grandparent; sizes end in block 5.
 fn clone() -> World {
     let mut t = ticket(1);
-    let parent = |lineage, layer, pool, size| ParentRef { lineage, layer: LayerId(layer), size, seed: 9, pool: PoolId(pool), ..ParentRef::default() };
-    t.parents = vec![parent(PARENT, 31, 2, 5 * 4096 + 512), parent(PARENT, 30, 2, 1 << 20), parent(GRAND, 20, 1, 1 << 20)];
+    let parent = |lineage, layer, pool, size| ParentRef {
+        lineage,
+        layer: LayerId(layer),
+        size,
+        seed: 9,
+        pool: PoolId(pool),
+        ..ParentRef::default()
+    };
+    t.parents =
+        vec![parent(PARENT, 31, 2, 5 * 4096 + 512), parent(PARENT, 30, 2, 1 << 20), parent(GRAND, 20, 1, 1 << 20)];
     let mut w = World::idle(1, &t, Config::default());
     for d in 1..=3 {
-        for (block, layer, pool) in [(0, 31, 2), (1, 30, 2), (2, 30, 2), (3, 31, 2), (4, 20, 1), (5, 20, 1), (6, 20, 1)] {
+        for (block, layer, pool) in [(0, 31, 2), (1, 30, 2), (2, 30, 2), (3, 31, 2), (4, 20, 1), (5, 20, 1), (6, 20, 1)]
+        {
             let pg = PgId { pool: PoolId(pool), pg: 0 };
             let data = Buf::copy_from(&pattern(block as u8, 4096));
             w.rep(d).cells.insert((LayerId(layer), block), Cell { version: Version::ZERO, kind: 1, data, pg });

@@ -66,7 +66,10 @@ fn w0_a_resend_uses_no_further_slot_and_a_new_joiner_gives_its_own() {
 #[test]
 fn l2_enospc_only_when_an_insync_member_says_full_and_nothing_is_granted() {
     let mut w = granted(2);
-    assert!({ let t = w.write(0, &pattern(1, 4096)); w.ok(t) });
+    assert!({
+        let t = w.write(0, &pattern(1, 4096));
+        w.ok(t)
+    });
     w.rep(2).full = true;
     let tag = w.write(4096, &pattern(1, 4096));
     w.pass(60_000);

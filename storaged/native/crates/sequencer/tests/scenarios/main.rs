@@ -14,5 +14,5 @@ mod random;
 mod reads;
 mod replica;
 mod sectors;
-mod writes;
 mod world;
+mod writes;

@@ -189,7 +189,8 @@ impl Rep {
             if self.broken.contains(&(h.block + i)) {
                 return Frame::bare(h.reply(Status::Eio));
             }
-            let cell = layers.iter().find_map(|l| Some((l, self.cells.get(&(*l, h.block + i)).filter(|c| c.kind != 2)?)));
+            let cell =
+                layers.iter().find_map(|l| Some((l, self.cells.get(&(*l, h.block + i)).filter(|c| c.kind != 2)?)));
             match cell {
                 Some((l, c)) if c.kind == 1 => {
                     present[(i / 8) as usize] |= 1 << (i % 8);
@@ -212,7 +213,11 @@ impl Rep {
         match self.cells.get(&(h.layer, h.block)) {
             Some(_) if self.broken.contains(&h.block) => Frame::bare(h.reply(Status::Eio)),
             Some(c) if c.version == h.version() => {
-                let csums = if c.kind == 1 { vec![block_csum(self.lineages[&h.layer], h.block, c.data.as_slice())] } else { vec![] };
+                let csums = if c.kind == 1 {
+                    vec![block_csum(self.lineages[&h.layer], h.block, c.data.as_slice())]
+                } else {
+                    vec![]
+                };
                 Frame { hdr: h.reply(Status::Ok), csums, meta: vec![c.kind], data: c.data.clone() }
             }
             _ => Frame::bare(h.reply(Status::Invalid)),

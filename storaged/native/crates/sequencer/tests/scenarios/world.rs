@@ -40,7 +40,12 @@ pub fn map_of(drives: u32, pgs: u32) -> ClusterMap {
         shards: vec![MapShard { pgs: vec![record.clone(); pgs as usize] }],
     };
     let drive = |id| DriveInfo { id: DriveId(id), nonce: 1, ..DriveInfo::default() };
-    ClusterMap { revision: Rev(10), drives: (1..=drives + 2).map(drive).collect(), pools: vec![pool(1), pool(2)], ..ClusterMap::default() }
+    ClusterMap {
+        revision: Rev(10),
+        drives: (1..=drives + 2).map(drive).collect(),
+        pools: vec![pool(1), pool(2)],
+        ..ClusterMap::default()
+    }
 }
 
 pub fn ticket(gen: u32) -> Ticket {
@@ -149,7 +154,9 @@ impl World {
                 }
             }
             Action::WantActivate { .. } if self.activate => queue.push_back(Event::Activated(Ok(()))),
-            Action::NeedMap { at_least } if self.map.revision >= at_least => queue.push_back(Event::Map(Arc::new(self.map.clone()))),
+            Action::NeedMap { at_least } if self.map.revision >= at_least => {
+                queue.push_back(Event::Map(Arc::new(self.map.clone())))
+            }
             _ => {}
         }
     }
@@ -232,7 +239,10 @@ impl World {
                 pg.epoch.0 += 1;
                 let epoch = pg.epoch;
                 pg.insync = insync.iter().map(|d| DriveId(*d)).collect();
-                pg.joining = joining.iter().map(|d| map::Joiner { drive: DriveId(*d), join_epoch: epoch, e0: Epoch(0) }).collect();
+                pg.joining = joining
+                    .iter()
+                    .map(|d| map::Joiner { drive: DriveId(*d), join_epoch: epoch, e0: Epoch(0) })
+                    .collect();
             }
         }
         for d in adopt {

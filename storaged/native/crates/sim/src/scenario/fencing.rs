@@ -22,39 +22,50 @@ fn is_write(kind: MsgType) -> bool {
     kind == MsgType::Write
 }
 
-/// w1 reaches one drive; a second client takes over; then the rest of w1 arrives.
+/// A write of the old client arrives between the SEAL replies and RECOVERED of the new one.
 fn late_packet(s: &mut Script) {
-    s.hook(|f| f.to_server && is_write(f.hdr.kind) && f.from == End::Client(0));
+    s.write_wait(0, 1);
+    s.hook(|f| f.to_server && (is_write(f.hdr.kind) && f.from == End::Client(0) || after_active(f.hdr.kind)));
     s.write(0, 1);
     s.run(100_000);
     let c = s.attach();
     s.until_active(c);
-    s.read_each(c, 1);
-    s.unhook();
-    s.release(|_| true);
+    read_at(s, c, 0);
+    read_at(s, c, 1);
+    let late = |f: &drystone_types::Frame| is_write(f.hdr.kind) && f.hdr.drive.0 == 2;
+    s.release(late);
     s.run(100_000);
-    s.read_each(c, 1);
+    read_at(s, c, 1);
+    read_at(s, c, 0);
+    s.unhook();
+    s.discard_held();
+}
+
+/// RECOVERED and STABLE make old versions harmless; a script keeps them away.
+fn after_active(kind: MsgType) -> bool {
+    matches!(kind, MsgType::Recovered | MsgType::Stable)
+}
+
+/// A read of block 1 that only one drive answers.
+fn read_at(s: &mut Script, c: usize, drive: usize) {
+    let hold = move |f: &crate::world::FrameFacts| {
+        let elsewhere = f.hdr.kind == MsgType::Read && f.drive != drive;
+        f.to_server && (is_write(f.hdr.kind) || after_active(f.hdr.kind) || elsewhere)
+    };
+    s.hook(hold);
+    s.read(c, 1);
+    // With the rule on, a read that overlaps a write in flight waits for it: not an end of the script.
+    s.run(1_500_000);
 }
 
 /// A write is at one copy only while reads run: they may not flip.
 fn overlap(s: &mut Script) {
+    s.write_wait(0, 1);
     s.hook(|f| f.to_server && is_write(f.hdr.kind) && f.drive != 0);
     s.write(0, 1);
     s.run(20_000);
-    s.w.hook = Some(Box::new(|f| {
-        let write = f.to_server && is_write(f.hdr.kind) && f.drive != 0;
-        let elsewhere = f.to_server && f.hdr.kind == MsgType::Read && f.drive != 0;
-        if write || elsewhere { HookVerdict::Hold } else { HookVerdict::Pass }
-    }));
-    s.read(0, 1);
-    s.run(30_000);
-    s.w.hook = Some(Box::new(|f| {
-        let write = f.to_server && is_write(f.hdr.kind) && f.drive != 0;
-        let elsewhere = f.to_server && f.hdr.kind == MsgType::Read && f.drive != 1;
-        if write || elsewhere { HookVerdict::Hold } else { HookVerdict::Pass }
-    }));
-    s.read(0, 1);
-    s.run(30_000);
+    read_at(s, 0, 0);
+    read_at(s, 0, 1);
     s.w.kill_client(0);
     s.unhook();
     s.discard_held();

@@ -12,6 +12,7 @@ mod script;
 
 pub use script::Script;
 
+mod attaching;
 mod fencing;
 mod joining;
 
@@ -27,7 +28,7 @@ pub struct Scenario {
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    fencing::all().into_iter().chain(joining::all()).collect()
+    fencing::all().into_iter().chain(joining::all()).chain(attaching::all()).collect()
 }
 
 /// Plays a scenario and checks what every seed checks at its end.

@@ -159,10 +159,15 @@ impl Script {
         let id = self.id(d);
         self.change(Change::Join(id));
     }
+    /// Waits until a joiner holds everything in the present epoch.
+    pub fn copied(&mut self, d: usize) {
+        let id = self.id(d);
+        self.until("the end of the copy", |w| w.meta.pg(0).is_some_and(|r| w.meta.copied.contains(&(0, id, r.epoch))));
+    }
     /// Waits until a joiner holds everything in the present epoch, and promotes it.
     pub fn promote(&mut self, d: usize) {
         let id = self.id(d);
-        self.until("the end of the copy", |w| w.meta.pg(0).is_some_and(|r| w.meta.copied.contains(&(0, id, r.epoch))));
+        self.copied(d);
         let Some(epoch) = self.w.meta.pg(0).map(|r| r.epoch) else { return };
         self.change(Change::Promote(id, epoch));
     }
