@@ -137,19 +137,30 @@ class BlockDaemon:
 
 
 class BlockMetrics:
-    """Gauges of the attachments, kept a few seconds fresh."""
+    """Gauges of the attachments, kept a few seconds fresh while somebody scrapes them.
+
+    An idle daemon with a hundred volumes must not count them all every few seconds for nobody.
+    """
 
     def __init__(self, metrics: Metrics, daemon: BlockDaemon) -> None:
         self._daemon = daemon
+        self._scraped = asyncio.Event()
+        self._scraped.set()
         self._attached = metrics.gauge("volumes_attached", "Volumes attached here.")
         self._counters = metrics.gauge(
             "engine_count", "Counters of an attachment.", ["volume", "counter"]
         )
         self._bad = metrics.gauge("bad_blocks_bypassed", "Blocks read from another copy.")
 
+    def scraped(self) -> None:
+        """Somebody reads: the next answer shall be fresh."""
+        self._scraped.set()
+
     async def run(self) -> None:
         """Refresh until cancelled."""
         while True:
+            await self._scraped.wait()
+            self._scraped.clear()
             self._attached.set(len(self._daemon.volumes.list()))
             self._bad.set(self._daemon.reports.bad_blocks)
             try:
@@ -195,9 +206,11 @@ async def serve(settings: BlockSettings) -> None:
         core = drystone_native.BlockCore(core_config(membership))
         daemon = BlockDaemon(settings, control, membership, core)
         metrics = Metrics("block", __version__)
-        await stack.enter_async_context(serving_metrics(metrics, settings.metrics_listen))
+        gauges = BlockMetrics(metrics, daemon)
+        scrapes = serving_metrics(metrics, settings.metrics_listen, gauges.scraped)
+        await stack.enter_async_context(scrapes)
         if settings.metrics_listen:
-            daemon.background.start(BlockMetrics(metrics, daemon).run(), "metrics")
+            daemon.background.start(gauges.run(), "metrics")
         service = BlockService(
             daemon.volumes, membership, daemon.devices.kinds(), daemon.session.connected.is_set
         )

@@ -18,7 +18,7 @@ log = get_logger(__name__)
 
 PROMOTE_PERIOD_S: Final = 0.2  # §4.1: at most 5 map transactions a second for promotions
 BACKOFF_S: Final = 2.0  # first pause of a joiner that failed; doubles
-BACKOFF_MAX_S: Final = 60.0  # a drive that fails again and again costs one join a minute
+BACKOFF_MAX_S: Final = 8.0  # a joiner is dropped at the first stall: a busy one must soon try again
 
 
 class Backoff:

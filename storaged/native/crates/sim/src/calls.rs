@@ -54,7 +54,11 @@ impl World {
             Request::Activate(gen) => {
                 let Proc::Client(c) = from else { return None };
                 let vol = self.clients.get(c)?.vol;
-                Answer::Activated(self.meta.activate(vol, gen, self.rules.on(Rule::A5)))
+                let done = self.meta.activate(vol, gen, self.rules.on(Rule::A5));
+                if done {
+                    self.check_activated(vol, gen);
+                }
+                Answer::Activated(done)
             }
             Request::Elect => {
                 let Proc::Manager(m) = from else { return None };

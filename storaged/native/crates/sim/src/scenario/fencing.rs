@@ -28,7 +28,9 @@ fn late_packet(s: &mut Script) {
     s.hook(|f| f.to_server && (is_write(f.hdr.kind) && f.from == End::Client(0) || after_active(f.hdr.kind)));
     s.write(0, 1);
     s.run(100_000);
+    // The same daemon attaches again, so that its ticket does not stop the packet.
     let c = s.attach();
+    s.w.clients[c].uuid = s.w.clients[0].uuid;
     s.until_active(c);
     read_at(s, c, 0);
     read_at(s, c, 1);
