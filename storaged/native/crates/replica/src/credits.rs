@@ -67,6 +67,14 @@ impl Grant {
     pub(crate) fn reopened(gen: Gen, bound: u64) -> Grant {
         Grant { gen, restated: bound, unrestated: true, bound, window: GRANT_FIRST, ..Grant::default() }
     }
+    /// Nothing granted yet to a generation.
+    pub(crate) fn fresh(gen: Gen) -> Grant {
+        Grant { gen, ..Grant::default() }
+    }
+    /// Whether it belongs to a generation below the sealed one.
+    pub(crate) fn is_of_older(&self, sealed: Gen) -> bool {
+        self.gen < sealed
+    }
     pub(crate) fn reserved_at_open(&self) -> u64 {
         self.restated
     }

@@ -96,7 +96,12 @@ impl<S: ObjectStore> Replica<S> {
             self.repairs.waiting.iter().filter(|(_, w)| w.at <= now).map(|(id, w)| (*id, w.pg, w.vol)).collect();
         for ((key, block), pg, vol) in due {
             self.repair_block(pg, vol, key, block);
-            if !self.repairs.open.contains_key(&(key, block)) {
+            if self.repairs.open.contains_key(&(key, block)) {
+                // While it runs its own timeouts count; this entry only remembers the pause.
+                if let Some(w) = self.repairs.waiting.get_mut(&(key, block)) {
+                    w.at = now + REPAIR_AGAIN_MAX;
+                }
+            } else {
                 // No longer in sync here, or too many at once: later.
                 self.repairs.put_off((key, block), pg, vol, now);
             }

@@ -84,7 +84,12 @@ impl<S: ObjectStore> Replica<S> {
             }
         }
         for vol_id in sorted_keys(&replica.vols) {
-            let Some(vol) = replica.vols.get(&vol_id) else { continue };
+            let Some(vol) = replica.vols.get_mut(&vol_id) else { continue };
+            if vol.grant.is_of_older(vol.sealed) {
+                // Sealed by a generation list, and the process ended before the next LAYER: the grant in
+                // the log is of a generation that can write nothing more.
+                vol.grant = Grant::fresh(vol.sealed);
+            }
             let (stable, reserved) = (vol.stable, vol.grant.reserved_at_open());
             replica.store.set_stable(vol_id, stable, true);
             replica.store.grant(i64::try_from(reserved).unwrap_or(i64::MAX));

@@ -209,15 +209,22 @@ impl World {
         true
     }
 
+    /// A scrub does not read segments that are still open, so rot may wait there until it is read: after a
+    /// flip no copy is taken away for good any more.
     fn flipped_elsewhere(&self) -> bool {
-        self.scrubbing.is_some()
+        !self.flipped.is_empty()
     }
 
-    /// Flips bits of one copy while every PG is whole, then scrubs that drive.
+    /// Flips bits of one copy, then scrubs that drive. Only in calm, and on a drive that is in sync in every
+    /// PG: with another copy lost before the repair, or rot in content the drive does not answer for, a
+    /// later loss of the good copies would lose data, which no rule can help.
     fn flip_bits(&mut self, d: usize) -> bool {
         let (_, records) = self.meta.shard();
+        let (id, now) = (self.drives[d].id, self.now);
         let copies = self.plan.copies.min(self.plan.nodes);
-        if !records.iter().all(|r| r.insync.len() == copies) || self.drives[d].replica.is_none() || self.frozen.values().any(|t| *t > self.now) {
+        let whole = records.iter().all(|r| r.insync.len() == copies && r.is_insync(id));
+        let calm = self.frozen.values().chain(self.cuts.values()).chain(self.drives.iter().map(|d| &d.slow.1)).all(|t| *t <= now);
+        if !whole || !calm || !self.drives.iter().all(|d| d.replica.is_some()) {
             return false;
         }
         let mut rng = self.rng.fork(self.now);
@@ -229,6 +236,7 @@ impl World {
         }
         self.counts.add("bits.flipped", flipped);
         self.scrubbing = Some(d);
+        self.scrub_rounds = 0;
         self.flipped.insert(d);
         let (life, pause) = (self.drives[d].life, self.rng.range(1_000, 2_000_000));
         self.after(pause, Ev::Scrub(d, life));

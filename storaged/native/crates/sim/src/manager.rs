@@ -15,6 +15,8 @@ use crate::world::{Place, Time, World};
 const PERIOD: Time = 100_000;
 /// A transaction without an answer is given up and the shard read anew.
 const SWAP_MAX: Time = 2_000_000;
+/// Streams of maps that broke are back within this time.
+const PUSH_AGAIN: Time = 2_000_000;
 /// Evidence older than this is void.
 const EVIDENCE_MAX: Time = 5_000_000;
 /// Reports of a stall within a second that make the manager probe for a hung server.
@@ -60,6 +62,7 @@ pub struct Manager {
     stalls: BTreeMap<DriveId, Vec<Time>>,
     busy_since: Option<Time>,
     elect_at: Time,
+    push_at: Time,
     known: Vec<Suspect>,
     inflight: Option<DropReason>,
     /// Drives that must not join for now.
@@ -98,6 +101,11 @@ impl World {
                 let delay = self.latency();
                 self.after(delay, Ev::AskSilent(m, n));
             }
+        }
+        // A map stream that was cut begins again with the newest map.
+        if self.now >= self.managers[m].push_at {
+            self.managers[m].push_at = self.now + PUSH_AGAIN;
+            self.push_maps();
         }
         self.probe_stalled(m);
         let mut out = Vec::new();

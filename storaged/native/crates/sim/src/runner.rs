@@ -149,6 +149,7 @@ fn healing_phase(w: &mut World) {
 fn scrub_flipped(w: &mut World) {
     for d in w.flipped.clone() {
         w.scrubbing = Some(d);
+        w.scrub_rounds = 0;
         let life = w.drives[d].life;
         w.after(1, Ev::Scrub(d, life));
         let until = w.now + HEAL_MAX;

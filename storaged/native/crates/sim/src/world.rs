@@ -180,6 +180,8 @@ pub struct World {
     pub faults_done: u64,
     /// Drive whose scrub after bit flips is not over.
     pub scrubbing: Option<usize>,
+    /// Scrubs done since the last bit flips.
+    pub scrub_rounds: u32,
     /// Drives whose bits were flipped.
     pub flipped: std::collections::BTreeSet<usize>,
     /// Events handled.
@@ -263,6 +265,7 @@ impl World {
             operations: 0,
             faults_done: 0,
             scrubbing: None,
+            scrub_rounds: 0,
             flipped: std::collections::BTreeSet::new(),
             events: 0,
             spin: (0, 0),
