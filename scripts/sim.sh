@@ -6,7 +6,10 @@ set -euo pipefail
 manifest="$NATIVE/crates/sim/Cargo.toml"
 [ -e "$manifest" ] || die "the simulator is not in this checkout ($manifest)"
 # The profile is optimised and keeps assertions: invariants are checked at every event.
-run=(cargo run --quiet --locked --profile sim --manifest-path "$manifest" --)
+# The switches of mutation testing exist only here: release builds refuse the feature.
+run=(cargo run --quiet --locked --profile sim --features mutations --manifest-path "$manifest" --)
 if [ -n "${SEED:-}" ]; then exec "${run[@]}" --seed "$SEED"; fi
+# Each safety rule switched off must be noticed by a named oracle, or the simulator proves nothing.
+"${run[@]}" --mutate all --seeds 10
 # 300 seeds is what gates a change; `make nightly` runs more.
 exec "${run[@]}" --seeds "${SEEDS:-300}" --from "${FROM:-0}"

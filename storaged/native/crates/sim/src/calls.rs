@@ -13,7 +13,8 @@ impl World {
     pub fn call_arrives(&mut self, from: Proc, life: Life, request: Request) {
         // A transaction of a process that died on the way is carried out all the same.
         self.expire_leader();
-        let is_txn = !matches!(request, Request::ReadMap(_) | Request::Generations(..) | Request::ReadShard | Request::Open(..));
+        let is_txn =
+            !matches!(request, Request::ReadMap(_) | Request::Generations(..) | Request::ReadShard | Request::Open(..));
         if let Some(answer) = self.execute(from, request) {
             self.reply(from, life, answer, is_txn);
         }

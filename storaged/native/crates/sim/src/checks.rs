@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drystone_store::api::{Held, ObjectStore};
-use drystone_types::{CodecError, DriveId, Epoch, Flags, Frame, Gen, Header, MsgType, ObjKey, PgId, Reader, Status, VolumeId};
+use drystone_types::{
+    CodecError, DriveId, Epoch, Flags, Frame, Gen, Header, MsgType, ObjKey, PgId, Reader, Status, VolumeId,
+};
 
 use crate::world::World;
 
@@ -77,7 +79,10 @@ impl World {
     }
 
     fn check_completed(&mut self, (vol, gen, seq): (VolumeId, Gen, u64), issued: &Issued) {
-        let name = format!("volume {vol} version {gen}:{seq} (pg {}, block {} of chunk {})", issued.pg.pg, issued.first, issued.key.chunk);
+        let name = format!(
+            "volume {vol} version {gen}:{seq} (pg {}, block {} of chunk {})",
+            issued.pg.pg, issued.first, issued.key.chunk
+        );
         let epochs: BTreeSet<Epoch> = issued.oks.iter().map(|(e, _)| *e).collect();
         let whole = epochs.iter().any(|e| {
             let record = self.meta.history.get(&(issued.pg.pg, *e));
@@ -129,7 +134,8 @@ impl World {
         if is_change(h.kind) && h.drive == id {
             let asked = self.checks.asked.get(&(conn, h.request)).copied();
             if asked.is_some_and(|epoch| epoch != h.pg_epoch) {
-                let text = format!("drive {id} acknowledged {} of epoch {asked:?} in epoch {}", h.version(), h.pg_epoch);
+                let text =
+                    format!("drive {id} acknowledged {} of epoch {asked:?} in epoch {}", h.version(), h.pg_epoch);
                 self.fail("I3", text);
             }
         }
@@ -144,15 +150,33 @@ impl World {
         }
         let sealed = self.checks.sealed.get(&(id, h.vol)).copied().unwrap_or_default();
         if h.gen < sealed {
-            self.fail("I7", format!("drive {id} answered {:?} of generation {} after SEAL({sealed}) of volume {}", h.kind, h.gen, h.vol));
+            self.fail(
+                "I7",
+                format!(
+                    "drive {id} answered {:?} of generation {} after SEAL({sealed}) of volume {}",
+                    h.kind, h.gen, h.vol
+                ),
+            );
         }
         let record = self.meta.pg(h.pg.pg).cloned().unwrap_or_default();
         if h.kind == MsgType::Read && !h.flags.has(Flags::ROLL) && !record.is_insync(id) {
-            self.fail("I10", format!("drive {id} answered a read of pg {} though it is not in sync (epoch {})", h.pg.pg, record.epoch));
+            self.fail(
+                "I10",
+                format!(
+                    "drive {id} answered a read of pg {} though it is not in sync (epoch {})",
+                    h.pg.pg, record.epoch
+                ),
+            );
         }
         let active = self.checks.active.get(&h.vol).copied().unwrap_or_default();
         if h.gen < active && h.pg_epoch == record.epoch && record.is_member(id) {
-            self.fail("I4", format!("drive {id} answered {:?} of generation {} though generation {active} of volume {} is ACTIVE", h.kind, h.gen, h.vol));
+            self.fail(
+                "I4",
+                format!(
+                    "drive {id} answered {:?} of generation {} though generation {active} of volume {} is ACTIVE",
+                    h.kind, h.gen, h.vol
+                ),
+            );
         }
     }
 
@@ -194,7 +218,10 @@ impl World {
     pub fn check_activated(&mut self, vol: VolumeId, gen: Gen) {
         let newest = self.meta.volumes.get(&vol).map(|v| v.gen).unwrap_or_default();
         if gen != newest {
-            self.fail("FENCING", format!("the store activated generation {gen} of volume {vol}, whose generation is {newest}"));
+            self.fail(
+                "FENCING",
+                format!("the store activated generation {gen} of volume {vol}, whose generation is {newest}"),
+            );
         }
     }
 
@@ -210,7 +237,10 @@ impl World {
         *active = gen;
         for pg in 0..self.meta.pg_count() {
             if !self.sealed_in_one_epoch(c, pg) {
-                self.fail("SEALED", format!("client{c} is ACTIVE though pg{pg} was not sealed by every member in one epoch (A3)"));
+                self.fail(
+                    "SEALED",
+                    format!("client{c} is ACTIVE though pg{pg} was not sealed by every member in one epoch (A3)"),
+                );
             }
         }
     }

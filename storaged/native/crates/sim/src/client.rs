@@ -1,7 +1,9 @@
 //! Clients: a block daemon's shell around a real sequencer, its consumer, and its calls of the manager.
 
 use drystone_replica::Event as ReplicaEvent;
-use drystone_sequencer::{Action, ActivateError, Config, Event, FenceReason, IoError, IoOk, IoResult, ReportKind, Sequencer, State};
+use drystone_sequencer::{
+    Action, ActivateError, Config, Event, FenceReason, IoError, IoOk, IoResult, ReportKind, Sequencer, State,
+};
 use drystone_types::{AttachMode, DriveId, Gen, LayerId, Ticket, Uuid, Version, VolumeId};
 
 use crate::event::{Answer, End, Ev, Life, News, Proc, Request};
@@ -351,7 +353,9 @@ impl World {
                 self.trace(|| format!("client{c} op{tag} fails: {error:?}"));
                 self.count_error(error);
                 // Unissued: nothing of it was sent. Fenced: it may have taken effect before the next generation.
-                let ended = matches!(error, IoError::Fenced) || self.clients[c].fenced || self.clients[c].seq.as_ref().is_some_and(|s| s.state() == State::Fenced);
+                let ended = matches!(error, IoError::Fenced)
+                    || self.clients[c].fenced
+                    || self.clients[c].seq.as_ref().is_some_and(|s| s.state() == State::Fenced);
                 self.history.failed(tag, ended);
                 Ok(())
             }

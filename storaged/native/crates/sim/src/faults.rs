@@ -111,7 +111,8 @@ impl World {
     }
 
     fn steal(&mut self, vol: VolumeId) -> bool {
-        let alive: Vec<usize> = (0..self.clients.len()).filter(|c| self.clients[*c].vol == vol && self.clients[*c].alive).collect();
+        let alive: Vec<usize> =
+            (0..self.clients.len()).filter(|c| self.clients[*c].vol == vol && self.clients[*c].alive).collect();
         if alive.len() > ZOMBIES_MAX {
             self.kill_client(alive[0]);
         }
@@ -175,7 +176,8 @@ impl World {
     }
 
     fn break_some(&mut self) -> bool {
-        let open: Vec<usize> = (0..self.conns.len()).filter(|id| !self.conns[*id].broken && self.conns[*id].up).collect();
+        let open: Vec<usize> =
+            (0..self.conns.len()).filter(|id| !self.conns[*id].broken && self.conns[*id].up).collect();
         let Some(id) = self.rng.pick(&open).copied() else { return false };
         let slow = self.rng.chance(500);
         self.break_conn(id, slow);
@@ -223,7 +225,12 @@ impl World {
         let (id, now) = (self.drives[d].id, self.now);
         let copies = self.plan.copies.min(self.plan.nodes);
         let whole = records.iter().all(|r| r.insync.len() == copies && r.is_insync(id));
-        let calm = self.frozen.values().chain(self.cuts.values()).chain(self.drives.iter().map(|d| &d.slow.1)).all(|t| *t <= now);
+        let calm = self
+            .frozen
+            .values()
+            .chain(self.cuts.values())
+            .chain(self.drives.iter().map(|d| &d.slow.1))
+            .all(|t| *t <= now);
         if !whole || !calm || !self.drives.iter().all(|d| d.replica.is_some()) {
             return false;
         }

@@ -19,7 +19,8 @@ impl World {
     /// Whether every PG is whole and every volume has an active owner with nothing open.
     pub fn healed(&self) -> bool {
         let copies = self.plan.copies.min(self.plan.nodes);
-        let pgs = (0..self.meta.pg_count()).all(|pg| self.meta.pg(pg).is_some_and(|r| r.insync.len() == copies && r.joining.is_empty()));
+        let pgs = (0..self.meta.pg_count())
+            .all(|pg| self.meta.pg(pg).is_some_and(|r| r.insync.len() == copies && r.joining.is_empty()));
         pgs && self.volumes_ready() && self.scrubbing.is_none()
     }
 
@@ -46,7 +47,12 @@ impl World {
             if let Some(c) = self.owner_of(VolumeId(v)) {
                 let client = &self.clients[c];
                 let state = client.seq.as_ref().map(|s| (s.state(), s.open()));
-                why.push(format!("volume {v}: client{c} alive {} fenced {} {state:?}, {} open", client.alive, client.fenced, self.history.open_of(c)));
+                why.push(format!(
+                    "volume {v}: client{c} alive {} fenced {} {state:?}, {} open",
+                    client.alive,
+                    client.fenced,
+                    self.history.open_of(c)
+                ));
             }
         }
         why.join("; ")
@@ -139,7 +145,13 @@ fn difference(pg: u32, a: usize, left: &Content, b: usize, right: &Content) -> S
     match key {
         Some(k) => format!(
             "in-sync copies of pg{pg} differ at layer {} chunk {} block {}: drive{} has {:?}, drive{} has {:?}",
-            k.0, k.1, k.2, a + 1, left.get(k), b + 1, right.get(k)
+            k.0,
+            k.1,
+            k.2,
+            a + 1,
+            left.get(k),
+            b + 1,
+            right.get(k)
         ),
         None => format!("in-sync copies of pg{pg} differ"),
     }

@@ -126,11 +126,17 @@ impl History {
         let Some(op) = self.open.remove(&id) else { return Ok(()) };
         let bytes: Vec<u8> = pieces.iter().flat_map(|p| p.as_slice().iter().copied()).collect();
         if bytes.len() as u64 != op.count * SECTOR {
-            return Err(Broken { oracle: "LENGTH", text: format!("read op{id} returned {} bytes of {}", bytes.len(), op.count * SECTOR) });
+            return Err(Broken {
+                oracle: "LENGTH",
+                text: format!("read op{id} returned {} bytes of {}", bytes.len(), op.count * SECTOR),
+            });
         }
         for (sector, data) in op.sectors().zip(bytes.chunks(SECTOR as usize)) {
             let Some(tag) = read_tag(op.vol, sector, data) else {
-                let text = format!("read op{id} of client{} returned bytes nobody wrote to volume {} sector {sector}", op.client, op.vol);
+                let text = format!(
+                    "read op{id} of client{} returned bytes nobody wrote to volume {} sector {sector}",
+                    op.client, op.vol
+                );
                 return Err(Broken { oracle: "I16", text });
             };
             let register = self.sectors.entry((op.vol, sector)).or_default();

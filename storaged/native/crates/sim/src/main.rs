@@ -1,7 +1,7 @@
 //! `sim`: runs seeds and says what they did.
 //!
 //! `sim --scenarios [--mutate RULE] [--trace]` plays the scripted schedules;
-//! `sim --mutate RULE --seeds N --from S` looks for what notices that a rule is off;
+//! `sim --mutate RULE|all --seeds N --from S` looks for what notices that a rule is off;
 //! `sim --seeds N --from S [--jobs J] [--keep-going]` runs many; `sim --seed S [--trace|--trace-all]` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use drystone_sim::counts::Counts;
 use drystone_sim::plan::FAULTS;
-use drystone_sim::runner::{run_guarded, run_many, Trace, Verdict};
+use drystone_sim::runner::{run_guarded, run_many, Summary, Trace, Verdict};
 use drystone_types::Rules;
 
 struct Args {
@@ -141,19 +141,26 @@ fn one(seed: u64, trace: bool, all: bool) -> ExitCode {
 
 #[cfg(feature = "mutations")]
 fn mutate(name: &str, args: &Args) -> ExitCode {
-    let Some(rule) = drystone_sim::mutate::rule(name) else {
-        eprintln!("unknown rule {name}; one of {:?}", drystone_sim::mutate::RULES.map(|(n, _)| n));
-        return ExitCode::FAILURE;
-    };
-    match drystone_sim::mutate::hunt(rule, args.from, args.seeds) {
-        Some(caught) => {
-            println!("{name} off: caught by {} at {}: {}", caught.oracle, caught.place, caught.text);
-            ExitCode::SUCCESS
+    use drystone_sim::mutate::{hunt, RULES};
+    let rules: Vec<_> = RULES.into_iter().filter(|(n, _)| name == "all" || n.eq_ignore_ascii_case(name)).collect();
+    let mut noticed = 0;
+    for (name, rule) in &rules {
+        match hunt(*rule, args.from, args.seeds) {
+            Some(caught) => {
+                noticed += 1;
+                println!("{name:<18} off: {:<16} {} ({})", caught.oracle, caught.place, caught.text);
+            }
+            None => println!("{name:<18} off: NOT NOTICED in {} seeds from {}", args.seeds, args.from),
         }
-        None => {
-            println!("{name} off: NOT caught in {} seeds from {}", args.seeds, args.from);
-            ExitCode::FAILURE
-        }
+    }
+    println!("{noticed} passed, {} failed", rules.len() - noticed);
+    if rules.is_empty() {
+        eprintln!("unknown rule {name}; `all` or one of {:?}", RULES.map(|(n, _)| n));
+    }
+    if noticed == rules.len() && noticed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 
@@ -189,7 +196,11 @@ fn scenarios(rules: Rules, trace: bool) -> ExitCode {
             }
         }
     }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn main() -> ExitCode {
@@ -214,12 +225,12 @@ fn main() -> ExitCode {
         show_failure(v);
         v.failure.is_none() || args.keep_going
     };
-    let (counts, failures, events) = run_many(args.from, args.seeds, args.jobs, Rules::ALL, &done);
+    let Summary { counts, failures, events, seeds } = run_many(args.from, args.seeds, args.jobs, Rules::ALL, &done);
     for (name, n) in counts.all() {
         println!("{name:<40} {n}");
     }
     let seconds = start.elapsed().as_secs_f64();
-    let missing = missing(&counts, args.seeds);
+    let missing = missing(&counts, seeds);
     for name in &missing {
         println!("NOT EMPTY: {name} never happened in {} seeds", args.seeds);
     }
@@ -231,5 +242,9 @@ fn main() -> ExitCode {
         show_failure(&verdict);
         return ExitCode::FAILURE;
     }
-    if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -194,11 +194,16 @@ impl World {
     }
 
     fn nonces_of(&self, node: usize) -> Vec<(DriveId, u64)> {
-        self.drives.iter().filter(|d| d.node == node).map(|d| (d.id, self.meta.drives.get(&d.id).map_or(0, |r| r.nonce))).collect()
+        self.drives
+            .iter()
+            .filter(|d| d.node == node)
+            .map(|d| (d.id, self.meta.drives.get(&d.id).map_or(0, |r| r.nonce)))
+            .collect()
     }
 
     fn plan(&mut self, m: usize, plan: Plan) {
-        let same = |p: &Plan| p.reason == plan.reason && p.drives == plan.drives && p.only == plan.only && p.map == plan.map;
+        let same =
+            |p: &Plan| p.reason == plan.reason && p.drives == plan.drives && p.only == plan.only && p.map == plan.map;
         if !self.managers[m].plans.iter().any(same) {
             self.managers[m].plans.push(plan);
         }
@@ -239,7 +244,8 @@ impl World {
         for drive in hung {
             let Some(n) = self.drives.iter().find(|d| d.id == drive).map(|d| d.node) else { continue };
             let hung = self.frozen.get(&Proc::Server(n)).is_some_and(|t| *t > now);
-            let beacon_lives = self.nodes[n].beacon.is_some() && !self.frozen.get(&Proc::Beacon(n)).is_some_and(|t| *t > now);
+            let beacon_lives =
+                self.nodes[n].beacon.is_some() && self.frozen.get(&Proc::Beacon(n)).is_none_or(|t| *t <= now);
             if hung && beacon_lives && self.cut_until(Place::Manager(m), Place::Node(n)).is_none() {
                 let (rev, life, delay) = (self.meta.map().revision, self.nodes[n].life, self.latency());
                 self.after(delay, Ev::Beacon(n, life, Box::new(BeaconEvent::Revoke { rev })));
@@ -254,7 +260,7 @@ impl World {
                 PolicyAction::WriteSuspect(node) => self.call(Proc::Manager(m), Request::Suspect(leader, node)),
                 PolicyAction::AskVotes(suspect, voters) => {
                     for voter in voters {
-                        self.to_beacon(m, node_of(voter), BeaconEvent::AskVote(suspect));
+                        self.tell_beacon(m, node_of(voter), BeaconEvent::AskVote(suspect));
                     }
                 }
                 PolicyAction::Cancel(suspect) => {
@@ -272,7 +278,7 @@ impl World {
         }
     }
 
-    fn to_beacon(&mut self, m: usize, n: usize, event: BeaconEvent) {
+    fn tell_beacon(&mut self, m: usize, n: usize, event: BeaconEvent) {
         if n < self.nodes.len() && self.cut_until(Place::Manager(m), Place::Node(n)).is_none() {
             let (life, delay) = (self.nodes[n].life, self.latency());
             self.after(delay, Ev::Beacon(n, life, Box::new(event)));
@@ -281,7 +287,9 @@ impl World {
 
     fn decide_drop(&mut self, m: usize, reason: DropReason) {
         let (drives, nonces) = match reason {
-            DropReason::LeaseOver(suspect) => (self.nonces_of(node_of(suspect.node)).iter().map(|(d, _)| *d).collect(), Vec::new()),
+            DropReason::LeaseOver(suspect) => {
+                (self.nonces_of(node_of(suspect.node)).iter().map(|(d, _)| *d).collect(), Vec::new())
+            }
             DropReason::Dead(node) => {
                 let nonces = self.nonces_of(node_of(node));
                 (nonces.iter().map(|(d, _)| *d).collect(), nonces)
@@ -307,18 +315,7 @@ impl World {
     /// An answer of the store for a manager.
     pub fn manager_reply(&mut self, m: usize, answer: Answer) {
         match answer {
-            Answer::Elected(leader) => {
-                if leader != self.managers[m].leader {
-                    self.trace(|| format!("manager{m} leads: {leader:?}"));
-                    self.counts.hit("manager.leader_changes");
-                    let nodes = self.nodes.len();
-                    let manager = &mut self.managers[m];
-                    (manager.leader, manager.busy_since, manager.inflight) = (leader, None, None);
-                    manager.policy = DropPolicy::new(voters(nodes));
-                    manager.plans.clear();
-                    manager.known.clear();
-                }
-            }
+            Answer::Elected(leader) if leader != self.managers[m].leader => self.elected(m, leader),
             Answer::Shard(rev, records, suspects) => {
                 for suspect in suspects {
                     if !self.managers[m].known.contains(&suspect) {
@@ -339,10 +336,21 @@ impl World {
         }
     }
 
+    fn elected(&mut self, m: usize, leader: Option<Rev>) {
+        self.trace(|| format!("manager{m} leads: {leader:?}"));
+        self.counts.hit("manager.leader_changes");
+        let nodes = self.nodes.len();
+        let manager = &mut self.managers[m];
+        (manager.leader, manager.busy_since, manager.inflight) = (leader, None, None);
+        manager.policy = DropPolicy::new(voters(nodes));
+        manager.plans.clear();
+        manager.known.clear();
+    }
+
     fn suspicion_over(&mut self, m: usize, suspect: Suspect) {
         self.learn(m, Evidence::SuspectGone(suspect.node));
         for n in 0..self.nodes.len() {
-            self.to_beacon(m, n, BeaconEvent::Release(suspect));
+            self.tell_beacon(m, n, BeaconEvent::Release(suspect));
         }
     }
 
@@ -388,14 +396,18 @@ impl World {
             if changes.is_empty() {
                 changes = Meta::drop_changes(records, &plan.drives);
                 // The last copy stays, whatever is known of it.
-                changes.retain(|(pg, _)| records.get(*pg as usize).is_some_and(|r| r.insync.iter().any(|d| !plan.drives.contains(d))));
+                changes.retain(|(pg, _)| {
+                    records.get(*pg as usize).is_some_and(|r| r.insync.iter().any(|d| !plan.drives.contains(d)))
+                });
                 changes.retain(|(pg, _)| records.get(*pg as usize).is_some_and(|r| plan.covers(*pg, r)));
                 if !changes.is_empty() {
                     conditions.suspect = Meta::suspect_of(plan.reason);
                     conditions.nonces = plan.nonces.clone();
                     conditions.map = plan.map;
                     manager.inflight = Some(plan.reason);
-                } else if let (Some(suspect), false) = (Meta::suspect_of(plan.reason), records.iter().any(|r| plan.drives.iter().any(|d| r.is_member(*d)))) {
+                } else if let (Some(suspect), false) =
+                    (Meta::suspect_of(plan.reason), records.iter().any(|r| plan.drives.iter().any(|d| r.is_member(*d))))
+                {
                     // The node is out of every PG already: the suspicion has served.
                     self.call(Proc::Manager(m), Request::Unsuspect(leader, suspect));
                     return;
@@ -420,7 +432,10 @@ impl World {
     fn promotions(&mut self, m: usize, records: &[PgRecord]) -> Vec<(u32, Change)> {
         let manager = &mut self.managers[m];
         manager.promotes.retain(|(pg, d), _| records.get(*pg as usize).is_some_and(|r| r.joiner(*d).is_some()));
-        let ready = manager.promotes.iter().filter(|((pg, _), epoch)| records.get(*pg as usize).is_some_and(|r| r.epoch == **epoch));
+        let ready = manager
+            .promotes
+            .iter()
+            .filter(|((pg, _), epoch)| records.get(*pg as usize).is_some_and(|r| r.epoch == **epoch));
         ready.map(|((pg, d), epoch)| (*pg, Change::Promote(*d, *epoch))).collect()
     }
 
@@ -452,7 +467,7 @@ impl World {
                 && !d.suspect
                 && !nodes.contains(&d.node)
                 && self.managers[m].rest.get(&d.id).is_none_or(|until| *until <= now)
-                && !self.frozen.get(&Proc::Server(d.node)).is_some_and(|t| *t > now)
+                && self.frozen.get(&Proc::Server(d.node)).is_none_or(|t| *t <= now)
         };
         let target = self.drives.iter().filter(usable).find(|d| record.target.contains(&d.id));
         target.or_else(|| self.drives.iter().find(usable)).map(|d| d.id)

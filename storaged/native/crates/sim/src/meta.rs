@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use drystone_membership::{drop_drive, join, promote, DropReason, Suspect};
-use drystone_types::{ClusterMap, DriveId, DriveInfo, Epoch, Gen, MapShard, PgId, PgRecord, PoolId, PoolMap, Rev, Uuid, VolumeId};
+use drystone_types::{
+    ClusterMap, DriveId, DriveInfo, Epoch, Gen, MapShard, PgId, PgRecord, PoolId, PoolMap, Rev, Uuid, VolumeId,
+};
 
 /// A volume's record.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +102,12 @@ impl Meta {
     pub fn new(cluster: Uuid, copies: u8, min_insync: u8, placement: Vec<Vec<DriveId>>) -> Meta {
         let pgs: Vec<PgRecord> = placement
             .into_iter()
-            .map(|t| PgRecord { epoch: Epoch(1), insync: t.iter().copied().collect(), target: t.into_iter().collect(), ..PgRecord::default() })
+            .map(|t| PgRecord {
+                epoch: Epoch(1),
+                insync: t.iter().copied().collect(),
+                target: t.into_iter().collect(),
+                ..PgRecord::default()
+            })
             .collect();
         let history = pgs.iter().enumerate().map(|(i, pg)| ((i as u32, pg.epoch), pg.clone())).collect();
         let pg_count = pgs.len() as u32;
@@ -264,7 +271,12 @@ impl Meta {
     }
     /// One transaction over PGs, on the shard as it was at revision `base`. Changes that the rules
     /// refuse for their PG are left out; the number made is returned, or what broke (an oracle's name).
-    pub fn swap(&mut self, base: Rev, conditions: &Conditions, changes: &[(u32, Change)]) -> Result<Result<usize, TxnError>, String> {
+    pub fn swap(
+        &mut self,
+        base: Rev,
+        conditions: &Conditions,
+        changes: &[(u32, Change)],
+    ) -> Result<Result<usize, TxnError>, String> {
         if !self.holds(base, conditions) {
             return Ok(Err(TxnError::Compare));
         }
@@ -298,7 +310,10 @@ impl Meta {
         }
         for d in next.insync.iter().filter(|d| !old.is_insync(**d)) {
             if !self.copied.contains(&(pg, *d, old.epoch)) {
-                return Err(format!("I2: drive {d} became in-sync in PG {pg} without a copy completed in epoch {}", old.epoch));
+                return Err(format!(
+                    "I2: drive {d} became in-sync in PG {pg} without a copy completed in epoch {}",
+                    old.epoch
+                ));
             }
         }
         self.history.insert((pg, next.epoch), next.clone());

@@ -47,7 +47,11 @@ pub fn hunt(rule: Rule, from: u64, seeds: u64) -> Option<Caught> {
     for scenario in scenario::all().iter().filter(|s| s.breaks_without == Some(rule)) {
         let off = scenario::run(scenario, Rules::without(rule));
         if let (Some(failure), None) = (off.failure, scenario::run(scenario, Rules::ALL).failure) {
-            return Some(Caught { place: format!("scenario \"{}\"", scenario.name), oracle: failure.oracle, text: failure.text });
+            return Some(Caught {
+                place: format!("scenario \"{}\"", scenario.name),
+                oracle: failure.oracle,
+                text: failure.text,
+            });
         }
     }
     for seed in from..from + seeds {

@@ -201,7 +201,9 @@ impl World {
         let mut hook = self.hook.take();
         let verdict = hook.as_mut().map_or(HookVerdict::Pass, |h| h(&facts));
         self.hook = hook;
-        self.trace(|| format!("{from:?} {} drive{} {}", if to_server { "->" } else { "<-" }, drive + 1, describe(&frame)));
+        self.trace(|| {
+            format!("{from:?} {} drive{} {}", if to_server { "->" } else { "<-" }, drive + 1, describe(&frame))
+        });
         match verdict {
             HookVerdict::Pass => {}
             HookVerdict::Late(by) => {
@@ -265,7 +267,9 @@ impl World {
         }
         let drive_id = self.drives.get(drive).map(|d| d.id).unwrap_or_default();
         match from {
-            End::Client(c) if frame.hdr.kind == MsgType::Session && frame.hdr.request == u64::MAX => self.session_answer(id, c, &frame),
+            End::Client(c) if frame.hdr.kind == MsgType::Session && frame.hdr.request == u64::MAX => {
+                self.session_answer(id, c, &frame)
+            }
             End::Client(c) => {
                 self.check_client_receives(c, drive, &frame);
                 self.sequencer_event(c, from_life, SequencerEvent::Frame { drive: drive_id, frame });
@@ -304,7 +308,8 @@ impl World {
     pub fn gone(&mut self, id: usize, server: bool) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.told[usize::from(server)] = true;
-        let (from, drive, from_life, server_life, accepted) = (conn.from, conn.drive, conn.from_life, conn.server_life, conn.accepted);
+        let (from, drive, from_life, server_life, accepted) =
+            (conn.from, conn.drive, conn.from_life, conn.server_life, conn.accepted);
         if server {
             if accepted {
                 self.replica_event(drive, server_life, ReplicaEvent::PeerGone(PeerId(id as u64)));
@@ -316,7 +321,10 @@ impl World {
         }
         match from {
             End::Client(c) => {
-                let refused = self.drives.get(drive).is_some_and(|d| d.replica.is_none() && self.nodes.get(d.node).is_some_and(|n| n.power));
+                let refused = self
+                    .drives
+                    .get(drive)
+                    .is_some_and(|d| d.replica.is_none() && self.nodes.get(d.node).is_some_and(|n| n.power));
                 self.client_conn_down(c, drive, refused);
             }
             End::Drive(d) => self.drive_unreachable(d, drive),

@@ -47,10 +47,7 @@ pub struct Register {
 
 impl Default for Register {
     fn default() -> Self {
-        Register {
-            configs: vec![Config { value: 0, done: 0, seen: SmallVec::new() }],
-            slots: SmallVec::new(),
-        }
+        Register { configs: vec![Config { value: 0, done: 0, seen: SmallVec::new() }], slots: SmallVec::new() }
     }
 }
 

@@ -14,11 +14,11 @@ impl Rng {
     /// An independent stream: a new use of one stream does not shift the others.
     pub fn fork(&self, label: u64) -> Rng {
         let mut other = Rng { state: self.state ^ label.wrapping_mul(0xd6e8_feb8_6659_fd93) };
-        other.next();
+        other.bits();
         other
     }
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,7 +27,11 @@ impl Rng {
     }
     /// Below `n`; 0 when `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { self.next() % n }
+        if n == 0 {
+            0
+        } else {
+            self.bits() % n
+        }
     }
     /// An index below `n`.
     pub fn index(&mut self, n: usize) -> usize {

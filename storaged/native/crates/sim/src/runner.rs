@@ -110,7 +110,14 @@ pub fn run_seed(seed: u64, rules: Rules, trace: Trace) -> Verdict {
     w.counts.add("total.virtual_seconds", virtual_seconds);
     let lost = w.drives.iter().map(|d| d.dev.sectors_lost).sum();
     w.counts.add("device.sectors_lost", lost);
-    Verdict { seed, failure: w.failure.clone(), notes: w.notes(), trace: w.trace_lines().cloned().collect(), events: w.events, counts: w.counts }
+    Verdict {
+        seed,
+        failure: w.failure.clone(),
+        notes: w.notes(),
+        trace: w.trace_lines().cloned().collect(),
+        events: w.events,
+        counts: w.counts,
+    }
 }
 
 fn faulty_phase(w: &mut World) {
@@ -169,15 +176,35 @@ pub fn run_guarded(seed: u64, rules: Rules, trace: Trace) -> Verdict {
             .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
             .unwrap_or_else(|| "a panic without a message".to_owned());
         let failure = Failure { oracle: "PANIC".to_owned(), text, at: 0 };
-        Verdict { seed, failure: Some(failure), counts: Counts::default(), trace: Vec::new(), notes: Vec::new(), events: 0 }
+        Verdict {
+            seed,
+            failure: Some(failure),
+            counts: Counts::default(),
+            trace: Vec::new(),
+            notes: Vec::new(),
+            events: 0,
+        }
     })
 }
 
+/// What many seeds did together.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// Counters of all.
+    pub counts: Counts,
+    /// Verdicts of those that failed.
+    pub failures: Vec<Verdict>,
+    /// Events of all.
+    pub events: u64,
+    /// Seeds that were run.
+    pub seeds: u64,
+}
+
 /// Runs seeds `from .. from + count` on `jobs` threads; `done` hears each verdict.
-pub fn run_many(from: u64, count: u64, jobs: usize, rules: Rules, done: &(dyn Fn(&Verdict) -> bool + Sync)) -> (Counts, Vec<Verdict>, u64) {
+pub fn run_many(from: u64, count: u64, jobs: usize, rules: Rules, done: &(dyn Fn(&Verdict) -> bool + Sync)) -> Summary {
     let next = AtomicU64::new(0);
     let stop = AtomicU64::new(0);
-    let total = Mutex::new((Counts::default(), Vec::new(), 0u64));
+    let total = Mutex::new(Summary::default());
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| loop {
@@ -190,10 +217,11 @@ pub fn run_many(from: u64, count: u64, jobs: usize, rules: Rules, done: &(dyn Fn
                     stop.store(1, Ordering::Relaxed);
                 }
                 let Ok(mut all) = total.lock() else { return };
-                all.0.merge(&verdict.counts);
-                all.2 += verdict.events;
+                all.counts.merge(&verdict.counts);
+                all.events += verdict.events;
+                all.seeds += 1;
                 if verdict.failure.is_some() {
-                    all.1.push(verdict);
+                    all.failures.push(verdict);
                 }
             });
         }

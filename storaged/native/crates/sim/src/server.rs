@@ -148,7 +148,10 @@ impl World {
             let drive = &mut self.drives[d];
             let replica = drive.replica.take();
             let opening = drive.opening.take();
-            drive.image = replica.and_then(|mut r| storage::image(r.store_mut())).or(opening.map(|(s, _)| s)).or(drive.image.take());
+            drive.image = replica
+                .and_then(|mut r| storage::image(r.store_mut()))
+                .or(opening.map(|(s, _)| s))
+                .or(drive.image.take());
             drive.life += 1;
             let mut rng = self.rng.fork(self.now ^ d as u64);
             if power_cut {
@@ -480,7 +483,8 @@ impl World {
                     self.datagram(n, to, bytes);
                 }
                 BeaconAction::Lease(page) => {
-                    let (had, has) = (self.nodes[n].page.iter().any(|u| *u > self.now), page.iter().any(|u| *u > self.now));
+                    let (had, has) =
+                        (self.nodes[n].page.iter().any(|u| *u > self.now), page.iter().any(|u| *u > self.now));
                     if had && !has {
                         self.counts.hit("lease.lost");
                         self.trace(|| format!("node{n} lost its lease"));

@@ -52,7 +52,11 @@ impl World {
     }
 
     fn ragged(&mut self) -> u64 {
-        if self.work_rng.chance(150) { self.work_rng.below(8) } else { 0 }
+        if self.work_rng.chance(150) {
+            self.work_rng.below(8)
+        } else {
+            0
+        }
     }
 
     /// Length of a request in sectors: one sector, one block, a few blocks, now and then a large one.
@@ -89,7 +93,17 @@ impl World {
             What::Zero => "op.zero",
             What::Trim => "op.trim",
         });
-        self.trace(|| format!("client{} op{} {:?} sectors {}+{} (block {})", op.client, op.id, op.what, op.first, op.count, op.first / 8));
+        self.trace(|| {
+            format!(
+                "client{} op{} {:?} sectors {}+{} (block {})",
+                op.client,
+                op.id,
+                op.what,
+                op.first,
+                op.count,
+                op.first / 8
+            )
+        });
         let (tag, c, life) = (op.id, op.client, self.clients[op.client].life);
         self.history.invoke(op);
         // Through the queue, because a daemon that stands still takes nothing from its socket.

@@ -331,7 +331,9 @@ impl World {
             Ev::Beacon(n, ..) | Ev::BeaconTick(n, ..) => Proc::Beacon(*n),
             Ev::AskSilent(_, n) => Proc::Beacon(*n),
             Ev::Sequencer(c, ..) | Ev::SequencerTick(c, ..) => Proc::Client(*c),
-            Ev::Arrive(conn, true, _) | Ev::Gone(conn, true) => server(self.conns.get(*conn).map_or(usize::MAX, |c| c.drive)),
+            Ev::Arrive(conn, true, _) | Ev::Gone(conn, true) => {
+                server(self.conns.get(*conn).map_or(usize::MAX, |c| c.drive))
+            }
             Ev::Arrive(conn, false, _) | Ev::Gone(conn, false) | Ev::Opened(conn, _) => {
                 self.conns.get(*conn).map_or(Proc::Nobody, |c| self.asker(c.from))
             }
@@ -398,5 +400,7 @@ pub fn drive_id(index: usize) -> DriveId {
 /// Each PG on drives of distinct nodes, spread evenly.
 fn placement(plan: &Plan) -> Vec<Vec<DriveId>> {
     let on = |node: usize, nth: usize| drive_id(node % plan.nodes * plan.drives_per_node + nth % plan.drives_per_node);
-    (0..plan.pgs as usize).map(|pg| (0..plan.copies.min(plan.nodes)).map(|k| on(pg + k, pg / 2 + k)).collect()).collect()
+    (0..plan.pgs as usize)
+        .map(|pg| (0..plan.copies.min(plan.nodes)).map(|k| on(pg + k, pg / 2 + k)).collect())
+        .collect()
 }

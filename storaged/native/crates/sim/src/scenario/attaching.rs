@@ -94,7 +94,11 @@ fn only_joiner(s: &mut Script) {
     s.rule(|f| {
         let copy = f.from == End::Drive(2) && f.to_server && f.hdr.kind == MsgType::Digest;
         let write = f.to_server && f.hdr.kind == MsgType::Write && f.from == End::Client(0) && f.drive != 2;
-        if copy || write { HookVerdict::Lose } else { HookVerdict::Pass }
+        if copy || write {
+            HookVerdict::Lose
+        } else {
+            HookVerdict::Pass
+        }
     });
     s.join(2);
     s.push();

@@ -12,11 +12,23 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario { name: "phantom write on a dropped drive", breaks_without: Some(Rule::SourceWins), play: phantom },
         Scenario { name: "acks from two epochs", breaks_without: Some(Rule::R1), play: old_epoch_ack },
-        Scenario { name: "re-sent write during join, then copy", breaks_without: Some(Rule::R5), play: resent_then_copy },
+        Scenario {
+            name: "re-sent write during join, then copy",
+            breaks_without: Some(Rule::R5),
+            play: resent_then_copy,
+        },
         Scenario { name: "B1 an OK leaves after the epoch moved", breaks_without: Some(Rule::R6c), play: late_ok },
-        Scenario { name: "P2 relayed duplicate, then power cut", breaks_without: Some(Rule::R6b), play: duplicate_then_cut },
+        Scenario {
+            name: "P2 relayed duplicate, then power cut",
+            breaks_without: Some(Rule::R6b),
+            play: duplicate_then_cut,
+        },
         Scenario { name: "trim while a drive is out", breaks_without: None, play: trim_while_out },
-        Scenario { name: "B2 delta resync and a write admitted before", breaks_without: Some(Rule::AdoptRestamps), play: delta_skips },
+        Scenario {
+            name: "B2 delta resync and a write admitted before",
+            breaks_without: Some(Rule::AdoptRestamps),
+            play: delta_skips,
+        },
     ]
 }
 

@@ -27,7 +27,9 @@ impl Script {
     }
     /// Runs until the first client is active and every server has its lease.
     pub fn start(&mut self) {
-        self.until("the start", |w| w.clients[0].was_active && w.nodes.iter().all(|n| n.page.iter().all(|u| *u > w.now) && !n.page.is_empty()));
+        self.until("the start", |w| {
+            w.clients[0].was_active && w.nodes.iter().all(|n| n.page.iter().all(|u| *u > w.now) && !n.page.is_empty())
+        });
     }
     /// Lets time pass.
     pub fn run(&mut self, time: Time) {
@@ -88,7 +90,9 @@ impl Script {
         for d in 0..self.w.drives.len() {
             let insync = self.w.meta.pg(0).is_some_and(|r| r.is_insync(self.w.drives[d].id));
             if insync {
-                self.hook(move |f| f.to_server && f.hdr.kind == MsgType::Read && f.from == End::Client(c) && f.drive != d);
+                self.hook(move |f| {
+                    f.to_server && f.hdr.kind == MsgType::Read && f.from == End::Client(c) && f.drive != d
+                });
                 let op = self.read(c, block);
                 self.wait(op);
                 self.unhook();
@@ -175,7 +179,9 @@ impl Script {
     pub fn restart(&mut self, d: usize) {
         let node = self.w.drives[d].node;
         self.w.start_server(node);
-        self.until("the restarted server", |w| w.drives[d].replica.is_some() && w.nodes[node].page.iter().all(|u| *u > w.now));
+        self.until("the restarted server", |w| {
+            w.drives[d].replica.is_some() && w.nodes[node].page.iter().all(|u| *u > w.now)
+        });
     }
     /// Lets everything settle, reads everything at each copy, compares the copies.
     pub fn finish(mut self) -> Verdict {

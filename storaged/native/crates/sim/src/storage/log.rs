@@ -76,7 +76,8 @@ pub fn flip(_store: &mut Store, dev: &mut Device, rng: &mut Rng) -> u64 {
     let mut flipped = 0;
     for _ in 0..200 {
         let Some(sector) = rng.pick(&sectors).copied() else { break };
-        if flipped < FLIPS_MAX && dev.sector(sector).is_some_and(looks_like_data) && dev.flip(sector, rng.index(32_768)) {
+        if flipped < FLIPS_MAX && dev.sector(sector).is_some_and(looks_like_data) && dev.flip(sector, rng.index(32_768))
+        {
             flipped += 1;
         }
     }

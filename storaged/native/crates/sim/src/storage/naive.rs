@@ -1,7 +1,7 @@
 //! The naive store under the simulated drives: only maps, what is admitted and not durable is lost.
 
-use drystone_store::testing::NaiveStore;
 use drystone_store::api::ObjectStore;
+use drystone_store::testing::NaiveStore;
 use drystone_types::{Epoch, LayerId, ObjKey, PgId};
 
 use crate::device::Device;
@@ -11,11 +11,7 @@ use crate::rng::Rng;
 pub type Store = NaiveStore;
 
 /// Opens a drive's store after a start: the store, and whether its log prefix is not provable.
-pub fn open(
-    _dev: &mut Device,
-    image: Option<Store>,
-    opening: &super::Opening,
-) -> Result<(Store, bool), String> {
+pub fn open(_dev: &mut Device, image: Option<Store>, opening: &super::Opening) -> Result<(Store, bool), String> {
     let store = match image {
         Some(mut old) => {
             old.restart();
