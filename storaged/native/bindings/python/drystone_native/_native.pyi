@@ -1,5 +1,7 @@
 """Types of the compiled module; written by hand, compared with the module by a test."""
 
+from typing import Self, final
+
 class NativeError(Exception):
     """What the native side refused; the message says why and what to do."""
 
@@ -53,6 +55,7 @@ def inspect_drive(path: str) -> str:
     "revision", "feature_level"}.
     """
 
+@final
 class ServerCore:
     """The native side of one storage server: drive threads and the beacon thread.
 
@@ -70,7 +73,7 @@ class ServerCore:
       quorum {inside} · vote {node, round, granted} · silent {nodes: [uuid, ...]}
     """
 
-    def __init__(self, config: str) -> None:
+    def __new__(cls, config: str) -> Self:
         """Make a core.
 
         `config`: {"cluster": uuid, "node": uuid, "incarnation": int, "feature_level": int,
@@ -120,6 +123,7 @@ class ServerCore:
     def stop(self) -> None:
         """Ends every thread, drives with clean state; waits at most 10 s."""
 
+@final
 class BlockCore:
     """The native side of a block daemon: one thread with all sequencers and NBD servers.
 
@@ -133,7 +137,7 @@ class BlockCore:
       invariant {volume, what}
     """
 
-    def __init__(self, config: str) -> None:
+    def __new__(cls, config: str) -> Self:
         """Make a core.
 
         `config`: {"cluster": uuid, "client": uuid, "key": hex of the role key, "key_epoch": int}.
