@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from drystone_common.errors import UnavailableError
 from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.identity import IdentityFile
 from drystone_storaged.agent.register import Registrant, register
@@ -201,6 +202,45 @@ async def test_an_attach_that_was_cut_off_goes_on_with_the_same_nonce(mgr, tmp_p
             await stub.Attach(attach_request(volume), timeout=0.5)
         core.emit("want_activate", volume=int(volume, 16), generation=1)
         assert (await stub.Attach(attach_request(volume), timeout=10)).generation == 1
+
+
+async def test_a_second_sequencer_never_gets_the_generation_of_the_first(
+    mgr, tmp_path, monkeypatch
+):
+    # It would count its versions from 1 again, and servers answer OK to versions they know
+    # without storing anything: acknowledged writes would be lost.
+    async with running_block(mgr, tmp_path / "b") as (daemon, stub):
+        volume = await new_volume(mgr)
+        first = await stub.Attach(attach_request(volume), timeout=10)
+
+        async def lost(*_args, **_kwargs):
+            raise UnavailableError("the manager did not answer")
+
+        with monkeypatch.context() as cut:
+            cut.setattr(daemon.volumes._grants, "detach", lost)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.Detach(block_pb2.DetachRequest(volume_id=volume), timeout=10)
+        assert daemon.engine.get(int(volume, 16)) is None
+        second = await stub.Attach(attach_request(volume), timeout=10)
+        assert second.generation > first.generation
+
+
+async def test_an_activation_that_breaks_in_an_unforeseen_way_is_asked_again(
+    mgr, tmp_path, monkeypatch
+):
+    core = FakeBlockCore()
+    async with running_block(mgr, tmp_path / "b", core) as (daemon, stub):
+        volume = await new_volume(mgr)
+        await stub.Attach(attach_request(volume), timeout=10)
+        outcomes = []
+        monkeypatch.setattr(core, "activated", lambda _v, _g, outcome: outcomes.append(outcome))
+
+        async def broken(*_args):
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(daemon.volumes._grants, "activate", broken)
+        await daemon.volumes.activate(int(volume, 16), 1)
+        assert outcomes == ["retry"]
 
 
 async def test_stats_and_info_answer_without_the_manager(mgr, tmp_path):
