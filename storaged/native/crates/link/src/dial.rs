@@ -63,12 +63,15 @@ enum State {
     Waiting,
     Connecting(FdId),
     Hello(ConnId),
-    Up(ConnId),
+    /// Since when.
+    Up(ConnId, Micros),
 }
 
 struct Target {
     addr: SocketAddr,
     state: State,
+    /// Counts connects, so that the answer to one that was given up is not taken for the next one's.
+    attempt: u32,
     backoff: Micros,
     timer: Option<TimerId>,
     /// Dial again by ourselves whenever it is down.
@@ -117,6 +120,7 @@ impl Dialer {
         let target = self.targets.entry(drive).or_insert_with(|| Target {
             addr,
             state: State::Idle,
+            attempt: 0,
             backoff: BACKOFF_MIN,
             timer: None,
             keep,
@@ -135,8 +139,8 @@ impl Dialer {
             cx.cancel_timer(timer);
         }
         match target.state {
-            State::Connecting(fd) => cx.close(fd, UserToken::new(self.classes.connect, u64::from(drive.0))),
-            State::Hello(conn) | State::Up(conn) => {
+            State::Connecting(fd) => cx.close(fd, UserToken::new(self.classes.connect, u64::MAX)),
+            State::Hello(conn) | State::Up(conn, _) => {
                 self.by_conn.remove(&conn);
                 self.conns.close(cx, conn);
                 self.news.push_back(DialEvent::Down { drive, refused: false });
@@ -145,9 +149,10 @@ impl Dialer {
         }
     }
 
-    /// Gives the connection up and makes it again after the shortest wait: for a session that was refused.
+    /// Gives the connection up and makes it again later: for a session that was refused. The wait grows while
+    /// connections do not last, so that a drive that refuses for good is not asked in a tight loop.
     pub fn reset(&mut self, cx: &mut Ctx, drive: DriveId) {
-        let Some(State::Up(conn)) = self.targets.get(&drive).map(|t| &t.state) else { return };
+        let Some(State::Up(conn, _)) = self.targets.get(&drive).map(|t| &t.state) else { return };
         let conn = *conn;
         self.by_conn.remove(&conn);
         self.conns.close(cx, conn);
@@ -156,7 +161,7 @@ impl Dialer {
 
     /// Whether frames go out at once.
     pub fn is_up(&self, drive: DriveId) -> bool {
-        self.targets.get(&drive).is_some_and(|t| matches!(t.state, State::Up(_)))
+        self.targets.get(&drive).is_some_and(|t| matches!(t.state, State::Up(..)))
     }
 
     /// Sends a frame, dialling first when there is no connection. `false`: the drive is not known or
@@ -164,7 +169,7 @@ impl Dialer {
     pub fn send(&mut self, cx: &mut Ctx, drive: DriveId, frame: Frame) -> bool {
         let Some(target) = self.targets.get_mut(&drive) else { return false };
         match target.state {
-            State::Up(conn) => {
+            State::Up(conn, _) => {
                 let Some((_, queue)) = self.conns.parts(conn) else { return false };
                 queue_frame(&frame, &mut self.scratch, queue).is_ok()
             }
@@ -183,8 +188,9 @@ impl Dialer {
     }
 
     fn dial(&mut self, cx: &mut Ctx, drive: DriveId) {
-        let token = UserToken::new(self.classes.connect, u64::from(drive.0));
         let Some(target) = self.targets.get_mut(&drive) else { return };
+        target.attempt = target.attempt.wrapping_add(1);
+        let token = UserToken::new(self.classes.connect, connect_id(drive, target.attempt));
         match cx.connect(&Addr::Inet(target.addr), token) {
             Ok(fd) => {
                 target.state = State::Connecting(fd);
@@ -206,11 +212,14 @@ impl Dialer {
     /// The try or the connection failed: tell it, wait, try again.
     fn failed(&mut self, cx: &mut Ctx, drive: DriveId, refused: bool) {
         let Some(target) = self.targets.get_mut(&drive) else { return };
-        let was_up = matches!(target.state, State::Up(_));
+        let up_for = match target.state {
+            State::Up(_, since) => cx.now_us().saturating_sub(since),
+            _ => 0,
+        };
         target.pending.clear();
         target.state = State::Waiting;
-        let wait = if was_up { BACKOFF_MIN } else { target.backoff };
-        target.backoff = if was_up { BACKOFF_MIN } else { (target.backoff * 2).min(BACKOFF_MAX) };
+        let (wait, next) = waits(target.backoff, up_for);
+        target.backoff = next;
         self.set_timer(cx, drive, wait);
         self.news.push_back(DialEvent::Down { drive, refused });
     }
@@ -233,7 +242,7 @@ impl Dialer {
                 self.conns.close(cx, conn);
                 self.failed(cx, drive, false);
             }
-            State::Idle | State::Up(_) => {}
+            State::Idle | State::Up(..) => {}
         }
     }
 
@@ -243,8 +252,11 @@ impl Dialer {
             return self.conns.on_completion(cx, token, result);
         }
         let OpResult::Connected(result) = result else { return };
-        let Some(drive) = u32::try_from(token.id).ok().map(DriveId) else { return };
+        let Some(drive) = u32::try_from(token.id & 0xffff_ffff).ok().map(DriveId) else { return };
         let Some(target) = self.targets.get(&drive) else { return };
+        if token.id != connect_id(drive, target.attempt) {
+            return;
+        }
         let State::Connecting(fd) = target.state else { return };
         match result {
             Ok(()) => {
@@ -288,8 +300,7 @@ impl Dialer {
         if let Some(timer) = target.timer.take() {
             cx.cancel_timer(timer);
         }
-        target.state = State::Up(conn);
-        target.backoff = BACKOFF_MIN;
+        target.state = State::Up(conn, cx.now_us());
         let pending = core::mem::take(&mut target.pending);
         self.news.push_back(DialEvent::Up { drive, node });
         for frame in pending {
@@ -303,6 +314,42 @@ impl Dialer {
     }
 }
 
+/// Token id of one connect.
+fn connect_id(drive: DriveId, attempt: u32) -> u64 {
+    u64::from(attempt) << 32 | u64::from(drive.0)
+}
+
+/// The wait now and the one after the next failure: doubled each time, and short again after a
+/// connection that lasted longer than the longest wait.
+fn waits(backoff: Micros, up_for: Micros) -> (Micros, Micros) {
+    let wait = if up_for > BACKOFF_MAX { BACKOFF_MIN } else { backoff };
+    (wait, (wait * 2).min(BACKOFF_MAX))
+}
+
 fn is_refusal(e: &std::io::Error) -> bool {
     matches!(e.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_grows_to_its_limit_while_connections_do_not_last_and_is_short_after_one_that_did() {
+        let mut backoff = BACKOFF_MIN;
+        for _ in 0..10 {
+            // Up for a moment each time: a drive that accepts and then refuses the session.
+            let (wait, next) = waits(backoff, 1_000);
+            assert!(wait <= BACKOFF_MAX && next >= wait);
+            backoff = next;
+        }
+        assert_eq!(backoff, BACKOFF_MAX);
+        assert_eq!(waits(backoff, BACKOFF_MAX + 1), (BACKOFF_MIN, 2 * BACKOFF_MIN));
+    }
+
+    #[test]
+    fn the_answer_of_a_connect_that_was_given_up_is_not_the_next_ones() {
+        assert_ne!(connect_id(DriveId(7), 1), connect_id(DriveId(7), 2));
+        assert_ne!(connect_id(DriveId(7), 1), u64::MAX);
+    }
 }

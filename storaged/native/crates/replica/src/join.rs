@@ -138,10 +138,18 @@ impl<S: ObjectStore> Replica<S> {
             vol.ticket = None;
             vol.ticket_bytes = Vec::new();
             self.new_grant(vol_id, gen);
-            let _ = self.log_seal(vol_id);
+            self.must_log_seal(vol_id);
         } else if gen == vol.sealed && vol.nonce == 0 && nonce != 0 {
             vol.nonce = nonce;
-            let _ = self.log_seal(vol_id);
+            self.must_log_seal(vol_id);
+        }
+    }
+
+    /// A generation that is not in the log is forgotten by a restart, while the list it came from counts as
+    /// applied and is never asked for again: an old writer would be admitted (I7). So the drive fails instead.
+    fn must_log_seal(&mut self, vol_id: VolumeId) {
+        if self.log_seal(vol_id).is_err() {
+            self.fail("a generation of the store cannot be logged");
         }
     }
 }

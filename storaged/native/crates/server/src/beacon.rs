@@ -117,7 +117,7 @@ impl Handler for BeaconHandler {
         self.step(cx, event);
     }
 
-    fn on_completion(&mut self, cx: &mut Ctx, token: UserToken, result: OpResult) {
+    fn on_completion(&mut self, cx: &mut Ctx, _: UserToken, result: OpResult) {
         if let OpResult::ReceivedFrom { result, buf } = result {
             match result {
                 Ok((n, _)) => {
@@ -130,7 +130,6 @@ impl Handler for BeaconHandler {
                 }
             }
         }
-        let _ = token;
     }
 
     fn on_timer(&mut self, cx: &mut Ctx, timer: TimerId, token: UserToken) {

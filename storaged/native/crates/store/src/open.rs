@@ -82,8 +82,7 @@ impl LogStore {
         // What a killed process wrote may lie in a volatile cache: it must not vanish after it was seen.
         dev.flush()?;
         let old = inspect(dev)?;
-        if let Some(cluster) = p.cluster.filter(|c| *c != old.cluster) {
-            let _ = cluster;
+        if p.cluster.is_some_and(|c| c != old.cluster) {
             return Err(OpenError::OtherCluster(old.cluster));
         }
         let bare = LogStore::bare(cfg, old);

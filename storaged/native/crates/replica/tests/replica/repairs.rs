@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use crate::world::World;
-use drystone_replica::{Action, Config, Control, LeaveWhy, Report};
+use drystone_replica::{Action, Config, Control, Event, LeaveWhy, Report};
 use drystone_store::testing::NaiveStore;
 use drystone_types::*;
 
@@ -44,6 +44,37 @@ fn a_block_that_no_peer_can_give_is_reported() {
     assert_eq!(done, drystone_replica::ControlResult::Done);
     w.settle();
     assert!(w.actions.iter().any(|(d, a)| *d == 1 && matches!(a, Action::Report(Report::Unrepaired { block: 5, .. }))));
+}
+
+fn asked(rig: &mut Rig) -> usize {
+    let asks =
+        rig.out.iter().filter(|a| matches!(a, Action::SendDrive { frame, .. } if frame.hdr.kind == MsgType::Copy));
+    asks.count()
+}
+
+#[test]
+fn a_repair_that_found_no_peer_is_tried_again_without_a_busy_deadline() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 5, 5), Status::Ok);
+    rig.r.store_mut().corrupt(KEY, 5);
+    rig.event(Event::Control { id: 1, req: Control::Repair { vol: VOL, key: KEY, block: 5 } });
+    rig.run();
+    for peer in [2, 3] {
+        rig.event(Event::DriveDown { drive: DriveId(peer) });
+    }
+    assert!(rig.has(|a| matches!(a, Action::Report(Report::Unrepaired { block: 5, .. }))));
+    for _ in 0..3 {
+        rig.out.clear();
+        let due = rig.r.next_deadline().unwrap();
+        assert!(due > rig.now, "the deadline of a waiting repair lies in the past: the shell would spin");
+        rig.advance(60_000_000);
+        rig.run();
+        assert_eq!(asked(&mut rig), 1, "the peer may be back: it is asked again");
+        assert!(rig.r.next_deadline().unwrap() > rig.now, "while a repair runs its pause must not be due");
+        for peer in [2, 3] {
+            rig.event(Event::DriveDown { drive: DriveId(peer) });
+        }
+    }
 }
 
 fn checked(drive: u32) -> Config {

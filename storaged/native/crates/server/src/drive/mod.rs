@@ -237,7 +237,9 @@ impl DriveHandler {
             Action::ControlDone { id, result } => self.control_done(cx, id, result),
             Action::Report(report) => self.events.put(ServerEvent::Report { drive, report }),
             Action::Invariant(what) => {
-                // A drive whose rules are broken must not answer anything any more.
+                // A drive whose rules are broken must not answer anything any more, also not what this
+                // very step has decided after the break: the thread ends only with the turn.
+                self.stopping = true;
                 self.events.put(ServerEvent::Invariant { drive, what });
                 cx.stop();
             }
