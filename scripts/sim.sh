@@ -9,6 +9,8 @@ manifest="$NATIVE/crates/sim/Cargo.toml"
 # The switches of mutation testing exist only here: release builds refuse the feature.
 run=(cargo run --quiet --locked --profile sim --features mutations --manifest-path "$manifest" --)
 if [ -n "${SEED:-}" ]; then exec "${run[@]}" --seed "$SEED"; fi
+# Schedules that broke earlier drafts of the protocol, by name.
+"${run[@]}" --scenarios
 # Each safety rule switched off must be noticed by a named oracle, or the simulator proves nothing.
 "${run[@]}" --mutate all --seeds 10
 # 300 seeds is what gates a change; `make nightly` runs more.

@@ -26,8 +26,13 @@ struct Config {
     client: String,
     key: String,
     key_epoch: u32,
-    #[serde(default)]
+    #[serde(default = "spin_us")]
     spin_us: u32,
+}
+
+/// As in the servers: at queue depth 1 an answer comes within this time.
+const fn spin_us() -> u32 {
+    150
 }
 
 #[derive(Deserialize)]

@@ -9,9 +9,10 @@ pub struct Config {
     /// Entries of the submission queue. More operations than this in one turn cost one more
     /// system call per queue-full; 512 covers a full burst of the busiest server.
     pub entries: u32,
-    /// How long to look for work before sleeping, in microseconds. A sleeping virtual CPU costs
-    /// about 30 µs to wake; spinning hides that at the price of the CPU. 0 (default) never spins,
-    /// and an idle reactor never spins whatever this says: it only follows a turn with work.
+    /// The longest time to look for work before sleeping, in microseconds. A sleeping virtual CPU
+    /// costs about 30 µs to wake; looking hides that at the price of the CPU. Within this limit the
+    /// reactor learns how long it pays: an idle one, or one whose events come further apart than
+    /// this, does not look at all. 0 (default) never does.
     pub spin_us: u32,
 }
 

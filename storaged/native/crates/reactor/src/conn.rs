@@ -9,6 +9,12 @@ use core::fmt;
 use drystone_types::BufMut;
 use std::io;
 
+/// A payload of at least this makes its connection a bulk one.
+const BULK_MIN: usize = 32 << 10;
+/// What a bulk connection receives at once between payloads: the head of the next frame and little
+/// of its payload, which would have to be copied from here to its place.
+const BULK_HEAD: usize = 4 << 10;
+
 /// A large payload on its way: receive bytes `at..buf.len()` of the stream into `buf`.
 pub struct Fill {
     /// Where the payload goes.
@@ -128,6 +134,8 @@ pub struct Conn<D: Decoder> {
     start: usize,
     end: usize,
     receiving: bool,
+    /// The last item had a large payload: the next one probably has, too.
+    bulk: bool,
     fill: Option<Fill>,
     /// The `at` of the fill that is being received.
     filling: Option<usize>,
@@ -153,6 +161,7 @@ impl<D: Decoder> Conn<D> {
             start: 0,
             end: 0,
             receiving: false,
+            bulk: false,
             fill: None,
             filling: None,
             queue,
@@ -292,6 +301,7 @@ impl<D: Decoder> Conn<D> {
             cx.recv(self.fd, self.token, fill.buf, fill.at..len, true);
             return None;
         }
+        self.bulk = len >= BULK_MIN;
         match self.decoder.filled(fill, &mut self.queue) {
             Ok(item) => item,
             Err(e) => {
@@ -313,7 +323,10 @@ impl<D: Decoder> Conn<D> {
         };
         self.start = (self.start + used).min(self.end);
         match decoded {
-            Decoded::Item(item) => return Some(item),
+            Decoded::Item(item) => {
+                self.bulk = false;
+                return Some(item);
+            }
             Decoded::More => self.receive(cx),
             Decoded::Fill(fill) => return self.on_fill(cx, fill),
             Decoded::Paused => {}
@@ -333,6 +346,7 @@ impl<D: Decoder> Conn<D> {
             self.buf = Some(buf);
             return self.fail(cx, CloseReason::FrameTooLong);
         }
+        let len = if self.bulk { len.min(self.end + BULK_HEAD) } else { len };
         self.receiving = true;
         cx.recv(self.fd, self.token, buf, self.end..len, false);
     }

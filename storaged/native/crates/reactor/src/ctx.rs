@@ -170,6 +170,9 @@ impl Ctx {
         };
         let fd = sys::stream_socket(addr.family())?;
         sys::set_nodelay(fd.as_raw_fd());
+        if matches!(to, Addr::Inet(addr) if addr.ip().is_loopback()) {
+            sys::no_pacing(fd.as_raw_fd());
+        }
         let fd = self.adopt_blocking(fd);
         self.start(token, fd, Kind::Connect(Box::new(addr)));
         Ok(fd)

@@ -4,7 +4,8 @@ use crate::sys;
 use core::fmt;
 use std::fs::{File, OpenOptions as StdOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -180,4 +181,15 @@ fn look(path: &Path, file: &mut File, direct: bool) -> Result<Geometry, FileErro
         return Err(FileError::Size(path.to_owned(), size));
     }
     Ok(Geometry { size, sector, is_block_device, direct })
+}
+
+/// The first hole of a file in `range`: never written, reads as zeros. `None`: all of the range is
+/// written. A file system that cannot tell says everything is.
+pub fn next_hole(file: BorrowedFd<'_>, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
+    let raw = file.as_raw_fd();
+    let Some(start) = sys::seek(raw, range.start, libc::SEEK_HOLE)?.filter(|at| *at < range.end) else {
+        return Ok(None);
+    };
+    let end = sys::seek(raw, start, libc::SEEK_DATA)?.unwrap_or(range.end).min(range.end);
+    Ok(Some(start..end))
 }

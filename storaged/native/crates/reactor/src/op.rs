@@ -332,5 +332,8 @@ fn wrote_some(
 
 pub(crate) fn adopt_new(fd: RawFd) -> std::os::fd::OwnedFd {
     sys::set_nodelay(fd);
+    if sys::peer_is_loopback(fd) {
+        sys::no_pacing(fd);
+    }
     sys::own(fd)
 }

@@ -20,3 +20,9 @@ pub fn lock_memory() -> io::Result<()> {
 pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     sys::pin_to_cpu(cpu)
 }
+
+/// Gives memory that the allocator keeps for reuse back to the system: after work that needed much
+/// for a short time, such as the replay of a log.
+pub fn give_back_memory() {
+    sys::give_back_memory();
+}

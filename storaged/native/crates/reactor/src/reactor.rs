@@ -5,6 +5,7 @@ use crate::ctx::Ctx;
 use crate::op::{OpResult, UserToken};
 use crate::remote::{channel, Inbox, Remote};
 use crate::ring::{Answer, Wait};
+use crate::spin::Spin;
 use crate::sys;
 use crate::timers::TimerId;
 use core::fmt;
@@ -15,6 +16,9 @@ use std::thread::JoinHandle;
 /// Timers due in one turn before completions are looked at again: a storm of timers cannot
 /// starve the sockets.
 const TIMERS_PER_TURN: usize = 1024;
+
+/// Giving way takes under a microsecond when nobody wants the CPU; two switches take more than this.
+const OTHERS_RAN_US: u64 = 3;
 
 /// The program's side of a reactor. All calls come from the reactor's thread, one at a time.
 pub trait Handler {
@@ -50,7 +54,7 @@ pub struct Reactor<H: Handler> {
     inbox: Inbox<H::Command>,
     commands: VecDeque<H::Command>,
     answers: Vec<Answer>,
-    spin_us: u64,
+    spin: Spin,
     /// The last turn had work, so more is likely: the only time when spinning pays.
     busy: bool,
 }
@@ -72,7 +76,7 @@ impl<H: Handler> Reactor<H> {
             inbox,
             commands: VecDeque::new(),
             answers: Vec::new(),
-            spin_us: u64::from(config.spin_us),
+            spin: Spin::new(config.spin_us),
             busy: false,
         })
     }
@@ -150,33 +154,48 @@ impl<H: Handler> Reactor<H> {
 
     fn enter(&mut self) -> io::Result<()> {
         let mut wait = self.wait();
-        if wait != Wait::No && self.spin_us > 0 && self.busy {
+        if wait != Wait::No && self.busy && self.spin.window_us() > 0 {
             if self.cx.ring.has_unsubmitted() {
                 self.cx.ring.enter(Wait::No)?;
             }
-            if self.spin() {
+            if self.look_for_work() {
                 wait = Wait::No;
             }
         }
         if wait != Wait::No && !self.inbox.may_sleep() {
             wait = Wait::No;
         }
-        if wait != Wait::No || self.cx.ring.needs_enter() {
+        if wait != Wait::No {
+            let before = sys::now_us();
+            self.cx.ring.enter(wait)?;
+            if self.busy {
+                self.spin.slept(sys::now_us().saturating_sub(before));
+            }
+        } else if self.cx.ring.needs_enter() {
             self.cx.ring.enter(wait)?;
         }
         self.inbox.awake();
         Ok(())
     }
 
-    /// Looks for work until the spin time is over; says whether there is some.
-    fn spin(&mut self) -> bool {
-        let until = sys::now_us() + self.spin_us;
-        while sys::now_us() < until {
+    /// Looks for work until the window is over; says whether there is some. This only replaces the
+    /// sleep of a CPU: as soon as somebody else has used the CPU in between, it would not sleep
+    /// anyway, and looking would take time from those who have work.
+    fn look_for_work(&mut self) -> bool {
+        let mut now = sys::now_us();
+        let until = now + self.spin.window_us();
+        while now < until {
             for _ in 0..16 {
                 if self.cx.ring.has_news() || self.inbox.has_waiting() {
                     return true;
                 }
                 std::hint::spin_loop();
+            }
+            let before = sys::now_us();
+            std::thread::yield_now();
+            now = sys::now_us();
+            if now - before >= OTHERS_RAN_US {
+                return self.cx.ring.has_news() || self.inbox.has_waiting();
             }
         }
         false

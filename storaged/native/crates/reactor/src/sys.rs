@@ -57,6 +57,25 @@ pub(crate) fn set_nodelay(fd: RawFd) {
     let _ = unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, (&raw const on).cast(), len) };
 }
 
+/// Takes the system's congestion control off a connection within this host: there is nothing to
+/// probe, and one that paces (BBR) would spread a burst over milliseconds. Reno is always built in
+/// and open to every user; between hosts the administrator's choice stands.
+pub(crate) fn no_pacing(fd: RawFd) {
+    let name = b"reno";
+    let len = name.len() as libc::socklen_t;
+    // SAFETY: the pointer and length describe `name`, which lives through the call.
+    let _ = unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, name.as_ptr().cast(), len) };
+}
+
+/// Whether the other end of a connection is a loopback address.
+pub(crate) fn peer_is_loopback(fd: RawFd) -> bool {
+    let mut peer = SockAddr::empty();
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: the pointers lead to `peer`, which is as large as `len` says, and to `len`.
+    let known = unsafe { libc::getpeername(fd, peer.as_mut_ptr().cast(), &raw mut len) } == 0;
+    known && peer.to_inet().is_some_and(|addr| addr.ip().is_loopback())
+}
+
 /// Clears `O_NONBLOCK`: with it the ring answers EAGAIN instead of waiting.
 pub(crate) fn set_blocking(fd: RawFd) {
     // SAFETY: no pointers are involved; a wrong descriptor is an error code.
@@ -79,6 +98,11 @@ pub(crate) fn io_flusher() -> io::Result<()> {
 pub(crate) fn lock_memory() -> io::Result<()> {
     // SAFETY: no pointers are involved.
     check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
+}
+
+pub(crate) fn give_back_memory() {
+    // SAFETY: the call takes no pointers and works on the allocator's own free lists.
+    unsafe { libc::malloc_trim(0) };
 }
 
 pub(crate) fn pin_to_cpu(cpu: usize) -> io::Result<()> {
@@ -114,6 +138,20 @@ pub(crate) fn sector_size(fd: &impl AsRawFd) -> io::Result<u32> {
     // SAFETY: the call writes one int, and `size` is one.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), BLKSSZGET as _, &raw mut size) })?;
     Ok(size.unsigned_abs())
+}
+
+/// `lseek` with `SEEK_HOLE` or `SEEK_DATA`; `None`: no such place up to the end of the file.
+pub(crate) fn seek(fd: RawFd, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
+    let from = libc::off_t::try_from(from).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: no pointers are involved; the file position this moves is used by nobody.
+    let at = unsafe { libc::lseek(fd, from, whence) };
+    match u64::try_from(at) {
+        Ok(at) => Ok(Some(at)),
+        Err(_) => match io::Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            e => Err(e),
+        },
+    }
 }
 
 /// A socket address in the shape the kernel reads and writes.

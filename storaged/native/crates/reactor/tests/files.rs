@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use drystone_reactor::{Ctx, DriveFile, FileError, OpResult, OpenOptions, UserToken};
+use drystone_reactor::{next_hole, Ctx, DriveFile, FileError, OpResult, OpenOptions, UserToken};
 use drystone_types::{Buf, BufMut};
 use std::cell::Cell;
 use std::path::Path;
@@ -159,4 +159,19 @@ fn what_is_no_drive_is_refused_with_the_reason() {
     assert!(matches!(again, Err(FileError::Exists(_))));
     assert_eq!(std::fs::read(&path).unwrap().len(), 5000);
     std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_hole_is_found_until_it_is_written() {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+    let path = scratch("hole.img");
+    let drive = create(&path, 4 * MIB);
+    assert_eq!(next_hole(drive.as_fd(), MIB..2 * MIB).unwrap(), Some(MIB..2 * MIB));
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[7; 8192], MIB).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(next_hole(drive.as_fd(), MIB..MIB + 8192).unwrap(), None);
+    assert_eq!(next_hole(drive.as_fd(), MIB..2 * MIB).unwrap(), Some(MIB + 8192..2 * MIB));
+    assert_eq!(next_hole(drive.as_fd(), 0..MIB + 4096).unwrap(), Some(0..MIB));
 }

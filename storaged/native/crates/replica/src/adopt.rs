@@ -29,6 +29,7 @@ impl<S: ObjectStore> Replica<S> {
             return;
         }
         let joins = self.adopt_all(&map);
+        self.disclaim(&map);
         if joins.is_empty() {
             self.map_adopted();
         } else {
@@ -50,8 +51,19 @@ impl<S: ObjectStore> Replica<S> {
     fn ask_to_leave(&mut self, map: &ClusterMap) {
         let why = if self.failed { LeaveWhy::DriveFailed } else { LeaveWhy::Suspect };
         for (pg, rec) in records(map) {
-            if rec.is_member(self.cfg.drive) {
+            // A delta copy must not rest on content that proves nothing, also where the drive is out already.
+            if rec.is_member(self.cfg.drive) || !self.failed && is_remembered(rec, self.cfg.drive) {
                 self.out.push(Action::LeavePg { pg, why });
+            }
+        }
+    }
+
+    /// What this drive missed at its peer check it still misses. When the drop came for another reason, the map
+    /// gives its content credit: the drive asks to be taken for blank.
+    fn disclaim(&mut self, map: &ClusterMap) {
+        for id in self.checks.distrusted() {
+            if map.pg(id).is_some_and(|rec| is_remembered(rec, self.cfg.drive)) {
+                self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::PeerCheck });
             }
         }
     }
@@ -133,6 +145,7 @@ impl<S: ObjectStore> Replica<S> {
 
     fn promoted(&mut self, id: PgId) {
         self.stats.promotions += 1;
+        self.trust(id);
         self.end_resync(id);
         self.store.clear_join(id);
         self.log_pg(id);
@@ -228,6 +241,11 @@ pub(crate) fn role_of(rec: &PgRecord, drive: DriveId) -> Role {
     } else {
         rec.joiner(drive).map_or(Role::Out, |j| Role::Joining(j.join_epoch))
     }
+}
+
+/// Whether the next join would copy only what changed since the drive was last in sync.
+fn is_remembered(rec: &PgRecord, drive: DriveId) -> bool {
+    rec.out.iter().any(|o| o.drive == drive && o.e0.0 > 0)
 }
 
 fn new_pg(rec: &PgRecord) -> Pg {

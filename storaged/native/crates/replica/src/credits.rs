@@ -102,10 +102,14 @@ impl<S: ObjectStore> Replica<S> {
             return None;
         }
         let window = (space.grantable / 16).clamp(GRANT_MIN, GRANT_FIRST);
-        vol.grant.bound = window;
-        vol.grant.window = window;
-        let value = encode_grant(vol.grant.gen, window);
-        self.append_meta(MetaKey::Grant(vol_id), value).ok()
+        let gen = vol.grant.gen;
+        // A bound that is not in the log grants nothing: a restart would promise the same slots again (L3).
+        let token = self.append_meta(MetaKey::Grant(vol_id), encode_grant(gen, window)).ok()?;
+        if let Some(vol) = self.vols.get_mut(&vol_id) {
+            vol.grant.bound = window;
+            vol.grant.window = window;
+        }
+        Some(token)
     }
 
     /// Fills the window when half of it is used. O(1), and rare by construction.
@@ -166,8 +170,14 @@ impl<S: ObjectStore> Replica<S> {
         }
         vol.grant.raising = true;
         let gen = vol.grant.gen;
-        if let Ok(token) = self.append_meta(MetaKey::Grant(vol_id), encode_grant(gen, bound)) {
-            self.then(token, Then::GrantLogged { vol: vol_id, gen, bound, window });
+        match self.append_meta(MetaKey::Grant(vol_id), encode_grant(gen, bound)) {
+            Ok(token) => self.then(token, Then::GrantLogged { vol: vol_id, gen, bound, window }),
+            // The next request tries again.
+            Err(_) => {
+                if let Some(vol) = self.vols.get_mut(&vol_id) {
+                    vol.grant.raising = false;
+                }
+            }
         }
     }
 

@@ -57,10 +57,8 @@ impl<S: ObjectStore> Replica<S> {
             MsgType::Layer => return self.on_layer(peer, &frame),
             MsgType::Freeze => return self.on_freeze(peer, &frame.hdr),
             MsgType::Quiesce => return self.on_quiesce(peer, &frame.hdr),
-            MsgType::Digest => return self.on_digest(peer, &frame),
-            MsgType::Copy => return self.on_copy(peer, &frame),
+            MsgType::Digest | MsgType::Copy | MsgType::Scrub => return self.hold_ask(peer, frame),
             MsgType::ChunkMap => return self.on_chunk_map(peer, &frame.hdr),
-            MsgType::Scrub => return self.on_scrub(peer, &frame),
             MsgType::PeerCheck => return self.on_peer_check(peer, &frame),
         }
         Ok(())

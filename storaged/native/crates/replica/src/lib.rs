@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `dispatch`, `fence`, `reply` | from frame to handler; R1-R3; answers |
 //! | `write`, `read`, `seal`, `ticket`, `stable`, `credits` | one message family each |
-//! | `adopt`, `join`, `resync` | maps, becoming a member, the copy |
+//! | `adopt`, `join`, `resync`, `bulk` | maps, becoming a member, the copy, and that it waits for clients |
 //! | `repair`, `peer_check`, `relay`, `requests` | what this drive asks of others |
 //! | `startup`, `control`, `stats`, `limits` | open, control requests, counters, limits |
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@
 
 mod adopt;
 mod api;
+mod bulk;
 mod control;
 mod credits;
 mod dispatch;

@@ -48,6 +48,23 @@ pub const RESYNC_IDLE: usize = 16;
 pub const RESYNC_IDLE_AFTER: Micros = 100_000;
 /// A resync request without an answer for this long moves to another source.
 pub const RESYNC_TIMEOUT: Micros = 2_000_000;
+/// Chunks of one page that are worked on at a time: those that wait for a second look at a bad block must not
+/// hold up the rest, and what is remembered of them stays small.
+pub const RESYNC_JOBS_MAX: usize = 64;
+/// Bytes of a copy that may be admitted and not yet durable while clients are active: one frame, so that a write
+/// waits behind a mebibyte at most and not behind all that a source could send.
+pub const RESYNC_LOG_BUSY: u64 = 1;
+/// The same without clients: what keeps two device writes of a stream running.
+pub const RESYNC_LOG_IDLE: u64 = 4 << 20;
+/// DIGEST, COPY and SCRUB requests worked on at a time while clients are active: one digest may be a
+/// thousand reads, which the device would do before a client's write.
+pub const SOURCE_BUSY: usize = 2;
+/// The same without clients.
+pub const SOURCE_IDLE: usize = 16;
+/// Reads of a block that must fail at every in-sync member before it counts as lost: once may be the moment.
+pub const UNREADABLE_TRIES: u8 = 2;
+/// Pause before the second of them.
+pub const UNREADABLE_PAUSE: Micros = 250_000;
 /// Pause before a source that refused is asked again.
 pub const RESYNC_BACKOFF: Micros = 20_000;
 /// A finished copy is told again while the promotion has not come.

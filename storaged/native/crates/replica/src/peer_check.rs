@@ -1,9 +1,9 @@
 //! The peer check at every open: one in-sync peer per PG tells its last stable versions; a drive
 //! that misses one has lost acked writes (a lying cache, an old image of the drive) and leaves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use drystone_store::api::{BlockKind, ObjectDigest, ObjectStore};
+use drystone_store::api::{BlockKind, MetaKey, ObjectDigest, ObjectStore};
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{
     CodecError, DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Reader, Status, Version, VolumeId, Writer,
@@ -15,6 +15,7 @@ use crate::replica::Replica;
 use crate::requests::Ask;
 use crate::resync::compare::{cells, object};
 use crate::resync::wire::decode_version;
+use crate::startup::DISTRUSTED_KEY;
 use crate::state::{CheckItem, Op, Then};
 
 /// A version somewhere.
@@ -45,6 +46,20 @@ pub(crate) struct Checks {
     own: BTreeMap<PgId, Check>,
     next: u64,
     answers: BTreeMap<u64, Answer>,
+    /// PGs in which a version is missing here, until everything was copied anew.
+    distrusted: BTreeSet<PgId>,
+}
+
+impl Checks {
+    pub(crate) fn distrusted(&self) -> Vec<PgId> {
+        self.distrusted.iter().copied().collect()
+    }
+    pub(crate) fn distrusts(&self, id: PgId) -> bool {
+        self.distrusted.contains(&id)
+    }
+    pub(crate) fn distrust(&mut self, id: PgId) {
+        self.distrusted.insert(id);
+    }
 }
 
 impl<S: ObjectStore> Replica<S> {
@@ -108,11 +123,30 @@ impl<S: ObjectStore> Replica<S> {
         }
     }
 
+    /// Everything the drive holds of the PG is a copy of one join.
+    pub(crate) fn trust(&mut self, id: PgId) {
+        if self.checks.distrusted.remove(&id) {
+            self.log_distrusted();
+        }
+    }
+
+    /// A restart must not forget it: the next join would then copy only what changed lately. Refused for space, it
+    /// is still told to the manager at once.
+    fn log_distrusted(&mut self) {
+        let mut w = Writer::new();
+        self.checks.distrusted.iter().for_each(|id| {
+            w.u32(id.to_wire());
+        });
+        let _ = self.append_meta(MetaKey::Drive(DISTRUSTED_KEY), w.finish());
+    }
+
     fn end_check(&mut self, id: PgId) {
         let Some(check) = self.checks.own.remove(&id) else { return };
         if check.missing {
             // The PG stays closed here until the map drops this drive.
             self.stats.peer_checks_failed += 1;
+            self.checks.distrust(id);
+            self.log_distrusted();
             self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::PeerCheck });
             return;
         }

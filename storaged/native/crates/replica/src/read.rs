@@ -100,7 +100,13 @@ impl<S: ObjectStore> Replica<S> {
             self.send(peer, h, Status::BadChecksum, Vec::new());
             return;
         }
-        if blocks.contains(&BlockRead::Bad) || blocks.len() != h.count as usize {
+        if blocks.contains(&BlockRead::Bad) {
+            // Nothing says that it was lost everywhere: a member that came back since may have the bytes.
+            self.repair_corrupt(h, lineage, chain, blocks);
+            self.refuse(peer, h, Refusal::Eio);
+            return;
+        }
+        if blocks.len() != h.count as usize {
             self.refuse(peer, h, Refusal::Eio);
             return;
         }
@@ -115,7 +121,7 @@ impl<S: ObjectStore> Replica<S> {
     fn repair_corrupt(&mut self, h: &Header, lineage: VolumeId, chain: &[LayerId], blocks: &[BlockRead]) {
         let chunk = h.block / u64::from(CHUNK_BLOCKS);
         let first = u16::try_from(h.block % u64::from(CHUNK_BLOCKS)).unwrap_or(0);
-        for (block, _) in (first..).zip(blocks).filter(|(_, b)| **b == BlockRead::Corrupt) {
+        for (block, _) in (first..).zip(blocks).filter(|(_, b)| matches!(b, BlockRead::Corrupt | BlockRead::Bad)) {
             let keys = chain.iter().map(|layer| ObjKey { layer: *layer, chunk });
             let holder = keys.into_iter().find(|key| self.store.held(*key, block) != Held::Absent);
             if let Some(key) = holder {

@@ -1,5 +1,5 @@
-//! Read repair: a block that does not match its checksum is fetched from an in-sync peer at equal
-//! version and appended again.
+//! Read repair: a block that does not match its checksum, or was given up as bad, is fetched from an in-sync peer
+//! at equal version and appended again.
 
 use std::collections::BTreeMap;
 
@@ -120,7 +120,7 @@ impl<S: ObjectStore> Replica<S> {
     pub(crate) fn repair_digest(&mut self, key: ObjKey, block: u16, objects: &[ObjectDigest]) {
         let cell = cells(object(objects, key.layer)).get(usize::from(block)).copied().flatten();
         let Some(repair) = self.repairs.open.get_mut(&(key, block)) else { return };
-        match cell.filter(|c| c.kind == BlockKind::Data) {
+        match cell.filter(|c| matches!(c.kind, BlockKind::Data | BlockKind::Bad)) {
             Some(cell) => {
                 repair.want = Some(cell.version);
                 self.ask_repair(key, block);

@@ -9,6 +9,7 @@ use drystone_types::{Buf, ClusterMap, LayerId, PgId, PoolId, Rev, Version, Volum
 use smallvec::SmallVec;
 
 use crate::api::{Action, Config, Event, LeaveWhy, PeerId, PeerInfo, Report};
+use crate::bulk::Bulk;
 use crate::limits::USAGE_PERIOD;
 use crate::peer_check::Checks;
 use crate::relay::Relays;
@@ -53,6 +54,7 @@ pub struct Replica<S: ObjectStore> {
     pub(crate) repairs: Repairs,
     pub(crate) checks: Checks,
     pub(crate) copy_jobs: CopyJobs,
+    pub(crate) bulk: Bulk,
     /// DIGEST requests of peers that wait for the store.
     pub(crate) digest_jobs: usize,
     /// PGs with a copy to make, and when one of them wants to be looked at again.
@@ -86,6 +88,11 @@ impl<S: ObjectStore> Replica<S> {
         self.poll_store();
         // A poll may find something that needs no device.
         self.take_store_events();
+        // Behind what clients asked for: that is on its way by now.
+        while self.run_bulk() {
+            self.poll_store();
+            self.take_store_events();
+        }
         out.append(&mut self.out);
     }
 
@@ -254,6 +261,7 @@ impl<S: ObjectStore> Replica<S> {
             Then::JoinDrained(pgs) => self.join_drained(&pgs),
             Then::StableLogged(vol, stable) => self.stable_logged(vol, stable),
             Then::GrantLogged { vol, gen, bound, window } => self.grant_logged(vol, gen, bound, window),
+            Then::ResyncLogged(bytes) => self.bulk.logged(bytes),
             Then::CopyDrained { pg, join, epoch } => self.copy_drained(pg, join, epoch),
             Then::RepairDone(key, block) => self.repair_done(key, block),
             Then::QuiesceLogged { pg, epoch, who } => self.quiesce_logged(pg, epoch, who),

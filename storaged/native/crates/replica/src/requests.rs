@@ -7,6 +7,7 @@ use drystone_types::consts::Micros;
 use drystone_types::{DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Status};
 
 use crate::api::Action;
+use crate::bulk::Copied;
 use crate::replica::Replica;
 
 /// What was asked.
@@ -122,7 +123,12 @@ impl<S: ObjectStore> Replica<S> {
         match ask {
             Ask::List { pg, job } => self.list_answered(drive, pg, job, frame),
             Ask::Digest { pg, job } => self.digest_answered(drive, pg, job, frame),
-            Ask::Copy { pg, job, layer, runs } => self.copy_answered(drive, pg, job, layer, &runs, frame),
+            Ask::Copy { pg, job, layer, runs } => match frame {
+                Some(frame) if frame.hdr.status == Status::Ok => {
+                    self.hold_copied(Copied { drive, pg, job, layer, runs, frame });
+                }
+                refused => self.copy_answered(drive, pg, job, layer, &runs, refused),
+            },
             Ask::Repair(key, block) => self.repair_answered(drive, key, block, frame),
             Ask::Check(pg) => self.check_answered(drive, pg, frame),
         }

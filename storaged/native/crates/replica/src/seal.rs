@@ -1,7 +1,7 @@
 //! SEAL and FENCE: stop admitting, drain every stream, log, then answer.
 
 use drystone_store::api::{MetaKey, ObjectStore};
-use drystone_types::{Epoch, Flags, Frame, Gen, Header, PgId, PoolId, Rule, Status, Ticket, VolumeId, Writer};
+use drystone_types::{Epoch, Flags, Frame, Gen, Header, PgId, PoolId, Reader, Rule, Status, Ticket, VolumeId, Writer};
 
 use crate::api::{Action, ControlResult, PeerId};
 use crate::limits::{SEAL_ENTRIES_MAX, VOLUMES_MAX};
@@ -53,11 +53,14 @@ impl<S: ObjectStore> Replica<S> {
 
     pub(crate) fn on_fence(&mut self, peer: PeerId, frame: &Frame) -> Result<(), Refusal> {
         let h = frame.hdr;
-        self.fence(h.vol, h.gen, Asker::Peer(peer, Box::new(h)))
+        let nonce = fence_nonce(&frame.meta)?;
+        self.fence(h.vol, h.gen, nonce, Asker::Peer(peer, Box::new(h)))
     }
 
-    /// FENCE: as SEAL, but nobody owns the generation. An equal or higher seal counts.
-    pub(crate) fn fence(&mut self, vol_id: VolumeId, gen: Gen, who: Asker) -> Result<(), Refusal> {
+    /// FENCE: as SEAL, for the owner `nonce` that the store gave the generation (0: not told). A higher seal counts,
+    /// and so does an equal one of that owner. Another owner of the same generation is one of a store that was
+    /// restored (B10): it is not fenced by this, so this must not pass for a proof.
+    pub(crate) fn fence(&mut self, vol_id: VolumeId, gen: Gen, nonce: u64, who: Asker) -> Result<(), Refusal> {
         if gen.0 == 0 {
             return Err(Refusal::Invalid);
         }
@@ -65,10 +68,14 @@ impl<S: ObjectStore> Replica<S> {
         let vol = self.vols.entry(vol_id).or_default();
         if gen > vol.sealed {
             vol.sealed = gen;
-            vol.nonce = 0;
+            vol.nonce = nonce;
             vol.ticket = None;
             vol.ticket_bytes = Vec::new();
             self.new_grant(vol_id, gen);
+        } else if gen == vol.sealed && vol.nonce == 0 {
+            vol.nonce = nonce;
+        } else if gen == vol.sealed && nonce != 0 && vol.nonce != nonce {
+            return Err(Refusal::NackGen);
         }
         let gen = self.vols.get(&vol_id).map_or(gen, |v| v.sealed);
         self.start_seal(SealJob { vol: vol_id, gen, who, fence: true, pools: Vec::new() });
@@ -237,6 +244,15 @@ impl<S: ObjectStore> Replica<S> {
     pub(crate) fn send_ok(&mut self, peer: PeerId, hdr: &Header) {
         self.send(peer, hdr, Status::Ok, Vec::new());
     }
+}
+
+/// Nonce of the owner in a FENCE; a sender that knows none leaves it out.
+fn fence_nonce(meta: &[u8]) -> Result<u64, Refusal> {
+    let mut r = Reader::new(meta);
+    let nonce = if meta.is_empty() { Ok(0) } else { r.u64() };
+    let nonce = nonce.map_err(|_| Refusal::Invalid)?;
+    r.finish().map_err(|_| Refusal::Invalid)?;
+    Ok(nonce)
 }
 
 fn pools_of(ticket: &Ticket) -> Vec<PoolId> {

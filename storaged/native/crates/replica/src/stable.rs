@@ -75,8 +75,19 @@ impl<S: ObjectStore> Replica<S> {
             let value = encode_version(stable);
             match self.append_meta(MetaKey::Stable(vol_id), value) {
                 Ok(token) => self.then(token, Then::StableLogged(vol_id, stable)),
-                Err(_) => break,
+                Err(_) => {
+                    // No room just now: a value that is never logged keeps its holes for ever.
+                    self.stable_again(vol_id);
+                    break;
+                }
             }
+        }
+    }
+
+    fn stable_again(&mut self, vol_id: VolumeId) {
+        if let Some(vol) = self.vols.get_mut(&vol_id) {
+            vol.stable_dirty = true;
+            self.stable_queue.push_back((self.now + STABLE_LOG_DELAY, vol_id));
         }
     }
 

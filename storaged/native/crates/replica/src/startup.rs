@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use drystone_store::api::{MetaKey, ObjectStore};
-use drystone_types::{ClusterMap, Epoch, LayerId, PoolId, Reader, Rev, Writer};
+use drystone_types::{ClusterMap, Epoch, LayerId, PgId, PoolId, Reader, Rev, Writer};
 
 use crate::api::Config;
 use crate::credits::{decode_grant, Grant};
@@ -54,6 +54,9 @@ pub(crate) fn generations_key(pool: PoolId) -> u64 {
 pub(crate) const FREED_KEY: u64 = 0x4652_4545 << 32;
 /// Freed layers remembered for peer checks: more than are freed while a node restarts.
 pub(crate) const FREED_MAX: usize = 256;
+
+/// Key of the PGs whose content failed a peer check here and was not copied anew since.
+pub(crate) const DISTRUSTED_KEY: u64 = 0x4449_5354 << 32;
 
 const GENERATIONS: u64 = 0x4745_4e53;
 
@@ -126,6 +129,7 @@ impl<S: ObjectStore> Replica<S> {
             repairs: Default::default(),
             checks: Default::default(),
             copy_jobs: Default::default(),
+            bulk: Default::default(),
             digest_jobs: 0,
             resyncing: Default::default(),
             resync_wake: None,
@@ -175,6 +179,12 @@ impl<S: ObjectStore> Replica<S> {
                 let mut r = Reader::new(value);
                 while r.remaining() > 0 && self.freed.len() < FREED_MAX {
                     self.freed.push_back(LayerId(r.u64().ok()?));
+                }
+            }
+            MetaKey::Drive(DISTRUSTED_KEY) => {
+                let mut r = Reader::new(value);
+                while r.remaining() > 0 {
+                    self.checks.distrust(PgId::from_wire(r.u32().ok()?));
                 }
             }
             MetaKey::Drive(_) => {}

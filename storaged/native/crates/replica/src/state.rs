@@ -109,6 +109,8 @@ pub(crate) enum Then {
     SourceCopyData { job: u64, run: usize },
     /// Our own digest of a chunk in resync.
     OwnDigest { pg: PgId, job: u64 },
+    /// So many bytes of a copy are durable.
+    ResyncLogged(u64),
     /// Everything copied is durable.
     CopyDrained { pg: PgId, join: Epoch, epoch: Epoch },
     /// Our digest of a block that wants repair.

@@ -85,6 +85,10 @@ counters! {
     resync_forgotten,
     /// Blocks kept because they were written since the join.
     resync_kept,
+    /// Blocks that no in-sync copy could read, recorded as bad by this joiner.
+    resync_bad_blocks,
+    /// Answers of resync that waited for clients' requests.
+    resync_held,
     /// Source changes.
     resync_source_changes,
     /// Copies completed.

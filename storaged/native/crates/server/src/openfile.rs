@@ -14,14 +14,16 @@ pub struct OpenDrive {
     file: File,
     size: u64,
     direct: bool,
+    is_block_device: bool,
 }
 
 impl OpenDrive {
     /// Opens and locks a file or device; creates it with `create` bytes when asked to.
     pub fn open(path: &Path, create: Option<u64>) -> Result<OpenDrive, FileError> {
         let drive = DriveFile::open(path, &OpenOptions { create, allow_cached: true })?;
-        let geometry = drive.geometry();
-        Ok(OpenDrive { file: File::from(drive.into_fd()), size: geometry.size, direct: geometry.direct })
+        let g = drive.geometry();
+        let file = File::from(drive.into_fd());
+        Ok(OpenDrive { file, size: g.size, direct: g.direct, is_block_device: g.is_block_device })
     }
     /// Bytes.
     pub fn size(&self) -> u64 {
@@ -30,6 +32,10 @@ impl OpenDrive {
     /// Whether the page cache is bypassed.
     pub fn is_direct(&self) -> bool {
         self.direct
+    }
+    /// Size of a regular file, which may have holes; `None` for a device.
+    pub fn file_size(&self) -> Option<u64> {
+        (!self.is_block_device).then_some(self.size)
     }
     /// The descriptor, for a reactor; the lock goes with it.
     pub fn into_fd(self) -> OwnedFd {

@@ -45,21 +45,9 @@ impl World {
                 let ok = self.meta.open_drive(drive.id, drive.serial, nonce);
                 Answer::Opened(d, nonce, ok)
             }
-            Request::Attach => {
+            Request::Attach | Request::Activate(_) | Request::NewHead(..) | Request::HeadFrozen(..) => {
                 let Proc::Client(c) = from else { return None };
-                let client = self.clients.get(c)?;
-                let gen = self.meta.attach(client.vol, client.uuid, client.nonce);
-                self.trace(|| format!("store: client{c} has generation {gen}"));
-                Answer::Attached(gen, self.meta.map())
-            }
-            Request::Activate(gen) => {
-                let Proc::Client(c) = from else { return None };
-                let vol = self.clients.get(c)?.vol;
-                let done = self.meta.activate(vol, gen, self.rules.on(Rule::A5));
-                if done {
-                    self.check_activated(vol, gen);
-                }
-                Answer::Activated(done)
+                self.execute_client(c, request)?
             }
             Request::Elect => {
                 let Proc::Manager(m) = from else { return None };
@@ -76,6 +64,12 @@ impl World {
             Request::Swap(base, conditions, changes) => match self.meta.swap(base, &conditions, &changes) {
                 Ok(result) => {
                     self.count_swap(result.is_ok(), &changes);
+                    if result.is_ok() && conditions.suspect.is_some() {
+                        self.check_lease_over(&changes);
+                    }
+                    if result.is_ok() {
+                        changes.iter().for_each(|(pg, _)| self.check_remembered(*pg));
+                    }
                     self.trace(|| format!("store: {from:?} swaps {changes:?}: {result:?}"));
                     Answer::Swapped(result)
                 }
@@ -91,6 +85,37 @@ impl World {
                 Answer::Suspected(suspect)
             }
             Request::Unsuspect(leader, suspect) => Answer::Unsuspected(suspect, self.meta.unsuspect(leader, suspect)),
+        })
+    }
+
+    fn execute_client(&mut self, c: usize, request: Request) -> Option<Answer> {
+        Some(match request {
+            Request::Attach => {
+                let client = self.clients.get(c)?;
+                let vol = client.vol;
+                let gen = self.meta.attach(vol, client.uuid, client.nonce);
+                self.trace(|| format!("store: client{c} has generation {gen}"));
+                let (serial, chain) = self.meta.ticket_chain(vol);
+                Answer::Attached(gen, self.meta.map(), serial, chain)
+            }
+            Request::Activate(gen) => {
+                let vol = self.clients.get(c)?.vol;
+                let done = self.meta.activate(vol, gen, self.rules.on(Rule::A5));
+                if done {
+                    self.check_activated(vol, gen);
+                    self.finish_head(vol, gen, None);
+                }
+                Answer::Activated(done)
+            }
+            Request::NewHead(vol, gen) => {
+                let (serial, chain) = self.meta.new_head(vol, gen)?;
+                Answer::NewHead(gen, serial, chain)
+            }
+            Request::HeadFrozen(vol, gen, layer, cut) => {
+                self.finish_head(vol, gen, Some((layer, cut)));
+                return None;
+            }
+            _ => return None,
         })
     }
 

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drystone_store::api::{Held, ObjectStore};
+use drystone_store::api::{BlockKind, Held, ObjectStore};
 use drystone_types::{
-    CodecError, DriveId, Epoch, Flags, Frame, Gen, Header, MsgType, ObjKey, PgId, Reader, Status, VolumeId,
+    CodecError, DriveId, Epoch, Flags, Frame, Gen, Header, LayerId, MsgType, ObjKey, PgId, Reader, Status, Version,
+    VolumeId,
 };
 
+use crate::meta::Change;
 use crate::world::World;
 
 /// A version a client issued.
@@ -21,6 +23,9 @@ struct Issued {
     oks: Vec<(Epoch, DriveId)>,
 }
 
+/// Blocks of a frozen layer: (chunk, block) → kind, version, checksum.
+pub type FrozenLayer = BTreeMap<(u64, u16), (BlockKind, Version, u64)>;
+
 /// What the watcher remembers.
 #[derive(Debug, Default)]
 pub struct Checks {
@@ -30,12 +35,22 @@ pub struct Checks {
     active: BTreeMap<VolumeId, Gen>,
     issued: BTreeMap<(VolumeId, Gen, u64), Issued>,
     stable: BTreeMap<(VolumeId, Gen), u64>,
-    /// Epoch of each change that reached a server: (connection, request).
-    asked: BTreeMap<(usize, u64), Epoch>,
+    /// Changes that reached a server: (connection, request).
+    asked: BTreeMap<(usize, u64), Header>,
     /// Epochs of each PG in which a drive answered a client's SEAL: (client, PG, epoch, drive).
     seals: BTreeSet<(usize, u32, Epoch, DriveId)>,
     /// Blocks ever trimmed or zeroed: they may be absent.
     holes: BTreeSet<(ObjKey, u16)>,
+    /// Content of frozen layers: (chunk, block) → kind, version, checksum.
+    pub frozen: BTreeMap<LayerId, FrozenLayer>,
+}
+
+impl Checks {
+    /// Highest version a sequencer has called stable; everything of an older generation is below it.
+    pub fn stable_of(&self, vol: VolumeId) -> Version {
+        let last = self.stable.range((vol, Gen(0))..=(vol, Gen(u32::MAX))).next_back();
+        last.map_or(Version::ZERO, |((_, gen), seq)| Version { gen: *gen, seq: *seq })
+    }
 }
 
 fn is_change(kind: MsgType) -> bool {
@@ -119,7 +134,7 @@ impl World {
     /// A request reaches a server.
     pub fn check_server_receives(&mut self, conn: usize, frame: &Frame) {
         if is_change(frame.hdr.kind) {
-            self.checks.asked.insert((conn, frame.hdr.request), frame.hdr.pg_epoch);
+            self.checks.asked.insert((conn, frame.hdr.request), frame.hdr);
         }
     }
 
@@ -127,17 +142,21 @@ impl World {
     pub fn check_server_sends(&mut self, d: usize, conn: usize, frame: &Frame) {
         let h = &frame.hdr;
         self.count_answer(h);
+        let id = self.drives[d].id;
+        let asked = self.checks.asked.get(&(conn, h.request)).copied().filter(|_| is_change(h.kind) && h.drive == id);
+        if h.status == Status::Full {
+            self.check_full(d, asked);
+        }
         if h.status != Status::Ok {
             return;
         }
-        let id = self.drives[d].id;
-        if is_change(h.kind) && h.drive == id {
-            let asked = self.checks.asked.get(&(conn, h.request)).copied();
-            if asked.is_some_and(|epoch| epoch != h.pg_epoch) {
-                let text =
-                    format!("drive {id} acknowledged {} of epoch {asked:?} in epoch {}", h.version(), h.pg_epoch);
+        if let Some(asked) = asked {
+            if asked.pg_epoch != h.pg_epoch {
+                let (epoch, version) = (asked.pg_epoch, h.version());
+                let text = format!("drive {id} acknowledged {version} of epoch {epoch} in epoch {}", h.pg_epoch);
                 self.fail("I3", text);
             }
+            self.check_acked(d, &asked);
         }
         if matches!(h.kind, MsgType::Seal | MsgType::Fence) {
             let sealed = self.checks.sealed.entry((id, h.vol)).or_default();
@@ -210,6 +229,21 @@ impl World {
         if is_change(h.kind) && h.status == Status::Ok && !h.flags.has(Flags::ROLL) {
             if let Some(issued) = self.checks.issued.get_mut(&(h.vol, h.gen, h.seq)) {
                 issued.oks.push((h.pg_epoch, h.drive));
+            }
+        }
+    }
+
+    /// Nobody is dropped on silence while its lease lasts.
+    pub fn check_lease_over(&mut self, changes: &[(u32, Change)]) {
+        for (_, change) in changes {
+            let Change::Drop(id) = change else { continue };
+            let Some(d) = self.drives.iter().position(|d| d.id == *id && d.replica.is_some()) else { continue };
+            let slot = d % self.plan.drives_per_node;
+            let until = self.nodes[self.drives[d].node].page.get(slot).copied().unwrap_or(0);
+            self.counts.hit("check.lease_over");
+            if until > self.now {
+                let text = format!("drive {id} is dropped for its silence though its lease lasts until {until}");
+                self.fail("LEASE", text);
             }
         }
     }

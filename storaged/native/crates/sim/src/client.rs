@@ -117,10 +117,14 @@ impl World {
     pub fn client_reply(&mut self, c: usize, answer: Answer) {
         let life = self.clients[c].life;
         match answer {
-            Answer::Attached(gen, map) if self.clients[c].seq.is_none() => {
+            Answer::Attached(gen, map, serial, chain) if self.clients[c].seq.is_none() => {
                 self.clients[c].calls += 1;
-                self.make_sequencer(c, gen);
+                self.make_sequencer(c, gen, (serial, chain));
                 self.sequencer_event(c, life, Event::Map(map));
+            }
+            Answer::NewHead(gen, serial, chain) if gen == self.clients[c].gen => {
+                let bytes = self.ticket(c, gen, (serial, chain));
+                self.sequencer_event(c, life, Event::Ticket(bytes));
             }
             Answer::Activated(ok) => {
                 self.clients[c].calls += 1;
@@ -153,9 +157,10 @@ impl World {
     }
 
     /// The signed ticket of a generation.
-    pub fn ticket(&self, vol: VolumeId, gen: Gen, nonce: u64, client: Uuid) -> Vec<u8> {
+    pub fn ticket(&self, c: usize, gen: Gen, (serial, chain): (u32, Vec<(LayerId, Version)>)) -> Vec<u8> {
+        let Client { vol, nonce, uuid: client, .. } = self.clients[c];
         let ticket = Ticket {
-            serial: 1,
+            serial,
             vol,
             gen,
             nonce,
@@ -164,15 +169,15 @@ impl World {
             pool: POOL,
             seed: vol.0,
             size: self.volume_size(),
-            chain: vec![(LayerId(vol.0 * 10), Version::ZERO)],
+            chain,
             parents: Vec::new(),
         };
         ticket.seal(&self.ticket_key(), KEY_EPOCH)
     }
 
-    fn make_sequencer(&mut self, c: usize, gen: Gen) {
-        let (vol, nonce, uuid) = (self.clients[c].vol, self.clients[c].nonce, self.clients[c].uuid);
-        let ticket = self.ticket(vol, gen, nonce, uuid);
+    fn make_sequencer(&mut self, c: usize, gen: Gen, chain: (u32, Vec<(LayerId, Version)>)) {
+        let vol = self.clients[c].vol;
+        let ticket = self.ticket(c, gen, chain);
         let mut near: Vec<DriveId> = self.drives.iter().map(|d| d.id).collect();
         let turn = self.work_rng.index(near.len().max(1));
         near.rotate_left(turn);
@@ -267,11 +272,8 @@ impl World {
             Action::State(state) => self.client_state(c, life, state),
             Action::Fenced(why) => self.client_fenced(c, why),
             Action::Invariant(what) => self.fail("INVARIANT", format!("client{c}: {what}")),
-            Action::TicketInForce { .. }
-            | Action::Cut { .. }
-            | Action::Frozen { .. }
-            | Action::Detached { .. }
-            | Action::Yielded { .. } => {}
+            Action::Frozen { layer, cut } => self.head_frozen(c, layer, cut),
+            Action::TicketInForce { .. } | Action::Cut { .. } | Action::Detached { .. } | Action::Yielded { .. } => {}
         }
     }
 

@@ -7,6 +7,7 @@ use drystone_store::api::{DevOp, DevResult};
 use drystone_types::{Buf, BufMut};
 
 use crate::rng::Rng;
+use crate::shadow::Shadow;
 
 const SECTOR: u64 = 4096;
 
@@ -21,6 +22,12 @@ pub struct Device {
     pub lies: bool,
     /// Sectors lost or torn by power cuts so far.
     pub sectors_lost: u64,
+    /// What the bytes written here say.
+    pub shadow: Shadow,
+    /// Which sectors of the writes in flight survive the next power cut (scripts): write, sector within it.
+    pub keep: Option<fn(usize, usize) -> bool>,
+    /// Per mille of the cached sectors that survive a power cut (scripts); else the cut decides.
+    pub cache_kept: Option<u64>,
 }
 
 impl Device {
@@ -34,11 +41,13 @@ impl Device {
     }
     /// Takes an operation; it ends with `finish`.
     pub fn submit(&mut self, id: u64, op: DevOp) {
+        self.shadow.submitted(&op);
         self.inflight.insert(id, op);
     }
     /// Ends an operation that was submitted; `None` when a power cut or restart took it.
     pub fn finish(&mut self, id: u64) -> Option<DevResult> {
         let op = self.inflight.remove(&id)?;
+        self.shadow.finished(&op);
         Some(match op {
             DevOp::Write { offset, bufs, durable, .. } => {
                 self.write(offset, &bufs, durable && !self.lies);
@@ -78,6 +87,17 @@ impl Device {
             }
         }
     }
+    /// What a copy of the medium would hold, sector by sector.
+    pub fn copy(&self) -> Device {
+        Device { size: self.size, stable: self.stable.clone(), ..Device::default() }
+    }
+    /// Whether a sector holds exactly these bytes.
+    pub fn holds(&self, sector: u64, bytes: &Buf) -> bool {
+        let cached = self.cache.iter().rev().find(|(s, _)| *s == sector).map(|(_, b)| b);
+        let found = cached.or_else(|| self.stable.get(&sector));
+        // What was never written reads as zeros, as in `read`.
+        found.map_or(bytes.as_slice().iter().all(|b| *b == 0), |b| b.as_slice() == bytes.as_slice())
+    }
     /// Reads at once, through the cache.
     pub fn read(&self, offset: u64, len: usize) -> Buf {
         let mut out = BufMut::zeroed(len);
@@ -100,6 +120,7 @@ impl Device {
     }
     /// The process died; the kernel finishes some of what was in flight, in no order.
     pub fn process_gone(&mut self, rng: &mut Rng) {
+        self.shadow.stopped();
         let ops = std::mem::take(&mut self.inflight);
         for op in ops.into_values() {
             if let (DevOp::Write { offset, bufs, durable, .. }, true) = (op, rng.chance(500)) {
@@ -110,11 +131,26 @@ impl Device {
     /// The power went: a random subset of unflushed sectors and of writes in flight is lost.
     pub fn power_cut(&mut self, rng: &mut Rng) {
         let keep = [0, 300, 500, 900].get(rng.index(4)).copied().unwrap_or(0);
+        let keep = self.cache_kept.unwrap_or(keep);
+        self.shadow.stopped();
         let ops = std::mem::take(&mut self.inflight);
-        for op in ops.into_values() {
-            if let DevOp::Write { offset, bufs, .. } = op {
+        let keep_these = self.keep.take();
+        let writes = ops.into_values().filter_map(|op| match op {
+            DevOp::Write { offset, bufs, .. } => Some((offset, bufs)),
+            _ => None,
+        });
+        for (n, (offset, bufs)) in writes.enumerate() {
+            let Some(keep) = keep_these else {
                 self.write(offset, &bufs, false);
+                continue;
+            };
+            let sectors = bufs.iter().flat_map(|b| (0..b.len() / 4096).map(|i| b.block(i)));
+            for (i, buf) in sectors.enumerate().filter(|(i, _)| keep(n, *i)) {
+                self.stable.insert(offset / SECTOR + i as u64, buf);
             }
+        }
+        if self.lies {
+            self.shadow.distrust();
         }
         for (sector, buf) in std::mem::take(&mut self.cache) {
             if rng.chance(keep) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use drystone_membership::{beacon, Suspect};
 use drystone_replica as replica;
 use drystone_sequencer as sequencer;
-use drystone_types::{ClusterMap, DriveId, Epoch, Frame, Gen, PgRecord, Rev, Uuid, VolumeId};
+use drystone_types::{ClusterMap, DriveId, Epoch, Frame, Gen, LayerId, PgRecord, Rev, Uuid, Version, VolumeId};
 
 use crate::meta::{Change, Conditions, TxnError};
 use crate::world::Time;
@@ -50,6 +50,10 @@ pub enum Request {
     Attach,
     /// A5 of a client.
     Activate(Gen),
+    /// S1 of a client's volume: a new head layer is wanted.
+    NewHead(VolumeId, Gen),
+    /// S4: the old head is frozen at its cut.
+    HeadFrozen(VolumeId, Gen, LayerId, Version),
     /// Leader election.
     Elect,
     /// Shard and suspects.
@@ -81,7 +85,9 @@ pub enum Answer {
     /// Whether a drive may serve under its nonce.
     Opened(usize, u64, bool),
     /// Generation of an attachment, and the map read after the bump.
-    Attached(Gen, Arc<ClusterMap>),
+    Attached(Gen, Arc<ClusterMap>, u32, Vec<(LayerId, Version)>),
+    /// S1: serial and chain of the ticket to give out.
+    NewHead(Gen, u32, Vec<(LayerId, Version)>),
     /// A5.
     Activated(bool),
     /// Leader key.
@@ -174,6 +180,10 @@ pub enum Ev {
     News(usize, News),
     /// A server process starts.
     StartServer(usize),
+    /// A node stops for a while; `true` = it loses its power.
+    Stop(usize, Life, bool),
+    /// The owner of a volume is given a new head layer.
+    NewHead(VolumeId),
     /// A client attaches its volume.
     StartClient(usize),
     /// A client's next request is due.

@@ -41,7 +41,7 @@ impl World {
         let d = self.rng.index(self.drives.len());
         let vol = VolumeId(1 + self.rng.below(self.plan.volumes as u64));
         match fault {
-            Fault::KillServer | Fault::PowerCut => self.stop_for_a_while(n, fault == Fault::PowerCut),
+            Fault::KillServer | Fault::PowerCut => self.stop_soon(n, fault == Fault::PowerCut),
             Fault::FreezeServer => {
                 let until = self.now + self.rng.range(100_000, 4_000_000);
                 let beacon = self.freeze(Proc::Beacon(n), until);
@@ -78,6 +78,7 @@ impl World {
             }
             Fault::BitFlip => self.flip_bits(d),
             Fault::Fence => self.fence_volume(vol),
+            Fault::NewHead => self.start_new_head(vol),
         }
     }
 
@@ -93,13 +94,16 @@ impl World {
         free
     }
 
-    fn stop_for_a_while(&mut self, n: usize, power: bool) -> bool {
+    /// Mostly in the middle of the node's next write: at any other moment nothing can be torn.
+    fn stop_soon(&mut self, n: usize, power: bool) -> bool {
         if !self.nodes[n].up {
             return false;
         }
-        self.stop_server(n, power);
-        let back = self.rng.range(20_000, if power { 8_000_000 } else { 4_000_000 });
-        self.after(back, Ev::StartServer(n));
+        let (life, quiet) = (self.nodes[n].life, self.rng.chance(250));
+        if !quiet {
+            self.nodes[n].armed = Some(power);
+        }
+        self.after(if quiet { 0 } else { 500_000 }, Ev::Stop(n, life, power));
         true
     }
 

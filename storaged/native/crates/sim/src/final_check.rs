@@ -1,7 +1,7 @@
 //! After the healing: progress was made (liveness), every in-sync copy of a PG is equal (I6), and the
 //! space of every drive adds up.
 
-use drystone_store::api::{BlockKind, DevOp, ObjectDigest, ObjectStore, StoreEvent};
+use drystone_store::api::{BlockKind, ObjectDigest, ObjectStore};
 use drystone_types::{PgId, Version, VolumeId};
 
 use crate::meta::POOL;
@@ -101,25 +101,7 @@ impl World {
         let Some(replica) = drive.replica.as_mut() else { return content };
         let store = replica.store_mut();
         for (vol, chunk) in store.changed_chunks(pg, drystone_types::Epoch(0), None, 4096) {
-            store.digest(vol, chunk, u64::MAX);
-            let mut events = Vec::new();
-            let mut ops: Vec<DevOp> = Vec::new();
-            // A digest may need reads of the log; each round starts what the one before made possible.
-            for _ in 0..1_000 {
-                store.take_events(&mut events);
-                if events.iter().any(|e| matches!(e, StoreEvent::Digest(..))) {
-                    break;
-                }
-                store.poll(&mut ops);
-                for op in ops.drain(..) {
-                    storage::run_now(&mut drive.dev, op, store, &mut events);
-                }
-            }
-            for event in events {
-                if let StoreEvent::Digest(_, objects) = event {
-                    add_objects(&mut content, chunk, objects);
-                }
-            }
+            add_objects(&mut content, chunk, storage::digest_now(&mut drive.dev, store, vol, chunk));
         }
         content
     }

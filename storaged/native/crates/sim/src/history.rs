@@ -1,6 +1,7 @@
 //! What clients asked and were told, checked sector by sector against [`Register`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hasher};
 
 use drystone_sequencer::Pieces;
 use drystone_types::{Buf, BufMut, Gen, VolumeId};
@@ -61,10 +62,32 @@ pub struct Broken {
     pub text: String,
 }
 
+/// Spreads (volume, sector) over a table; nobody here attacks it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spread(u64);
+
+impl BuildHasher for Spread {
+    type Hasher = Spread;
+    fn build_hasher(&self) -> Spread {
+        Spread(0)
+    }
+}
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(u64::from(*b)));
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0.rotate_left(5) ^ n).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+}
+
 /// Everything asked and told.
 #[derive(Debug, Default)]
 pub struct History {
-    sectors: HashMap<(VolumeId, u64), Register>,
+    sectors: HashMap<(VolumeId, u64), Register, Spread>,
     open: BTreeMap<OpId, Op>,
     /// Writes whose outcome is unknown until the next generation, by volume.
     unknown: BTreeMap<OpId, Op>,

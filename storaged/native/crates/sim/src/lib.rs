@@ -8,15 +8,20 @@
 // A harness, not a daemon: an index or an `unwrap` that is wrong fails the seed loudly.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+pub mod beacon;
 pub mod calls;
+pub mod check_logs;
 pub mod checks;
 pub mod client;
 pub mod counts;
 pub mod device;
+pub mod drive;
 pub mod event;
 pub mod faults;
 pub mod final_check;
 pub mod history;
+pub mod later;
+pub mod layers;
 pub mod manager;
 pub mod meta;
 #[cfg(feature = "mutations")]
@@ -28,6 +33,7 @@ pub mod rng;
 pub mod runner;
 pub mod scenario;
 pub mod server;
+pub mod shadow;
 pub mod storage;
 pub mod workload;
 pub mod world;

@@ -1,7 +1,7 @@
 //! `sim`: runs seeds and says what they did.
 //!
 //! `sim --scenarios [--mutate RULE] [--trace]` plays the scripted schedules;
-//! `sim --mutate RULE|all --seeds N --from S` looks for what notices that a rule is off;
+//! `sim --mutate RULE|all --seeds N --from S [--random]` looks for what notices that a rule is off (`--random`: by seeds alone);
 //! `sim --seeds N --from S [--jobs J] [--keep-going]` runs many; `sim --seed S [--trace|--trace-all]` replays one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -23,6 +23,7 @@ struct Args {
     keep_going: bool,
     mutate: Option<String>,
     scenarios: bool,
+    random: bool,
 }
 
 fn parse() -> Result<Args, String> {
@@ -36,6 +37,7 @@ fn parse() -> Result<Args, String> {
         keep_going: false,
         mutate: None,
         scenarios: false,
+        random: false,
     };
     let mut list = std::env::args().skip(1);
     while let Some(name) = list.next() {
@@ -47,6 +49,7 @@ fn parse() -> Result<Args, String> {
             "--seed" => args.seed = Some(number()?),
             "--mutate" => args.mutate = list.next(),
             "--scenarios" => args.scenarios = true,
+            "--random" => args.random = true,
             "--trace" => args.trace = true,
             "--trace-all" => args.trace_all = true,
             "--keep-going" => args.keep_going = true,
@@ -67,14 +70,22 @@ fn missing(counts: &Counts, seeds: u64) -> Vec<&'static str> {
 }
 
 /// Paths beside the faults: refusals, membership, recovery, resync, space, the network's tricks.
-const PATHS: [&str; 45] = [
+const PATHS: [&str; 59] = [
     "answer.nack_epoch",
     "answer.nack_gen",
     "answer.retry",
     "answer.need_ticket",
     "answer.bad_checksum",
+    "check.i12_layers",
+    "check.i12_writes",
+    "check.i15_acks",
+    "check.i15_reopened",
+    "check.i17_empty",
+    "check.i17_objects",
     "check.i1_i5",
+    "check.i20_space",
     "check.i6",
+    "check.lease_over",
     "client.stalled",
     "client.fenced_by_replica",
     "client.calls_repeated",
@@ -82,6 +93,8 @@ const PATHS: [&str; 45] = [
     "drop.dead",
     "drop.lease_over",
     "drop.quiesced",
+    "layer.frozen",
+    "layer.frozen_by_next",
     "lease.lost",
     "lease.revoked",
     "manager.leader_changes",
@@ -109,6 +122,10 @@ const PATHS: [&str; 45] = [
     "sequencer.resends",
     "sequencer.rmw",
     "sequencer.rolls",
+    "shadow.cut",
+    "shadow.kept",
+    "shadow.moves",
+    "shadow.reused",
     "store.gc_blocks_moved",
     "store.reply_lost",
     "suspect.written",
@@ -141,11 +158,13 @@ fn one(seed: u64, trace: bool, all: bool) -> ExitCode {
 
 #[cfg(feature = "mutations")]
 fn mutate(name: &str, args: &Args) -> ExitCode {
-    use drystone_sim::mutate::{hunt, RULES};
+    use drystone_sim::mutate::{hunt, hunt_seeds, RULES};
     let rules: Vec<_> = RULES.into_iter().filter(|(n, _)| name == "all" || n.eq_ignore_ascii_case(name)).collect();
     let mut noticed = 0;
     for (name, rule) in &rules {
-        match hunt(*rule, args.from, args.seeds) {
+        let caught =
+            if args.random { hunt_seeds(*rule, args.from, args.seeds) } else { hunt(*rule, args.from, args.seeds) };
+        match caught {
             Some(caught) => {
                 noticed += 1;
                 println!("{name:<18} off: {:<16} {} ({})", caught.oracle, caught.place, caught.text);
@@ -193,9 +212,14 @@ fn scenarios(rules: Rules, trace: bool) -> ExitCode {
             Some(f) => {
                 failed += 1;
                 println!("FAILED  {}: {} {}", scenario.name, f.oracle, f.text);
+                verdict.notes.iter().for_each(|note| println!("  {note}"));
             }
         }
     }
+    for later in &drystone_sim::later::LATER {
+        println!("later   {} ({})", later.name, later.reason);
+    }
+    println!("{} passed, {failed} failed", drystone_sim::scenario::all().len() - failed);
     if failed == 0 {
         ExitCode::SUCCESS
     } else {

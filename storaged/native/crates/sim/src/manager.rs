@@ -93,7 +93,7 @@ impl World {
             self.managers[m].elect_at = self.now + 500_000;
             self.call(Proc::Manager(m), Request::Elect);
         }
-        if self.managers[m].leader.is_none() || self.scripted {
+        if self.managers[m].leader.is_none() || (self.scripted && !self.managed) {
             return;
         }
         for n in 0..self.nodes.len() {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use drystone_membership::{drop_drive, join, promote, DropReason, Suspect};
 use drystone_types::{
-    ClusterMap, DriveId, DriveInfo, Epoch, Gen, MapShard, PgId, PgRecord, PoolId, PoolMap, Rev, Uuid, VolumeId,
+    ClusterMap, DriveId, DriveInfo, Epoch, Gen, LayerId, MapShard, PgId, PgRecord, PoolId, PoolMap, Rev, Uuid, Version,
+    VolumeId,
 };
 
 /// A volume's record.
@@ -22,6 +23,12 @@ pub struct VolumeRecord {
     pub active: bool,
     /// Attachments: (client, nonce).
     pub attachments: Vec<(Uuid, u64)>,
+    /// Layers from the head down, each frozen one with its cut.
+    pub chain: Vec<(LayerId, Version)>,
+    /// A head that is being switched to (S1 to S4).
+    pub next_head: Option<LayerId>,
+    /// Serial of the newest ticket.
+    pub serial: u32,
 }
 
 /// A drive's record.
@@ -183,6 +190,9 @@ impl Meta {
     pub fn attach(&mut self, vol: VolumeId, client: Uuid, nonce: u64) -> Gen {
         let rev = self.bump();
         let record = self.volumes.entry(vol).or_default();
+        if record.chain.is_empty() {
+            (record.serial, record.chain) = (1, vec![(LayerId(vol.0 * 10), Version::ZERO)]);
+        }
         if record.owner == nonce && record.attachments.contains(&(client, nonce)) {
             return record.gen;
         }

@@ -7,7 +7,7 @@ use crate::runner::{run_guarded, Trace, Verdict};
 use crate::scenario;
 
 /// Rules whose absence must be noticed.
-pub const RULES: [(&str, Rule); 11] = [
+pub const RULES: [(&str, Rule); 15] = [
     ("W1", Rule::W1),
     ("R1", Rule::R1),
     ("R2", Rule::R2),
@@ -19,6 +19,10 @@ pub const RULES: [(&str, Rule); 11] = [
     ("SealDrains", Rule::SealDrains),
     ("AdoptRestamps", Rule::AdoptRestamps),
     ("StoreCasBeforeAck", Rule::StoreCasBeforeAck),
+    ("W2", Rule::W2),
+    ("A4", Rule::A4),
+    ("SourceWins", Rule::SourceWins),
+    ("ReadLease", Rule::ReadLease),
 ];
 
 /// A rule by its name.
@@ -44,6 +48,11 @@ fn counts(verdict: &Verdict) -> bool {
 
 /// Tries every scenario that is made for the rule, then seeds.
 pub fn hunt(rule: Rule, from: u64, seeds: u64) -> Option<Caught> {
+    hunt_scenarios(rule).or_else(|| hunt_seeds(rule, from, seeds))
+}
+
+/// Tries every scenario that is made for the rule.
+pub fn hunt_scenarios(rule: Rule) -> Option<Caught> {
     for scenario in scenario::all().iter().filter(|s| s.breaks_without == Some(rule)) {
         let off = scenario::run(scenario, Rules::without(rule));
         if let (Some(failure), None) = (off.failure, scenario::run(scenario, Rules::ALL).failure) {
@@ -54,6 +63,11 @@ pub fn hunt(rule: Rule, from: u64, seeds: u64) -> Option<Caught> {
             });
         }
     }
+    None
+}
+
+/// Tries seeds.
+pub fn hunt_seeds(rule: Rule, from: u64, seeds: u64) -> Option<Caught> {
     for seed in from..from + seeds {
         let off = run_guarded(seed, Rules::without(rule), Trace::Off);
         if !counts(&off) || run_guarded(seed, Rules::ALL, Trace::Off).failure.is_some() {

@@ -206,6 +206,7 @@ impl World {
         });
         match verdict {
             HookVerdict::Pass => {}
+            HookVerdict::Keep => self.held.push((id, to_server, frame.clone())),
             HookVerdict::Late(by) => {
                 self.after(by, Ev::Arrive(id, to_server, Box::new(frame)));
                 return;
@@ -429,6 +430,18 @@ impl World {
                 self.after(10, Ev::Arrive(id, to_server, Box::new(frame)));
             } else {
                 self.held.push((id, to_server, frame));
+            }
+        }
+    }
+}
+
+impl World {
+    /// Delivers held requests over the newest connection of their asker, as a relay would that kept them.
+    pub fn redeliver_held(&mut self) {
+        for (id, to_server, frame) in std::mem::take(&mut self.held) {
+            let (from, drive) = (self.conns[id].from, self.conns[id].drive);
+            if let (true, Some(conn)) = (to_server, self.conn_up(from, drive)) {
+                self.after(10, Ev::Arrive(conn, true, Box::new(frame)));
             }
         }
     }

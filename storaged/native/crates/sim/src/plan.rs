@@ -36,10 +36,12 @@ pub enum Fault {
     BitFlip,
     /// A volume is fenced without an attach.
     Fence,
+    /// Not a fault, but as untimely: a volume gets a new head layer, its old one is frozen.
+    NewHead,
 }
 
 /// Every fault, for the swarm and for the "was it there" test.
-pub const FAULTS: [Fault; 15] = [
+pub const FAULTS: [Fault; 16] = [
     Fault::KillServer,
     Fault::PowerCut,
     Fault::FreezeServer,
@@ -55,6 +57,7 @@ pub const FAULTS: [Fault; 15] = [
     Fault::FreezeManager,
     Fault::BitFlip,
     Fault::Fence,
+    Fault::NewHead,
 ];
 
 impl Fault {
@@ -76,6 +79,7 @@ impl Fault {
             Fault::FreezeManager => "fault.freeze_manager",
             Fault::BitFlip => "fault.bit_flip",
             Fault::Fence => "fault.fence",
+            Fault::NewHead => "fault.new_head",
         }
     }
 }
@@ -148,6 +152,8 @@ impl Plan {
         let (nodes, drives_per_node) = if small { (copies, 1) } else { (nodes, 1 + r.index(2)) };
         let (volumes, chunks) = (1 + r.index(3), r.range(3, 8));
         let hot_blocks = [8, 16, 40, 64][r.index(4)];
+        // Each head keeps its blocks: a small drive would only fill up.
+        let faults: Vec<Fault> = faults.into_iter().filter(|f| !(small && *f == Fault::NewHead)).collect();
         let live_max = volumes as u64 * chunks * (hot_blocks + 8);
         let on = |r: &mut Rng, max: u64| if r.chance(600) { r.range(1, max) } else { 0 };
         Plan {
@@ -160,7 +166,12 @@ impl Plan {
             volumes,
             chunks,
             hot_blocks,
-            drive_slots: if small { live_max + live_max / 8 + r.range(500, 900) } else { 16_384 },
+            // Every head keeps its blocks, so what has many of them needs the room.
+            drive_slots: match (small, faults.contains(&Fault::NewHead)) {
+                (true, _) => live_max + live_max / 8 + r.range(500, 900),
+                (false, true) => 60_000,
+                (false, false) => 16_384,
+            },
             depth: [1, 4, 8, 16][r.index(4)],
             think: r.range(8_000, 40_000),
             span: 60_000_000,

@@ -41,6 +41,8 @@ pub struct Verdict {
     pub counts: Counts,
     /// Last lines of the trace, when one was kept.
     pub trace: Vec<String>,
+    /// Hash of the whole trace, when one was kept: equal runs, equal hash.
+    pub trace_hash: u64,
     /// Drives and clients as they were at the end.
     pub notes: Vec<String>,
     /// Events handled.
@@ -60,6 +62,7 @@ pub fn build(seed: u64, plan: Plan, rules: Rules) -> World {
             map: None,
             reading: None,
             opening: 0,
+            armed: None,
         });
         for k in 0..w.plan.drives_per_node {
             let id = drive_id(n * w.plan.drives_per_node + k);
@@ -96,11 +99,13 @@ pub fn run_seed(seed: u64, rules: Rules, trace: Trace) -> Verdict {
     healing_phase(&mut w);
     for d in 0..w.drives.len() {
         w.collect_replica(d);
+        w.collect_shadow(d);
     }
     for c in 0..w.clients.len() {
         w.collect_client(c);
     }
     if w.failure.is_none() {
+        w.compare_frozen();
         w.compare_copies();
     }
     let (operations, faults) = (w.operations, w.faults_done);
@@ -115,6 +120,7 @@ pub fn run_seed(seed: u64, rules: Rules, trace: Trace) -> Verdict {
         failure: w.failure.clone(),
         notes: w.notes(),
         trace: w.trace_lines().cloned().collect(),
+        trace_hash: w.trace_hash,
         events: w.events,
         counts: w.counts,
     }
@@ -181,6 +187,7 @@ pub fn run_guarded(seed: u64, rules: Rules, trace: Trace) -> Verdict {
             failure: Some(failure),
             counts: Counts::default(),
             trace: Vec::new(),
+            trace_hash: 0,
             notes: Vec::new(),
             events: 0,
         }

@@ -106,6 +106,8 @@ pub enum HookVerdict {
     Late(Time),
     /// Kept until the script lets the held frames go.
     Hold,
+    /// As usual, and a copy is kept as with `Hold`: a duplicate for later.
+    Keep,
     /// Lost.
     Lose,
 }
@@ -166,6 +168,8 @@ pub struct World {
     /// Whether a trace is kept.
     pub tracing: bool,
     trace: VecDeque<String>,
+    /// Of every line of the trace, those that were dropped included.
+    pub trace_hash: u64,
     /// Lines of trace kept.
     pub trace_max: usize,
     /// A script's look at every frame.
@@ -174,6 +178,8 @@ pub struct World {
     pub held: Vec<(usize, bool, drystone_types::Frame)>,
     /// Whether a script moves connections, joins and drops by itself.
     pub scripted: bool,
+    /// Whether the managers act in spite of the script.
+    pub managed: bool,
     /// Client operations finished.
     pub operations: u64,
     /// Faults injected.
@@ -224,6 +230,9 @@ impl World {
             self.trace.pop_front();
         }
         let line = format!("{:>12.6}  {}", self.now as f64 / 1e6, text());
+        for byte in line.bytes() {
+            self.trace_hash = (self.trace_hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
         self.trace.push_back(line);
     }
     /// Lines of the trace.
@@ -258,10 +267,12 @@ impl World {
             phase: Phase::Faulty,
             tracing: false,
             trace: VecDeque::new(),
+            trace_hash: 0,
             trace_max: TRACE_MAX,
             hook: None,
             held: Vec::new(),
             scripted: false,
+            managed: false,
             operations: 0,
             faults_done: 0,
             scrubbing: None,
@@ -373,6 +384,8 @@ impl World {
             Ev::ManagerTick(m) => self.manager_tick(m),
             Ev::News(m, news) => self.manager_news(m, news),
             Ev::StartServer(n) => self.start_server(n),
+            Ev::Stop(n, life, power) => self.stop_for_a_while(n, life, power),
+            Ev::NewHead(vol) => self.new_head(vol),
             Ev::StartClient(c) => self.start_client(c),
             Ev::Work(c, life) => self.work(c, life),
             Ev::Fault => self.fault(),

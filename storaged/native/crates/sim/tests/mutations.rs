@@ -2,6 +2,8 @@
 #![cfg(feature = "mutations")]
 
 use drystone_sim::mutate::{hunt, RULES};
+use drystone_sim::scenario;
+use drystone_types::Rules;
 
 /// Seeds tried where no schedule was written for a rule: several times what it has taken.
 const SEEDS_MAX: u64 = 40;
@@ -16,4 +18,14 @@ fn every_rule_that_is_switched_off_is_noticed_by_a_named_oracle() {
         }
     }
     assert!(missed.is_empty(), "not noticed: {missed:?}");
+}
+
+#[test]
+fn every_schedule_made_for_a_rule_fails_without_it() {
+    let made = scenario::all().into_iter().filter_map(|s| s.breaks_without.map(|rule| (s, rule)));
+    let blind: Vec<_> = made
+        .filter(|(s, rule)| scenario::run(s, Rules::without(*rule)).failure.is_none())
+        .map(|(s, _)| s.name)
+        .collect();
+    assert!(blind.is_empty(), "without their rule these schedules notice nothing: {blind:?}");
 }

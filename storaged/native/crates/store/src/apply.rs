@@ -11,6 +11,9 @@ use drystone_types::{Buf, Epoch, LayerId, ObjKey, PgId, VolumeId};
 /// Objects looked at per call when holes may have become forgettable: bounds the time of a call.
 const SWEEP_MAX: usize = 256;
 
+/// Segments that a full drive needs to turn over: four that only GC may open, and two for open ones.
+const TURNOVER_SEGMENTS: u64 = 6;
+
 impl LogStore {
     pub(crate) fn admit(
         &mut self,
@@ -162,8 +165,10 @@ impl LogStore {
 
     pub(crate) fn space_now(&self) -> Space {
         let total = self.layout.data_slots();
-        // 4 % for GC; on a tiny drive at least three segments, without which GC cannot turn over.
-        let reserve = (total / 25).max(3 * self.layout.seg_slots);
+        // 4 % for GC. Below 400 segments that is less than what clients leave to GC and to the checkpoint, and what
+        // the open segments of the streams have free: without it a full drive could never turn over again, and every
+        // overwrite, trim and order would wait for ever. Single blocks are packed to 96 % only: 2 % for that.
+        let reserve = (total / 25).max(total / 50 + TURNOVER_SEGMENTS * self.layout.seg_slots).min(total);
         let live = self.index.live_data();
         let taken = live + self.pending_slots + reserve + self.granted;
         Space { total, live, grantable: total.saturating_sub(taken), granted: self.granted, reserve }

@@ -4,6 +4,7 @@
 use crate::api::{BlockKind, BlockRecord, Token};
 use crate::entry::BlockEntry;
 use crate::ranges::RangeMap;
+use core::ops::Bound;
 use drystone_types::{Epoch, LayerId, ObjKey, PgId, Version, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -226,7 +227,10 @@ impl Hot {
         let Some(v) = self.vols.get_mut(&vol) else { return };
         let (from, to) = (v.passed, v.stable);
         v.passed = to;
-        let newly = v.versions.iter().filter(|(version, _)| *version > from).take_while(|(version, _)| *version <= to);
+        // From the old value on, not from the first: this runs with every write, the set below it is long.
+        let last = ObjKey { layer: LayerId(u64::MAX), chunk: u64::MAX };
+        let above = v.versions.range((Bound::Excluded((from, last)), Bound::Unbounded));
+        let newly = above.take_while(|(version, _)| *version <= to);
         for (version, key) in newly {
             let Some(o) = self.objects.get(key) else { continue };
             let Some(run) = o.versions.iter().find(|r| r.value == *version) else { continue };

@@ -236,6 +236,10 @@ impl Proof<'_> {
         }
         self.headers.get(&slot)?.as_ref()
     }
+    fn cached(&mut self, loc: Loc) -> Option<u64> {
+        let seq = self.view.seq_of(loc.slot())?.1;
+        self.view.csums.get(loc.slot(), seq).filter(|_| loc.is_data())
+    }
     fn block(&mut self, vol: VolumeId, w: &Want) -> BlockRead {
         let known = w.csum.or_else(|| {
             let header = self.header(w.loc.header())?;
@@ -274,7 +278,9 @@ impl Proof<'_> {
         for (block, loc, known) in plan.blocks {
             let found = self.header(loc.header()).and_then(|h| find_entry(h, plan.key, block, loc));
             let version = found.map(|f| f.0.version).or(known).unwrap_or(Version::ZERO);
-            let (kind, csum) = (loc.kind(), found.and_then(|f| f.1).unwrap_or(0));
+            // What a read would compare with, or a reader of both would never see them agree.
+            let csum = found.and_then(|f| f.1).or_else(|| self.cached(loc)).unwrap_or(0);
+            let kind = loc.kind();
             let same = |r: &&mut DigestRun| r.first + r.count == block && r.kind == kind && r.version == version;
             let csums = (kind == BlockKind::Data).then_some(csum);
             match runs.last_mut().filter(same) {

@@ -1,4 +1,5 @@
-//! Walking a closed segment, group by group: garbage collection moves what is live, scrub verifies it.
+//! Walking a closed segment, group by group: garbage collection moves what is live, scrub verifies it. A scrub
+//! closes the segments that are open when it begins, so that it covers everything that was durable then.
 
 use crate::api::*;
 use crate::entry::{BlockEntry, Entry};
@@ -8,7 +9,7 @@ use crate::loc::{Loc, SLOT};
 use crate::segment::{decode_summary, Footer, SummaryGroup};
 use crate::segs::SegState;
 use crate::store::{LogStore, Op};
-use crate::writer::{Ack, Queued};
+use crate::writer::{Ack, Queued, Stream as LogStream};
 use drystone_csum::block_csum;
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::Buf;
@@ -21,6 +22,8 @@ const SPAN_SLOTS: u64 = 256;
 const GC_START_PERCENT: u64 = 12;
 /// Below this it does not wait for its share of the client's writes.
 const GC_URGENT_PERCENT: u64 = 6;
+/// A victim with at least so many percent of live slots is as good as full: single blocks are packed to 96 %.
+const GC_FULL_PERCENT: u64 = 90;
 /// Slots GC may move per slot a client writes: keeps up at 80 % full, where it moves four for one.
 const GC_SHARE: i64 = 4;
 /// Most slots of moves waiting in the cold stream.
@@ -55,6 +58,8 @@ pub struct Walks {
     gc: Option<Walk>,
     scrub: Option<Walk>,
     scrub_next: Option<u32>,
+    /// Segments that were open when the scrub began, and are to be closed first: number, use, ended.
+    scrub_waits: Vec<(u32, u64, bool)>,
     scrub_seen: (u64, u64),
     moves: u64,
     ended: u64,
@@ -89,7 +94,25 @@ impl LogStore {
         if self.walks.scrub_next.is_none() {
             self.walks.scrub_next = Some(0);
             self.walks.scrub_seen = (0, 0);
+            let open = self.segs.iter().filter(|(_, s)| s.state == SegState::Open && s.end_gseq > 0);
+            self.walks.scrub_waits = open.map(|(n, s)| (n, s.seq, false)).collect();
         }
+    }
+
+    /// Whether the scrub may begin to read: the segments it waits for are closed. A stream with records in its
+    /// queue fills its segment by itself, one without is made to end it.
+    fn scrub_ready(&mut self) -> bool {
+        let segs = &self.segs;
+        let open = |n: u32, seq: u64| segs.get(n).filter(|s| s.seq == seq && s.state == SegState::Open);
+        self.walks.scrub_waits.retain(|(n, seq, _)| open(*n, *seq).is_some());
+        for (n, seq, ended) in self.walks.scrub_waits.iter_mut().filter(|w| !w.2) {
+            let number = open(*n, *seq).map_or(0, |s| usize::from(s.stream));
+            if let Some(stream) = self.streams.get_mut(number) {
+                stream.seal();
+                *ended = stream.needs_segment();
+            }
+        }
+        self.walks.scrub_waits.is_empty()
     }
 
     /// Goes on with both walks; tells whether one ended, so that the next one may begin.
@@ -118,12 +141,25 @@ impl LogStore {
             if live == 0 {
                 return self.note_emptied(seg);
             }
-            self.begin_walk(GC, seg);
+            if self.gc_pays(live) {
+                self.begin_walk(GC, seg);
+            }
         }
+    }
+
+    /// Moving a nearly full segment gives next to nothing, and what was moved is as full again: a full drive
+    /// at rest would be rewritten for ever. It is worth it only in proportion to new writes, or for one that waits.
+    /// Moves do not count for that: none is left when a victim is chosen.
+    fn gc_pays(&self, live: u32) -> bool {
+        let full = u64::from(live) * 100 >= self.layout.seg_slots * GC_FULL_PERCENT;
+        !full || self.walks.credit > 0 || self.streams.iter().any(LogStream::has_queued)
     }
 
     fn scrub_next(&mut self) {
         while let (None, Some(from)) = (&self.walks.scrub, self.walks.scrub_next) {
+            if !self.scrub_ready() {
+                return;
+            }
             let closed = |s: &SegState| matches!(s, SegState::Closed | SegState::Stuck);
             let rest = self.segs.iter().skip(from as usize);
             let mut rest = rest.filter(|(n, s)| closed(&s.state) && self.index.live_in(*n) > 0).map(|(n, _)| n);

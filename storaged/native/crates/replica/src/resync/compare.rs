@@ -20,9 +20,9 @@ pub(crate) struct Cell {
 pub(crate) enum Todo {
     /// The source has nothing.
     Forget,
-    /// A hole, zero or bad block: the digest says all of it.
+    /// A hole or zero block: the digest says all of it.
     Put(BlockKind, Version),
-    /// Data to be fetched.
+    /// Data to be fetched. A bad block too: another in-sync member may have its bytes.
     Fetch,
 }
 
@@ -54,7 +54,13 @@ pub(crate) fn todo(theirs: Option<Cell>, ours: Option<Cell>) -> Option<Todo> {
     match (theirs, ours) {
         (theirs, ours) if theirs == ours => None,
         (None, _) => Some(Todo::Forget),
-        (Some(Cell { kind: BlockKind::Data, .. }), _) => Some(Todo::Fetch),
+        // One version is one write: these are the bytes that the source lost.
+        (Some(Cell { kind: BlockKind::Bad, version, .. }), Some(Cell { kind: BlockKind::Data, version: ours, .. }))
+            if version == ours && version > Version::ZERO =>
+        {
+            None
+        }
+        (Some(Cell { kind: BlockKind::Data | BlockKind::Bad, .. }), _) => Some(Todo::Fetch),
         (Some(cell), _) => Some(Todo::Put(cell.kind, cell.version)),
     }
 }

@@ -3,9 +3,11 @@
 //! Unit is a chunk with all its layers. The source wins over everything older than the join; a
 //! block written directly since the join is kept.
 
+mod chunk;
 pub(crate) mod compare;
-pub(crate) mod joiner;
+mod joiner;
 pub(crate) mod source;
+mod unread;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use drystone_store::api::ObjectDigest;
 use drystone_types::consts::Micros;
 use drystone_types::{DriveId, Epoch, LayerId, VolumeId};
+
+use unread::Unread;
 
 /// A chunk of one lineage.
 pub(crate) type ChunkId = (VolumeId, u64);
@@ -61,10 +65,37 @@ pub(crate) struct Job {
     pub chunk: ChunkId,
     pub theirs: Option<Vec<ObjectDigest>>,
     pub ours: Option<Vec<ObjectDigest>>,
-    /// COPY requests to make: a layer and runs of blocks.
-    pub copies: VecDeque<(LayerId, Vec<(u16, u16)>)>,
+    /// COPY requests to make.
+    pub copies: VecDeque<Fetch>,
     pub in_flight: usize,
     pub compared: bool,
+    /// Blocks that a source could not read.
+    pub unread: BTreeMap<(LayerId, u16), Unread>,
+    /// They are not asked for again before this.
+    pub not_before: Micros,
+}
+
+/// A COPY request to make.
+pub(crate) struct Fetch {
+    /// `None` = the source of the whole copy.
+    pub from: Option<DriveId>,
+    pub layer: LayerId,
+    pub runs: Vec<(u16, u16)>,
+}
+
+impl Job {
+    pub(crate) fn new(chunk: ChunkId) -> Job {
+        Job {
+            chunk,
+            theirs: None,
+            ours: None,
+            copies: VecDeque::new(),
+            in_flight: 0,
+            compared: false,
+            unread: BTreeMap::new(),
+            not_before: 0,
+        }
+    }
 }
 
 impl Resync {

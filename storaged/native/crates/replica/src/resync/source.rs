@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use drystone_store::api::{BlockKind, BlockRead, ObjectDigest, ObjectStore};
 use drystone_types::consts::{CHUNK_BLOCKS, FRAME_META_MAX};
-use drystone_types::{Frame, Header, ObjKey, Status};
+use drystone_types::{Flags, Frame, Header, ObjKey, Status};
 
 use super::compare::{cells, object, Cell};
 use super::wire::{
@@ -111,6 +111,11 @@ impl<S: ObjectStore> Replica<S> {
         self.send(peer, h, Status::Ok, meta);
     }
 
+    /// Requests of resync and repair being worked on for others.
+    pub(crate) fn source_jobs(&self) -> usize {
+        self.digest_jobs + self.copy_jobs.open.len()
+    }
+
     pub(crate) fn on_copy(&mut self, peer: PeerId, frame: &Frame) -> Result<(), Refusal> {
         let h = &frame.hdr;
         self.check_source(h)?;
@@ -168,11 +173,14 @@ impl<S: ObjectStore> Replica<S> {
         }
     }
 
-    /// Pairs every block's version with its bytes.
+    /// Pairs every block's version with its bytes. What does not match its checksum is repaired here, and named to
+    /// an asker that can ask elsewhere; another must come again.
     fn match_copy(&mut self, job: &CopyJob) -> Result<(Vec<CopyCell>, Vec<BlockRead>), Status> {
         let digest = job.digest.as_deref().unwrap_or(&[]);
         let held = cells(object(digest, job.hdr.layer));
-        let (mut out, mut blocks) = (Vec::new(), Vec::new());
+        let names_bad = job.hdr.flags.has(Flags::BAD);
+        let key = ObjKey { layer: job.hdr.layer, chunk: job.hdr.block / u64::from(CHUNK_BLOCKS) };
+        let (mut out, mut blocks, mut corrupt) = (Vec::new(), Vec::new(), false);
         for ((first, count), data) in job.runs.iter().zip(&job.data) {
             let data = data.as_deref().unwrap_or(&[]);
             if data.len() != usize::from(*count) {
@@ -182,10 +190,11 @@ impl<S: ObjectStore> Replica<S> {
                 let cell = held.get(usize::from(block)).copied().flatten();
                 if *read == BlockRead::Corrupt {
                     self.stats.bad_blocks += 1;
-                    let chunk = job.hdr.block / u64::from(CHUNK_BLOCKS);
-                    let key = ObjKey { layer: job.hdr.layer, chunk };
                     self.repair_block(job.hdr.pg, job.hdr.vol, key, block);
-                    return Err(Status::BadChecksum);
+                    corrupt = true;
+                    out.push(cell.map(|c| (BlockKind::Bad, c.version)));
+                    blocks.push(BlockRead::Bad);
+                    continue;
                 }
                 if !agree(cell, read) {
                     return Err(Status::Retry);
@@ -193,6 +202,9 @@ impl<S: ObjectStore> Replica<S> {
                 out.push(cell.map(|c| (c.kind, c.version)));
                 blocks.push(read.clone());
             }
+        }
+        if corrupt && !names_bad {
+            return Err(Status::BadChecksum);
         }
         Ok((out, blocks))
     }

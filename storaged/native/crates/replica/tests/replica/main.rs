@@ -1,15 +1,18 @@
 //! Directed tests of the rules of one drive; each is named after what must hold.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod clients_first;
 mod fences;
 mod fuzz;
 mod joins;
 #[cfg(feature = "mutations")]
 mod mutations;
+mod orders;
 mod random;
 mod repairs;
 mod resyncs;
 mod rig;
+mod rotten;
 mod seals;
 mod stables;
 mod world;

@@ -102,6 +102,43 @@ fn a_fence_is_durable_when_answered_and_counts_when_repeated_or_older() {
     assert_eq!(rig.write(1, 1, 0, 1), Status::NackGen);
 }
 
+fn fence_frame(rig: &mut Rig, gen: u32, nonce: u64) -> Frame {
+    let mut w = Writer::new();
+    w.u64(nonce);
+    Frame::with_meta(rig.hdr(MsgType::Fence, gen), w.finish())
+}
+
+#[test]
+fn b10_a_fence_stores_the_owners_nonce_with_the_seal() {
+    let mut rig = Rig::active(1);
+    let fence = fence_frame(&mut rig, 2, 7);
+    assert_eq!(rig.call_from(SERVER, fence).hdr.status, Status::Ok);
+    let mut rig = rig.restart(2);
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    let other = rig.seal_frame(2, &ticket(2, 8));
+    assert_eq!(rig.call(other).hdr.status, Status::NackGen, "another owner of this generation");
+    let owner = rig.seal_frame(2, &ticket(2, 7));
+    assert_eq!(rig.call(owner).hdr.status, Status::Ok, "readers that stayed are sealed again");
+}
+
+#[test]
+fn b10_a_fence_for_another_owner_of_the_same_generation_proves_nothing() {
+    let mut rig = Rig::active(1);
+    rig.seal(2);
+    assert!(matches!(rig.control(Control::Fence { vol: VOL, gen: Gen(2), nonce: 9 }), ControlResult::Failed(_)));
+    let fence = fence_frame(&mut rig, 2, 9);
+    assert_eq!(rig.call_from(SERVER, fence).hdr.status, Status::NackGen);
+    assert_eq!(rig.write(2, 1, 0, 1), Status::Ok, "it changed nothing");
+    rig.out.clear();
+    let own = Control::Fence { vol: VOL, gen: Gen(2), nonce: 2 };
+    assert_eq!(rig.control(own), ControlResult::Fenced(Gen(2)));
+    rig.out.clear();
+    let older = Control::Fence { vol: VOL, gen: Gen(1), nonce: 9 };
+    assert_eq!(rig.control(older), ControlResult::Fenced(Gen(2)), "a higher seal counts");
+    let malformed = Frame::with_meta(rig.hdr(MsgType::Fence, 3), vec![1, 2, 3]);
+    assert_eq!(rig.call_from(SERVER, malformed).hdr.status, Status::Invalid);
+}
+
 #[test]
 fn a_long_seal_answer_comes_in_parts_and_only_the_last_has_last() {
     let mut rig = Rig::new(1);

@@ -1,46 +1,97 @@
 //! The store's device operations on the reactor.
 
-use std::collections::BTreeMap;
+use core::ops::Range;
+use std::collections::{BTreeMap, VecDeque};
 
-use drystone_reactor::{Ctx, FdId, OpResult, UserToken};
+use drystone_reactor::{next_hole, Ctx, FdId, OpResult, UserToken};
 use drystone_store::api::{DevOp, DevResult};
-use drystone_types::consts::Micros;
+use drystone_types::consts::{Micros, SEGMENT_SIZE};
 use drystone_types::{Buf, BufMut};
 
-use super::CLASS_DEV;
+use super::ahead::Ahead;
+use super::{CLASS_AHEAD, CLASS_DEV};
+
+/// One buffer of zeros, given to the kernel several times in one call.
+const ZEROS: usize = 64 << 10;
 
 /// What runs on the device.
 pub struct Device {
     fd: FdId,
-    /// Start time by operation id, for the age of the oldest one (§4.5: it counts as service time).
-    running: BTreeMap<u64, Micros>,
+    /// By operation id: when it started, for the age of the oldest one (§4.5: it counts as service
+    /// time), and what it writes.
+    running: BTreeMap<u64, (Micros, Range<u64>)>,
+    /// Only for files: block devices have no holes.
+    ahead: Option<Ahead>,
+    zeros: Buf,
+    /// Writes that wait until the space under them is no longer being filled, oldest first.
+    held: VecDeque<DevOp>,
 }
 
 impl Device {
-    pub fn new(fd: FdId) -> Device {
-        Device { fd, running: BTreeMap::new() }
+    /// `file`: size of a regular file, whose holes are filled ahead of small writes.
+    pub fn new(fd: FdId, file: Option<u64>) -> Device {
+        let ahead = file.map(|size| Ahead::new(SEGMENT_SIZE, size));
+        let zeros = if file.is_some() { BufMut::zeroed(ZEROS).freeze() } else { Buf::empty() };
+        Device { fd, running: BTreeMap::new(), ahead, zeros, held: VecDeque::new() }
     }
 
     pub fn start(&mut self, cx: &mut Ctx, op: DevOp) {
         let now = cx.now_us();
         match op {
             DevOp::Write { id, offset, bufs, durable } => {
-                self.running.insert(id, now);
+                let len: usize = bufs.iter().map(Buf::len).sum();
+                let range = offset..offset + len as u64;
+                self.running.insert(id, (now, range.clone()));
+                if self.ahead.as_ref().is_some_and(|a| a.blocks(&range)) {
+                    self.held.push_back(DevOp::Write { id, offset, bufs, durable });
+                    return;
+                }
                 cx.write(self.fd, UserToken::new(CLASS_DEV, id), bufs, offset, durable);
+                if durable {
+                    self.fill_ahead(cx, range);
+                }
             }
             DevOp::Read { id, offset, len } => {
-                self.running.insert(id, now);
+                self.running.insert(id, (now, 0..0));
                 let len = len as usize;
                 cx.read(self.fd, UserToken::new(CLASS_DEV, id), BufMut::with_len(len), 0..len, offset);
             }
             DevOp::Flush { id } => {
-                self.running.insert(id, now);
+                self.running.insert(id, (now, 0..0));
                 cx.sync(self.fd, UserToken::new(CLASS_DEV, id));
             }
             DevOp::Discard { id, offset, len } => {
-                self.running.insert(id, now);
+                self.running.insert(id, (now, 0..0));
                 cx.discard(self.fd, UserToken::new(CLASS_DEV, id), offset, len);
             }
+        }
+    }
+
+    fn fill_ahead(&mut self, cx: &mut Ctx, group: Range<u64>) {
+        let Some(ahead) = self.ahead.as_mut() else { return };
+        let Some(asked) = ahead.wrote(&group) else { return };
+        // Unknown is as good as written: the log does not need this. What is being written may
+        // still look like a hole, and zeros must never land on it.
+        let hole = cx.fd(self.fd).and_then(|file| next_hole(file, asked.clone()).ok().flatten());
+        let free = |h: &Range<u64>| self.running.values().all(|(_, w)| w.end <= h.start || h.end <= w.start);
+        let hole = hole.filter(free);
+        if let Some(hole) = ahead.found(&asked, hole) {
+            let bufs = (hole.start..hole.end).step_by(ZEROS).map(|at| {
+                let left = usize::try_from(hole.end - at).unwrap_or(ZEROS);
+                self.zeros.slice(0..left.min(ZEROS))
+            });
+            let bufs: Vec<Buf> = bufs.collect();
+            cx.write(self.fd, UserToken::new(CLASS_AHEAD, 0), bufs, hole.start, false);
+        }
+    }
+
+    /// Filling has ended: what waited for it goes on, in order.
+    pub fn filled(&mut self, cx: &mut Ctx) {
+        if let Some(ahead) = self.ahead.as_mut() {
+            ahead.filled();
+        }
+        for op in core::mem::take(&mut self.held) {
+            self.start(cx, op);
         }
     }
 
@@ -65,6 +116,6 @@ impl Device {
 
     /// Age of the oldest operation.
     pub fn oldest_us(&self, now: Micros) -> Micros {
-        self.running.values().min().map_or(0, |at| now.saturating_sub(*at))
+        self.running.values().map(|(at, _)| *at).min().map_or(0, |at| now.saturating_sub(at))
     }
 }

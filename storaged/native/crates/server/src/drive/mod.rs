@@ -4,6 +4,7 @@
 //! operations and news; at the end everything is handed to the kernel at once, so that what
 //! arrived together is written in one group.
 
+mod ahead;
 mod config;
 mod dev;
 mod peers;
@@ -27,11 +28,16 @@ use dev::Device;
 use peers::Peers;
 
 const CLASS_DEV: u32 = 10;
+const CLASS_AHEAD: u32 = 13;
 const CLASS_TICK: u32 = 11;
 const CLASS_SLOT: u32 = 12;
+const CLASS_CLOSE: u32 = 14;
 const DIAL: DialClasses = DialClasses { conn: 20, connect: 21, timer: 22 };
 /// The thread's slot in the lease page moves at least this often when nothing happens (§4.5).
 const SLOT_PERIOD: Micros = 100_000;
+/// The last checkpoint may take this long: the process that stops us waits 10 s.
+/// After it the thread ends without one, and the next open replays more of the log.
+const CLOSE_MAX: Micros = 8_000_000;
 /// Internal id of the shutdown request; the process's own ids start above it.
 const SHUTDOWN: u64 = 0;
 
@@ -91,6 +97,8 @@ pub(crate) struct DriveHandler {
     actions: Vec<Action>,
     tick: Option<(Micros, TimerId)>,
     stopping: bool,
+    /// The log is being closed: only the device is listened to.
+    closing: bool,
 }
 
 impl Handler for DriveHandler {
@@ -121,6 +129,8 @@ impl Handler for DriveHandler {
             if let Some((id, result)) = self.device.completed(cx, token, result) {
                 self.step(cx, Event::Dev { id, result });
             }
+        } else if token.class == CLASS_AHEAD {
+            self.device.filled(cx);
         } else if self.dialer.owns(token) {
             self.dialer.on_completion(cx, token, result);
         } else {
@@ -134,6 +144,7 @@ impl Handler for DriveHandler {
                 self.tick = self.tick.filter(|(_, id)| *id != timer);
                 self.step(cx, Event::Tick);
             }
+            CLASS_CLOSE => cx.stop(),
             CLASS_SLOT => {
                 cx.timer(SLOT_PERIOD, UserToken::new(CLASS_SLOT, 0));
             }
@@ -153,12 +164,19 @@ impl Handler for DriveHandler {
         self.perform(cx);
         self.peers.flush(cx);
         self.dialer.flush(cx);
-        self.arm_tick(cx);
+        if !self.closing {
+            self.arm_tick(cx);
+        } else if self.replica.store().is_stopped() {
+            cx.stop();
+        }
     }
 }
 
 impl DriveHandler {
     fn step(&mut self, cx: &mut Ctx, event: Event) {
+        if self.closing && !matches!(event, Event::Dev { .. }) {
+            return;
+        }
         self.lower_lease(cx);
         let mut actions = core::mem::take(&mut self.actions);
         self.replica.step(cx.now_us(), event, &mut actions);
@@ -256,8 +274,12 @@ impl DriveHandler {
 
     fn control_done(&mut self, cx: &mut Ctx, id: u64, result: ControlResult) {
         if id == SHUTDOWN && self.stopping {
+            // Everything is durable and nothing is answered: that is news for others. A checkpoint now
+            // makes the next open short.
             self.events.put(ServerEvent::DriveClosed { drive: self.drive });
-            cx.stop();
+            self.closing = true;
+            self.replica.store_mut().stop();
+            cx.timer(CLOSE_MAX, UserToken::new(CLASS_CLOSE, 0));
         } else {
             self.events.put(ServerEvent::ControlDone { drive: self.drive, id, result });
         }

@@ -9,12 +9,12 @@ use crate::world::HookVerdict;
 /// Scenarios of this file.
 pub fn all() -> Vec<Scenario> {
     vec![
-        Scenario { name: "P15 a superseded attacher activates", breaks_without: Some(Rule::A5), play: superseded },
-        Scenario { name: "seal replies spanning an epoch change", breaks_without: Some(Rule::A3), play: spanning },
-        Scenario { name: "map read before the generation bump", breaks_without: None, play: stale_map },
-        Scenario { name: "CAS succeeded but reply lost", breaks_without: None, play: lost_reply },
-        Scenario { name: "P11 an unstable write held only by a joiner", breaks_without: None, play: only_joiner },
-        Scenario { name: "restart that forgets stable", breaks_without: None, play: forgets_stable },
+        Scenario::new("P15 a superseded attacher activates", Some(Rule::A5), superseded),
+        Scenario::new("seal replies spanning an epoch change", Some(Rule::A3), spanning),
+        Scenario::new("map read before the generation bump", None, stale_map),
+        Scenario::new("CAS succeeded but reply lost", None, lost_reply),
+        Scenario::new("P11 an unstable write held only by a joiner", None, only_joiner),
+        Scenario::new("restart that forgets stable", None, forgets_stable),
     ]
 }
 

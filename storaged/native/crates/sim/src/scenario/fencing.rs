@@ -4,33 +4,19 @@ use drystone_types::{MsgType, Rule};
 
 use super::{Scenario, Script};
 use crate::event::End;
-use crate::world::HookVerdict;
+use crate::meta::Change;
+use crate::world::{HookVerdict, Place};
 
 /// Scenarios of this file.
 pub fn all() -> Vec<Scenario> {
     vec![
-        Scenario {
-            name: "late packet of the old client after a takeover",
-            breaks_without: Some(Rule::R2),
-            play: late_packet,
-        },
-        Scenario {
-            name: "overlapping read and write, then client crash",
-            breaks_without: Some(Rule::W1),
-            play: overlap,
-        },
-        Scenario {
-            name: "P1 seal overtakes a queued write",
-            breaks_without: Some(Rule::SealDrains),
-            play: seal_overtakes,
-        },
-        Scenario {
-            name: "a write is acknowledged without a member",
-            breaks_without: Some(Rule::StoreCasBeforeAck),
-            play: silent_member,
-        },
-        Scenario { name: "crash in ROLLING", breaks_without: None, play: crash_in_rolling },
-        Scenario { name: "zombie read after a takeover", breaks_without: None, play: zombie_read },
+        Scenario::new("late packet of the old client after a takeover", Some(Rule::R2), late_packet),
+        Scenario::new("overlapping read and write, then client crash", Some(Rule::W1), overlap),
+        Scenario::new("P1 seal overtakes a queued write", Some(Rule::SealDrains), seal_overtakes),
+        Scenario::new("a write is acknowledged without a member", Some(Rule::StoreCasBeforeAck), silent_member),
+        Scenario::new("crash in ROLLING", Some(Rule::A4), crash_in_rolling),
+        Scenario::new("zombie read after a takeover", None, zombie_read),
+        Scenario::new("zombie read from a dropped, unfenced drive", Some(Rule::ReadLease), unfenced_drive),
     ]
 }
 
@@ -166,5 +152,29 @@ fn zombie_read(s: &mut Script) {
     s.run(500_000);
     s.write(0, 1);
     s.run(500_000);
+    s.read_each(c, 1);
+}
+
+/// A drive that hears nobody was dropped, the next owner never sealed it, and the old owner still reads there.
+fn unfenced_drive(s: &mut Script) {
+    s.write_wait(0, 1);
+    let until = s.w.now + 60_000_000;
+    for other in [Place::Node(0), Place::Node(1), Place::Store, Place::Manager(0), Place::Manager(1)] {
+        s.w.cuts.insert((Place::Node(2), other), until);
+        s.w.cuts.insert((other, Place::Node(2)), until);
+    }
+    s.until("the end of the lease", |w| w.nodes[2].page.iter().all(|until| *until <= w.now));
+    let id = s.id(2);
+    s.change(Change::Drop(id));
+    s.push_to_drive(0);
+    s.push_to_drive(1);
+    // The next owner knows the map and does not ask the dropped drive; the old one knows nothing.
+    let c = s.attach();
+    s.until_active(c);
+    s.write_wait(c, 1);
+    s.hook(|f| f.to_server && f.hdr.kind == MsgType::Read && f.from == End::Client(0) && f.drive != 2);
+    s.read(0, 1);
+    s.run(2_000_000);
+    s.unhook();
     s.read_each(c, 1);
 }

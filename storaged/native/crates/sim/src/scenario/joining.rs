@@ -10,25 +10,13 @@ use crate::world::HookVerdict;
 /// Scenarios of this file.
 pub fn all() -> Vec<Scenario> {
     vec![
-        Scenario { name: "phantom write on a dropped drive", breaks_without: Some(Rule::SourceWins), play: phantom },
-        Scenario { name: "acks from two epochs", breaks_without: Some(Rule::R1), play: old_epoch_ack },
-        Scenario {
-            name: "re-sent write during join, then copy",
-            breaks_without: Some(Rule::R5),
-            play: resent_then_copy,
-        },
-        Scenario { name: "B1 an OK leaves after the epoch moved", breaks_without: Some(Rule::R6c), play: late_ok },
-        Scenario {
-            name: "P2 relayed duplicate, then power cut",
-            breaks_without: Some(Rule::R6b),
-            play: duplicate_then_cut,
-        },
-        Scenario { name: "trim while a drive is out", breaks_without: None, play: trim_while_out },
-        Scenario {
-            name: "B2 delta resync and a write admitted before",
-            breaks_without: Some(Rule::AdoptRestamps),
-            play: delta_skips,
-        },
+        Scenario::new("phantom write on a dropped drive", Some(Rule::SourceWins), phantom),
+        Scenario::new("acks from two epochs", Some(Rule::R1), old_epoch_ack),
+        Scenario::new("re-sent write during join, then copy", Some(Rule::R5), resent_then_copy),
+        Scenario::new("B1 an OK leaves after the epoch moved", Some(Rule::R6c), late_ok),
+        Scenario::new("P2 relayed duplicate, then power cut", Some(Rule::R6b), duplicate_then_cut),
+        Scenario::new("trim while a drive is out", None, trim_while_out),
+        Scenario::new("B2 delta resync and a write admitted before", Some(Rule::AdoptRestamps), delta_skips),
     ]
 }
 

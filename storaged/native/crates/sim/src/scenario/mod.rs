@@ -5,6 +5,7 @@
 
 use drystone_types::{Rule, Rules};
 
+use crate::plan::Plan;
 use crate::runner::{build, Verdict};
 use crate::world::World;
 
@@ -13,8 +14,14 @@ mod script;
 pub use script::Script;
 
 mod attaching;
+mod copies;
+mod crashes;
 mod fencing;
 mod joining;
+mod membership;
+mod recovery;
+mod space;
+mod spread;
 
 /// One scripted schedule.
 pub struct Scenario {
@@ -24,20 +31,37 @@ pub struct Scenario {
     pub breaks_without: Option<Rule>,
     /// The schedule.
     pub play: fn(&mut Script),
+    /// The world it is played in.
+    pub plan: fn() -> Plan,
+}
+
+impl Scenario {
+    /// A schedule in the quiet world.
+    pub fn new(name: &'static str, breaks_without: Option<Rule>, play: fn(&mut Script)) -> Scenario {
+        Scenario { name, breaks_without, play, plan: Plan::quiet }
+    }
+    /// The same in another world.
+    pub fn in_world(self, plan: fn() -> Plan) -> Scenario {
+        Scenario { plan, ..self }
+    }
 }
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    fencing::all().into_iter().chain(joining::all()).chain(attaching::all()).collect()
+    let files = [fencing::all, joining::all, attaching::all, recovery::all, copies::all, crashes::all, membership::all];
+    files.into_iter().chain([space::all, spread::all]).flat_map(|f| f()).collect()
 }
 
 /// Plays a scenario and checks what every seed checks at its end.
 pub fn run(scenario: &Scenario, rules: Rules) -> Verdict {
-    let mut world: World = build(7, crate::plan::Plan::quiet(), rules);
+    let mut world: World = build(7, (scenario.plan)(), rules);
     world.scripted = true;
     world.tracing = true;
+    world.trace_max = 1 << 20;
     let mut script = Script::new(world);
     script.start();
-    (scenario.play)(&mut script);
+    if script.w.failure.is_none() {
+        (scenario.play)(&mut script);
+    }
     script.finish()
 }

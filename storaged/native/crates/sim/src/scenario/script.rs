@@ -1,5 +1,6 @@
 //! The verbs of a script.
 
+use drystone_store::api::ObjectStore;
 use drystone_types::{DriveId, Frame, MsgType, VolumeId};
 
 use crate::event::End;
@@ -87,8 +88,9 @@ impl Script {
     /// Reads a block at every in-sync copy in turn, by preferring each once: new clients prefer others,
     /// so the read is repeated with the other copies' answers held back.
     pub fn read_each(&mut self, c: usize, block: u64) {
+        let pg = self.pg_of(block);
         for d in 0..self.w.drives.len() {
-            let insync = self.w.meta.pg(0).is_some_and(|r| r.is_insync(self.w.drives[d].id));
+            let insync = self.w.meta.pg(pg).is_some_and(|r| r.is_insync(self.w.drives[d].id));
             if insync {
                 self.hook(move |f| {
                     f.to_server && f.hdr.kind == MsgType::Read && f.from == End::Client(c) && f.drive != d
@@ -98,6 +100,26 @@ impl Script {
                 self.unhook();
             }
         }
+    }
+    /// PG of a block that was written, by what the drives hold.
+    pub fn pg_of(&self, block: u64) -> u32 {
+        let objects = self.w.drives.iter().flat_map(|d| &d.dev.shadow.model.objects);
+        objects.into_iter().find(|(key, _)| key.chunk == block / 1024).map_or(0, |(_, o)| o.pg.pg)
+    }
+    /// Demands something of the schedule: a script that does not reach its point proves nothing.
+    pub fn demand(&mut self, what: &str, held: bool) {
+        if !held {
+            self.w.fail("SCRIPT", what.to_owned());
+        }
+    }
+    /// A counter of the run, those of cores that still run not included.
+    pub fn count(&self, name: &str) -> u64 {
+        self.w.counts.get(name)
+    }
+    /// Whether a drive holds a block above its stable value.
+    pub fn is_unstable(&self, d: usize, block: u64) -> bool {
+        let list = self.w.drives[d].replica.as_ref().map(|r| r.store().unstable(VOL)).unwrap_or_default();
+        list.iter().any(|u| u.key.chunk * 1024 + u64::from(u.block) == block)
     }
     /// Holds every frame a predicate names until `release`.
     pub fn hook(&mut self, hold: impl Fn(&FrameFacts) -> bool + Send + 'static) {
@@ -127,6 +149,12 @@ impl Script {
     /// Changes the PG in the store; nobody is told.
     pub fn change(&mut self, change: Change) {
         if let Err(why) = self.w.meta.force(0, change) {
+            self.w.fail("STORE", why);
+        }
+    }
+    /// Changes another PG than the first in the store; nobody is told.
+    pub fn change_in(&mut self, pg: u32, change: Change) {
+        if let Err(why) = self.w.meta.force(pg, change) {
             self.w.fail("STORE", why);
         }
     }
@@ -197,6 +225,7 @@ impl Script {
         self.run(3_000_000);
         let mut w = self.w;
         if w.failure.is_none() {
+            w.compare_frozen();
             w.compare_copies();
         }
         Verdict {
@@ -204,6 +233,7 @@ impl Script {
             failure: w.failure.clone(),
             notes: w.notes(),
             trace: w.trace_lines().cloned().collect(),
+            trace_hash: w.trace_hash,
             events: w.events,
             counts: w.counts,
         }

@@ -27,6 +27,7 @@ impl SyncDev for Device {
         Ok(())
     }
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> Result<(), DevError> {
+        self.shadow.overwrites(offset / 4096, buf.len() as u64 / 4096);
         self.write(offset, &[Buf::copy_from(buf)], false);
         Ok(())
     }
@@ -48,6 +49,9 @@ pub fn open(dev: &mut Device, _image: Option<Store>, opening: &super::Opening) -
         };
         format(dev, &params).map_err(|e| e.to_string())?;
     }
+    let mut shadow = std::mem::take(&mut dev.shadow);
+    shadow.reopen(|sector, bytes| dev.holds(sector, bytes));
+    dev.shadow = shadow;
     let config = Config { csum_cache_bytes: CSUM_CACHE_BYTES, ..Config::default() };
     let params = OpenParams { nonce: opening.nonce, clear_suspect: opening.clear_suspect, ..OpenParams::default() };
     let (store, report) = LogStore::open(dev, config, params).map_err(|e| e.to_string())?;
@@ -67,7 +71,7 @@ pub fn counters(store: &Store) -> String {
 /// A blank medium for a drive of about so many slots of data.
 pub fn blank_device(slots: u64) -> Device {
     // Headers, summaries and the checkpoint take a part of each segment.
-    Device::new((slots + slots / 5) * 4096 + 24 * SEGMENT_BYTES)
+    Device::new((slots + slots / 5) * 4096 + 32 * SEGMENT_BYTES)
 }
 
 /// Flips a bit in a few sectors that hold a consumer's data. Returns how many.

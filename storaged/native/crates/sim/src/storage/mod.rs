@@ -1,7 +1,7 @@
 //! The store under the simulated drives, and what a restart finds of it.
 
-use drystone_store::api::{DevOp, ObjectStore, StoreEvent};
-use drystone_types::DriveId;
+use drystone_store::api::{DevOp, ObjectDigest, ObjectStore, StoreEvent};
+use drystone_types::{DriveId, VolumeId};
 
 use crate::device::Device;
 
@@ -35,4 +35,24 @@ pub fn run_now(dev: &mut Device, op: DevOp, store: &mut Store, events: &mut Vec<
     if let Some(result) = dev.finish(id) {
         store.complete(id, result, events);
     }
+}
+
+/// Everything a store holds of a chunk, fetched at once. Ends with nothing when the log does not answer.
+pub fn digest_now(dev: &mut Device, store: &mut Store, vol: VolumeId, chunk: u64) -> Vec<ObjectDigest> {
+    store.digest(vol, chunk, u64::MAX);
+    let mut events = Vec::new();
+    let mut ops: Vec<DevOp> = Vec::new();
+    // A digest may need reads of the log; each round starts what the one before made possible.
+    for _ in 0..1_000 {
+        store.take_events(&mut events);
+        if events.iter().any(|e| matches!(e, StoreEvent::Digest(..))) {
+            break;
+        }
+        store.poll(&mut ops);
+        for op in ops.drain(..) {
+            run_now(dev, op, store, &mut events);
+        }
+    }
+    let digest = |e| if let StoreEvent::Digest(_, objects) = e { Some(objects) } else { None };
+    events.into_iter().find_map(digest).unwrap_or_default()
 }

@@ -37,6 +37,8 @@ pub struct CrashDev {
     flying: BTreeMap<u64, DevOp>,
     /// Acks FUA writes and flushes without making anything durable: a lying cache.
     pub lies: bool,
+    /// Keeps what it acked, FUA or not: power-loss protection.
+    pub protected: bool,
     /// Bytes read.
     pub bytes_read: u64,
 }
@@ -50,6 +52,7 @@ impl CrashDev {
             cached: BTreeMap::new(),
             flying: BTreeMap::new(),
             lies: false,
+            protected: false,
             bytes_read: 0,
         }
     }
@@ -80,7 +83,7 @@ impl CrashDev {
     pub fn finish(&mut self, id: u64) -> DevResult {
         match self.flying.remove(&id) {
             Some(DevOp::Write { offset, bufs, durable, .. }) => {
-                self.store(offset, &bufs, durable && !self.lies);
+                self.store(offset, &bufs, (durable || self.protected) && !self.lies);
                 DevResult::Ok(Buf::empty())
             }
             Some(DevOp::Read { offset, len, .. }) => {

@@ -36,6 +36,9 @@ pub(super) struct Pending {
     data: Buf,
 }
 
+/// Which records are refused, and why.
+pub type Refused = (fn(&Record) -> bool, AppendError);
+
 /// The naive store. Clone it to have a second copy of a drive.
 #[derive(Clone, Debug, Default)]
 pub struct NaiveStore {
@@ -61,6 +64,8 @@ pub struct NaiveStore {
     pub(super) total: u64,
     pub(super) granted: u64,
     failed: bool,
+    /// Records that are refused, and why.
+    pub(super) refused: Option<Refused>,
 }
 
 impl NaiveStore {
@@ -92,6 +97,10 @@ impl NaiveStore {
     pub fn fail(&mut self) {
         self.failed = true;
         self.ready.push(StoreEvent::Failed("the test broke the device"));
+    }
+    /// Refuses these records from now on; `None` = takes everything again.
+    pub fn refuse(&mut self, which: Option<Refused>) {
+        self.refused = which;
     }
     /// Completes every outstanding and every newly needed operation.
     pub fn settle(&mut self, out: &mut Vec<StoreEvent>) {

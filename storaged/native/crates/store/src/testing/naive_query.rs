@@ -85,6 +85,9 @@ impl ObjectStore for NaiveStore {
         token: Token,
     ) -> Result<(), AppendError> {
         let slots = rec.check(&data)?;
+        if let Some((_, why)) = self.refused.filter(|(which, _)| which(&rec)) {
+            return Err(why);
+        }
         let now = self.space();
         match space {
             SpaceClass::Granted => self.granted = self.granted.saturating_sub(slots),

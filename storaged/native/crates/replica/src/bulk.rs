@@ -1,0 +1,98 @@
+//! Clients first: resync and repair wait until the requests of the turn are on their way, and only a little of
+//! them is in the log and at the device at a time. A write must not count as stalled for data of a copy.
+
+use std::collections::VecDeque;
+
+use drystone_store::api::ObjectStore;
+use drystone_types::{DriveId, Frame, LayerId, MsgType, PgId};
+
+use crate::api::PeerId;
+use crate::limits::{RESYNC_IDLE_AFTER, RESYNC_LOG_BUSY, RESYNC_LOG_IDLE, SOURCE_BUSY, SOURCE_IDLE, SOURCE_JOBS_MAX};
+use crate::replica::Replica;
+use crate::state::Refusal;
+
+/// An answer to a COPY of ours.
+pub(crate) struct Copied {
+    pub drive: DriveId,
+    pub pg: PgId,
+    pub job: u64,
+    pub layer: LayerId,
+    pub runs: Vec<(u16, u16)>,
+    pub frame: Frame,
+}
+
+/// What waits. Bounded: answers by the requests we have open, requests of others by `SOURCE_JOBS_MAX`.
+#[derive(Default)]
+pub(crate) struct Bulk {
+    copied: VecDeque<Copied>,
+    asked: VecDeque<(PeerId, Frame)>,
+    /// Bytes of a copy admitted to the log and not durable.
+    logging: u64,
+}
+
+impl Bulk {
+    /// Answers that wait; their requests still count as running.
+    pub(crate) fn copies(&self) -> usize {
+        self.copied.len()
+    }
+    pub(crate) fn logging(&mut self, bytes: u64) {
+        self.logging += bytes;
+    }
+    pub(crate) fn logged(&mut self, bytes: u64) {
+        self.logging = self.logging.saturating_sub(bytes);
+    }
+}
+
+impl<S: ObjectStore> Replica<S> {
+    pub(crate) fn clients_active(&self) -> bool {
+        self.now.saturating_sub(self.last_client) <= RESYNC_IDLE_AFTER
+    }
+
+    /// Blocks of a copy came.
+    pub(crate) fn hold_copied(&mut self, copied: Copied) {
+        self.stats.resync_held += u64::from(!self.may_log_copy());
+        self.bulk.copied.push_back(copied);
+    }
+
+    /// A request of another drive's resync or repair.
+    pub(crate) fn hold_ask(&mut self, peer: PeerId, frame: Frame) -> Result<(), Refusal> {
+        if self.bulk.asked.len() >= SOURCE_JOBS_MAX {
+            return Err(Refusal::Retry);
+        }
+        self.bulk.asked.push_back((peer, frame));
+        Ok(())
+    }
+
+    fn may_log_copy(&self) -> bool {
+        self.bulk.logging < if self.clients_active() { RESYNC_LOG_BUSY } else { RESYNC_LOG_IDLE }
+    }
+
+    fn may_serve(&self) -> bool {
+        self.source_jobs() < if self.clients_active() { SOURCE_BUSY } else { SOURCE_IDLE }
+    }
+
+    /// Works on what waits, as far as it may now; tells whether it did anything.
+    pub(crate) fn run_bulk(&mut self) -> bool {
+        let mut any = false;
+        while self.may_log_copy() {
+            let Some(c) = self.bulk.copied.pop_front() else { break };
+            any = true;
+            self.copy_answered(c.drive, c.pg, c.job, c.layer, &c.runs, Some(c.frame));
+        }
+        while self.may_serve() {
+            let Some((peer, frame)) = self.bulk.asked.pop_front() else { break };
+            any = true;
+            let hdr = frame.hdr;
+            let result = match hdr.kind {
+                _ if self.failed => Err(Refusal::Eio),
+                MsgType::Digest => self.on_digest(peer, &frame),
+                MsgType::Copy => self.on_copy(peer, &frame),
+                _ => self.on_scrub(peer, &frame),
+            };
+            if let Err(refusal) = result {
+                self.refuse(peer, &hdr, refusal);
+            }
+        }
+        any
+    }
+}

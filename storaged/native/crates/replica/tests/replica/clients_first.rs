@@ -1,0 +1,142 @@
+//! Resync gives way to clients: at the joiner and at the source.
+
+use crate::rig::*;
+use crate::world::World;
+use drystone_replica::limits::SOURCE_BUSY;
+use drystone_store::testing::NaiveStore;
+use drystone_types::*;
+
+const CHUNK: u64 = 1024;
+
+/// Drive 3 is blank, joins, and has the generation's ticket; drives 1 and 2 hold two chunks of 256 blocks.
+fn joining() -> World {
+    let mut w = World::new();
+    for (seq, chunk) in [(1, 0), (2, 1)] {
+        for d in [1, 2] {
+            let frame = w.drive(d).write_frame(1, seq, chunk * CHUNK, 256, seq as u8);
+            assert_eq!(w.drive(d).call(frame).hdr.status, Status::Ok);
+        }
+    }
+    w.map(map(2, 2, &[1, 2], &[]));
+    w.drives.insert(3, Rig::open(config(3), NaiveStore::new(100_000)));
+    w.rejoin(2, 0);
+    w.drive(3).generations(3, &[(VOL, Gen(1), 1)]);
+    let layer = w.drive(3).layer_frame(1, &ticket(1, 1));
+    assert_eq!(w.drive(3).call(layer).hdr.status, Status::Ok);
+    w
+}
+
+fn client_is_active(rig: &mut Rig) {
+    let hdr = rig.hdr(MsgType::Ping, 1);
+    assert_eq!(rig.call(Frame::bare(hdr)).hdr.status, Status::Ok);
+}
+
+#[test]
+fn a_write_at_a_joiner_waits_for_one_frame_of_the_copy_at_most() {
+    let mut w = joining();
+    loop {
+        w.run_devices();
+        w.collect();
+        let copies = w.wire.iter().filter(|(_, _, f, answer)| *answer && f.hdr.kind == MsgType::Copy).count();
+        if copies == 2 {
+            break;
+        }
+        let at = w.wire.iter().position(|(_, _, f, answer)| !(*answer && f.hdr.kind == MsgType::Copy)).unwrap();
+        let next = w.wire.remove(at);
+        w.wire.insert(0, next);
+        assert!(w.deliver());
+    }
+    client_is_active(w.drive(3));
+    // Both answers came before the write, but the device has done nothing yet.
+    assert!(w.deliver() && w.deliver());
+    let rig = w.drive(3);
+    assert_eq!(rig.count("resync_blocks"), 256, "the second frame waits");
+    let write = rig.write_frame(1, 3, 2 * CHUNK, 64, 9);
+    rig.send(write);
+    while rig.count("resync_blocks") == 256 {
+        let id = rig.dev[0];
+        rig.complete(id);
+    }
+    let id = rig.dev[0];
+    rig.complete(id);
+    assert_eq!(rig.statuses(), [Status::Ok], "the write is durable before the second frame");
+    w.settle();
+    assert_eq!(w.completes, [(3, 3)]);
+    w.assert_equal(1, 3, 0..2);
+}
+
+#[test]
+fn a_joiner_without_clients_takes_what_comes() {
+    let mut w = joining();
+    w.drive(3).advance(200_000);
+    while w.drive(3).count("resync_blocks") < 512 {
+        w.drive(1).run();
+        w.drive(2).run();
+        // Its own digests are reads; nothing it writes becomes durable.
+        assert!(w.deliver() || w.drive(3).count("resync_blocks") == 512);
+    }
+}
+
+fn ask_digest(rig: &mut Rig, chunk: u64) {
+    let mut meta = Writer::new();
+    meta.u8(1).u64(VOL.0).u64(chunk);
+    let hdr = rig.hdr(MsgType::Digest, 1);
+    rig.send_from(drive_peer(4), Frame::with_meta(hdr, meta.finish()));
+}
+
+#[test]
+fn a_source_reads_for_few_requests_at_a_time_while_clients_are_active() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    for _ in 0..10 {
+        ask_digest(&mut rig, 0);
+    }
+    assert_eq!(rig.dev.len(), SOURCE_BUSY);
+    let write = rig.write_frame(1, 2, 1, 1, 2);
+    rig.send(write);
+    assert_eq!(rig.dev.len(), SOURCE_BUSY + 1, "a client's write does not wait for them");
+    rig.run();
+    assert_eq!(rig.statuses(), [Status::Ok; 11], "each is answered in the end");
+}
+
+#[test]
+fn what_a_client_asked_in_a_turn_reaches_the_device_before_a_copy_of_that_turn() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    let mut meta = Writer::new();
+    meta.u32(1).u16(0).u16(1);
+    let copy = Header { count: 1, flags: Flags::COPY, ..rig.hdr(MsgType::Copy, 1) };
+    let write = rig.write_frame(1, 2, 1, 1, 2);
+    rig.r.step(
+        rig.now,
+        drystone_replica::Event::Frame { peer: drive_peer(4), frame: Frame::with_meta(copy, meta.finish()) },
+        &mut rig.out,
+    );
+    rig.r.step(rig.now, drystone_replica::Event::Frame { peer: PEER, frame: write }, &mut rig.out);
+    rig.r.flush(rig.now, &mut rig.out);
+    let writes: Vec<bool> = rig
+        .out
+        .iter()
+        .filter_map(|a| match a {
+            drystone_replica::Action::Dev(op) => Some(matches!(op, drystone_store::api::DevOp::Write { .. })),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(writes, [true, false, false]);
+    rig.out.clear();
+}
+
+#[test]
+fn requests_of_resync_beyond_the_limit_are_told_to_come_again() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    for _ in 0..100 {
+        ask_digest(&mut rig, 0);
+    }
+    let early = rig.statuses();
+    assert!(!early.is_empty() && early.iter().all(|s| *s == Status::Retry), "{early:?}");
+    rig.run();
+    let late = rig.statuses();
+    assert_eq!(late.len() + early.len(), 100);
+    assert!(late.iter().all(|s| *s == Status::Ok));
+}

@@ -1,0 +1,58 @@
+//! Beacon threads and the lease pages they write.
+
+use drystone_membership::beacon::{Action as BeaconAction, Event as BeaconEvent};
+use drystone_types::consts::BEACON_PERIOD;
+
+use crate::event::{Ev, Life, News, Proc};
+use crate::world::World;
+
+impl World {
+    /// Steps a beacon.
+    pub fn beacon_event(&mut self, n: usize, life: Life, event: BeaconEvent) {
+        let Some(node) = self.nodes.get_mut(n) else { return };
+        if node.life != life {
+            return;
+        }
+        let Some(beacon) = node.beacon.as_mut() else { return };
+        let mut out = Vec::new();
+        beacon.step(self.now, event, &mut out);
+        for action in out {
+            match action {
+                BeaconAction::Send { to, bytes } => {
+                    let to = usize::from(to.0[0]).saturating_sub(1);
+                    self.datagram(n, to, bytes);
+                }
+                BeaconAction::Lease(page) => {
+                    let (had, has) =
+                        (self.nodes[n].page.iter().any(|u| *u > self.now), page.iter().any(|u| *u > self.now));
+                    if had && !has {
+                        self.counts.hit("lease.lost");
+                        self.trace(|| format!("node{n} lost its lease"));
+                    }
+                    self.nodes[n].page = page;
+                }
+                BeaconAction::NeedMap => self.read_map_server(n),
+                BeaconAction::Revoked { rev } => self.tell_managers(News::Revoked(n, rev)),
+                BeaconAction::Vote { suspect, granted } => self.tell_managers(News::Vote(n, suspect, granted)),
+                BeaconAction::Quorum(_) => {}
+            }
+        }
+    }
+
+    /// The beacon's period: it reads the counters of the lease page and sends.
+    pub fn beacon_tick(&mut self, n: usize, life: Life) {
+        let Some(node) = self.nodes.get(n) else { return };
+        if node.life != life || node.beacon.is_none() {
+            return;
+        }
+        // Threads move their counters every 100 ms when idle; a frozen or hung process does not.
+        let still = self.frozen.get(&Proc::Server(n)).is_some_and(|t| *t > self.now);
+        let slots = node.page.len();
+        if !still {
+            let counters = vec![self.now / 100_000; slots];
+            self.beacon_event(n, life, BeaconEvent::Slots(counters));
+        }
+        self.beacon_event(n, life, BeaconEvent::Tick);
+        self.after(BEACON_PERIOD / 3, Ev::BeaconTick(n, life));
+    }
+}
