@@ -8,9 +8,18 @@ from typing import Annotated, Any, Final
 import typer
 
 from drystone_cli.context import manager
-from drystone_cli.output import Output, OutputOption, emit, fields, progress, say, size, table
+from drystone_cli.output import (
+    Output,
+    OutputOption,
+    done,
+    emit,
+    fields,
+    progress,
+    size,
+    table,
+)
 from drystone_common.errors import DrystoneError, InvalidArgumentError
-from drystone_storaged.agent.rest import Rest, segment
+from drystone_storaged.agent.rest import LOOK_S, Rest, segment
 
 POLL_S: Final = 0.2
 
@@ -28,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
 
 def status(output: OutputOption = Output.TABLE) -> None:
     """Show the health of the cluster, its nodes, drives and placement groups."""
-    with manager() as rest:
+    with manager(LOOK_S) as rest:
         found = rest.get("/v1/status")
     emit(output, found, _status_text(found))
 
@@ -42,7 +51,7 @@ def show_map(
         found = rest.get("/v1/map", **({"pool": pool} if pool else {}))
     rows = [
         (
-            f"{pg['pool']}/{pg['pg']}",
+            pg["name"],
             pg["epoch"],
             _numbers(pg["insync"]),
             _numbers(pg["joining"]),
@@ -66,6 +75,7 @@ def list_nodes(output: OutputOption = Output.TABLE) -> None:
 @nodes.command()
 def forget(
     name: Annotated[str, typer.Argument(help="Name of the node.")],
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Forget a node that is gone for good; its name is free again, its drives are not.
 
@@ -73,7 +83,7 @@ def forget(
     """
     with manager() as rest:
         rest.delete(f"/v1/nodes/{segment(name)}")
-    say(f"node {name} is forgotten")
+    done(output, {"node": name, "forgotten": True}, f"node {name} is forgotten")
 
 
 @drives.command("list")
@@ -95,6 +105,28 @@ def show_drive(
     pairs = [(key.replace("_", " "), value) for key, value in found.items() if key != "pgs"]
     pairs += [(f"placement groups {key}", value) for key, value in found["pgs"].items()]
     emit(output, found, fields(pairs))
+
+
+@drives.command("forget")
+def forget_drive(
+    drive: Annotated[str, typer.Argument(help="Number or UUID of the drive.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Yes, what it holds is given up.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Forget a drive that is lost for good, so that a blank one can take its place.
+
+    A drive that is up, or counts as an in-sync copy, is refused. Its number never returns: if it
+    is found again it is not served. A blank file or device in its place becomes a new drive.
+    """
+    if not yes:
+        raise InvalidArgumentError(
+            "what this drive holds is given up for good",
+            code="not_confirmed",
+            hint="see `drystone drive show`; if it cannot come back, repeat with --yes",
+        )
+    with manager() as rest:
+        rest.delete(f"/v1/drives/{segment(drive)}")
+    done(output, {"drive": drive, "forgotten": True}, f"drive {drive} is forgotten")
 
 
 @drives.command()

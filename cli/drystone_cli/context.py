@@ -11,10 +11,16 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from drystone_common.errors import DataError, InvalidArgumentError, NotFoundError
+from drystone_common.errors import (
+    DataError,
+    DeniedError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnauthenticatedError,
+)
 from drystone_common.files import read_json
 from drystone_common.settings import DIR_VARIABLE, state_dir
-from drystone_storaged.agent.rest import Rest, read_token
+from drystone_storaged.agent.rest import TIMEOUT_S, Rest, read_token
 
 URL_VARIABLE: Final = "DRYSTONE_URL"
 TOKEN_FILE_VARIABLE: Final = "DRYSTONE_TOKEN_FILE"  # noqa: S105 - the name of a variable
@@ -54,7 +60,13 @@ def find_cluster() -> Cluster:
                 code="no_token",
                 hint=f"set {TOKEN_FILE_VARIABLE} to a file with a token of that manager",
             )
-        return Cluster(url, read_token(Path(token_file)))
+        if not url.startswith(("http://", "https://")):
+            raise InvalidArgumentError(
+                f"{URL_VARIABLE} is {url!a}, which is no address",
+                code="invalid_url",
+                hint="write it like http://127.0.0.1:8460",
+            )
+        return Cluster(url, _token(Path(token_file)))
     file = state_dir() / "cluster.json"
     try:
         data = read_json(file)
@@ -73,13 +85,35 @@ def find_cluster() -> Cluster:
 def _parse(data: Any) -> Cluster:
     endpoints = data["endpoints"]
     return Cluster(
-        str(endpoints["rest"]), read_token(Path(data["token_file"])), dict(endpoints["block"])
+        str(endpoints["rest"]), _token(Path(data["token_file"])), dict(endpoints["block"])
     )
 
 
+def _token(path: Path) -> str:
+    try:
+        return read_token(path)
+    except NotFoundError as error:
+        raise NotFoundError(error.message, code="no_token", hint=_TOKEN_HINT) from error
+
+
+_TOKEN_HINT: Final = (
+    f"for a local cluster `drystone local up` writes the token anew; else {TOKEN_FILE_VARIABLE} "
+    "names a file with one token of the manager's `tokens` file"
+)
+
+
 @contextmanager
-def manager() -> Iterator[Rest]:
-    """A client of the manager."""
-    cluster = find_cluster()
-    with Rest(cluster.url, cluster.token) as rest:
+def connected(cluster: Cluster, timeout_s: float = TIMEOUT_S) -> Iterator[Rest]:
+    """A client of a cluster's manager; a refused token is told with what to do here."""
+    with Rest(cluster.url, cluster.token, timeout_s=timeout_s) as rest:
+        try:
+            yield rest
+        except (UnauthenticatedError, DeniedError) as error:
+            raise type(error)(error.message, code=error.code, hint=_TOKEN_HINT) from error
+
+
+@contextmanager
+def manager(timeout_s: float = TIMEOUT_S) -> Iterator[Rest]:
+    """A client of the manager that the environment means."""
+    with connected(find_cluster(), timeout_s) as rest:
         yield rest

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from drystone_cli.context import DirOption, chosen_dir
-from drystone_cli.output import Output, OutputOption, emit, fields, say, spinner, table
+from drystone_cli.output import (
+    Output,
+    OutputOption,
+    done,
+    emit,
+    fields,
+    say,
+    spinner,
+    table,
+)
 from drystone_common.units import parse_size
 from drystone_storaged.local.cluster import LocalCluster
 from drystone_storaged.local.members import Wanted
@@ -93,10 +102,11 @@ def show(folder: DirOption = None, output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
-def down(folder: DirOption = None) -> None:
+def down(folder: DirOption = None, output: OutputOption = Output.TABLE) -> None:
     """Stop every process. Data, devices and settings stay; `up` goes on with them."""
     count = LocalCluster(chosen_dir(folder), say).down()
-    say(f"{count} processes stopped" if count else "nothing was running")
+    line = f"{count} processes stopped" if count else "nothing was running"
+    done(output, {"stopped": count}, line)
 
 
 @app.command()
@@ -105,13 +115,18 @@ def destroy(
     force: Annotated[
         bool, typer.Option("--force", help="Also remove devices that are in use.")
     ] = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Detach every volume, stop every process, delete the folder with all data in it.
 
     A device that is mounted is refused: unmount it first, or use --force.
     """
-    LocalCluster(chosen_dir(folder), say).destroy(force=force)
-    say("everything is removed")
+    chosen = chosen_dir(folder)
+    if not chosen.is_dir():
+        done(output, {"dir": str(chosen), "removed": False}, f"there is nothing in {chosen}")
+        return
+    LocalCluster(chosen, say).destroy(force=force)
+    done(output, {"dir": str(chosen), "removed": True}, "everything is removed")
 
 
 @app.command()
@@ -122,6 +137,7 @@ def stop(
         ProcessKind | None, typer.Option(help="Needed only for a node with several.")
     ] = None,
     folder: DirOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Stop, kill, freeze or wake a node's process, to see what the cluster makes of it.
 
@@ -134,18 +150,19 @@ def stop(
     name = LocalCluster(chosen_dir(folder)).stop(
         node, signal.value, process.value if process else None
     )
-    say(f"{name}: SIG{signal.value}")
+    done(output, {"process": name, "signal": signal.value}, f"{name}: SIG{signal.value}")
 
 
 @app.command()
 def start(
     node: Annotated[str, typer.Argument(help="node-1, block-1, manager-1, …")],
     folder: DirOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
-    """Start what does not run on a node; returns when the manager sees it."""
+    """Start what does not run on a node, wake what is frozen; returns when the manager sees it."""
     started = LocalCluster(chosen_dir(folder), say).start(node)
-    if not started:
-        say(f"{node} was running")
+    line = f"{node} runs again" if started else f"{node} was running"
+    done(output, {"node": node, "started": started}, line)
 
 
 def _status_text(status: dict[str, Any]) -> str:

@@ -34,6 +34,14 @@ def emit(output: Output, data: object, text: str) -> None:
         print(text)
 
 
+def done(output: Output, data: object, line: str) -> None:
+    """The end of a command without a result of its own: a line for people, JSON for programs."""
+    if output is Output.JSON:
+        emit(output, data, "")
+    else:
+        say(line)
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns as wide as their longest cell; nothing is cut, so that it can be piped."""
     cells = [[_cell(value) for value in row] for row in rows]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from drystone_cli.context import manager
-from drystone_cli.output import Output, OutputOption, emit, fields, size, table
+from drystone_cli.output import Output, OutputOption, done, emit, fields, size, table
 from drystone_cli.tasks import wait_for_task
 from drystone_common.errors import InvalidArgumentError
 from drystone_storaged.agent.rest import segment
@@ -86,6 +86,32 @@ def show(
     with manager() as rest:
         pool = rest.get(f"/v1/pools/{segment(name)}")
     emit(output, pool, _text(pool))
+
+
+@app.command("set")
+def change(
+    name: Annotated[str, typer.Argument(help="Name of the pool.")],
+    min_insync: Annotated[int, typer.Option(help="Copies that must be there for writes.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Change a pool. Fewer copies for writes keep them going through a failure, at a risk.
+
+    With --min-insync 1 a write may be on one drive only: if that is lost, so is the write.
+    """
+    with manager() as rest:
+        pool = rest.patch(f"/v1/pools/{segment(name)}", {"min_insync": min_insync})
+    emit(output, pool, _text(pool))
+
+
+@app.command()
+def delete(
+    name: Annotated[str, typer.Argument(help="Name of the pool.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Delete a pool that has no volumes."""
+    with manager() as rest:
+        rest.delete(f"/v1/pools/{segment(name)}")
+    done(output, {"pool": name, "deleted": True}, f"pool {name} is deleted")
 
 
 @app.command("mark-lost")

@@ -9,7 +9,7 @@ import typer
 
 from drystone_cli import attachments
 from drystone_cli.context import find_cluster, manager
-from drystone_cli.output import Output, OutputOption, emit, fields, say, size, table
+from drystone_cli.output import Output, OutputOption, done, emit, fields, size, table
 from drystone_common.units import parse_size, round_up
 from drystone_storaged.agent.rest import segment
 
@@ -85,11 +85,11 @@ def resize(
 
 
 @app.command()
-def delete(name: NameArgument) -> None:
+def delete(name: NameArgument, output: OutputOption = Output.TABLE) -> None:
     """Delete a volume with its data; one that is attached is refused."""
     with manager() as rest:
         rest.delete(f"/v1/volumes/{segment(name)}")
-    say(f"volume {name} is deleted")
+    done(output, {"volume": name, "deleted": True}, f"volume {name} is deleted")
 
 
 @app.command()
@@ -135,10 +135,13 @@ def detach(
         bool,
         typer.Option("--force", help="Also if the node does not answer: it is fenced."),
     ] = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Take a volume away from a node; afterwards that node can write no more."""
     nodes = attachments.detach(find_cluster(), name, node, force=force)
-    say(f"volume {name}: detached from {', '.join(nodes)}" if nodes else f"{name}: not attached")
+    where = f" to {node}" if node else ""
+    said = f"detached from {', '.join(nodes)}" if nodes else f"was not attached{where}"
+    done(output, {"volume": name, "detached": nodes}, f"volume {name}: {said}")
 
 
 def _bytes(text: str) -> int:

@@ -114,9 +114,12 @@ def _shared_processors(component: str) -> list[Processor]:
 
 
 def _renderers(fmt: LogFormat, *, colors: bool) -> list[Processor]:
+    # Neither form shows the local variables of the frames: keys and credentials are among them.
     if fmt == "console":
-        return [structlog.dev.ConsoleRenderer(colors=colors)]
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+    traces = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [
-        structlog.processors.dict_tracebacks,
+        structlog.processors.ExceptionRenderer(traces),
         structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
     ]

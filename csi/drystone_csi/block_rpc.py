@@ -101,14 +101,12 @@ class GrpcBlock:
         """See ``BlockApi``."""
         found = await self._call(self._stub.Stats, block_pb2.StatsRequest(volume_id=volume_id))
         return BlockStats(
-            read_requests=found.read_requests,
-            write_requests=found.write_requests,
-            read_bytes=found.read_bytes,
-            write_bytes=found.write_bytes,
-            in_flight_requests=found.in_flight_requests,
-            oldest_wait_us=found.oldest_wait_us,
-            longest_wait_us=found.longest_wait_us,
-            errors=found.errors,
+            completed_requests=found.completed_requests,
+            failed_requests=found.failed_requests,
+            writes_issued=found.writes_issued,
+            reads_sent=found.reads_sent,
+            insync_waits=found.insync_waits,
+            credit_waits=found.credit_waits,
         )
 
     async def _call(

@@ -132,13 +132,11 @@ class BlockInfo:
 
 @dataclass(frozen=True, slots=True)
 class BlockStats:
-    """Counters of an attachment; waits in microseconds."""
+    """Counters of an attachment, as the engine has them."""
 
-    read_requests: int
-    write_requests: int
-    read_bytes: int
-    write_bytes: int
-    in_flight_requests: int
-    oldest_wait_us: int
-    longest_wait_us: int
-    errors: int
+    completed_requests: int
+    failed_requests: int
+    writes_issued: int
+    reads_sent: int
+    insync_waits: int
+    credit_waits: int

@@ -175,7 +175,7 @@ class FakeBlock:
         return grown
 
     async def stats(self, volume_id: str) -> BlockStats:
-        return BlockStats(0, 0, 0, 0, 0, 0, 0, 0)
+        return BlockStats(0, 0, 0, 0, 0, 0)
 
     async def make_device(self, volume: Volume) -> str:
         return f"/dev/fake{int(volume.id, 16)}"

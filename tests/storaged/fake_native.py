@@ -9,6 +9,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+# As the sequencer counts them (``crates/sequencer/src/stats.rs``), and some that nobody shows.
+ENGINE_COUNTERS = {
+    "completed": 9, "failed": 1, "writes": 7, "reads": 5, "insync_waits": 3, "credit_waits": 2,
+    "resends": 4,
+}  # fmt: skip
+
 
 class FakeEvents:
     """An event file as the native side has one."""
@@ -198,7 +204,7 @@ class FakeBlockCore(FakeEvents):
     def stats(self) -> str:
         volumes = {
             str(v): {"state": "active", "generation": a["generation"], "size": a["size"],
-                     "connections": 0, "counters": {"writes": 7}}
+                     "connections": 0, "counters": ENGINE_COUNTERS}
             for v, a in self.attached.items()
         }  # fmt: skip
         return json.dumps({"volumes": volumes, "drives_up": []})

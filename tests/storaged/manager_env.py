@@ -170,11 +170,11 @@ class Peer:
         host, port = self.listener.sockets[0].getsockname()
         return f"{host}:{port}"
 
-    async def open_drive(self, nonce: int = 7, previous: int = 0) -> None:
+    async def open_drive(self, nonce: int = 7, previous: int = 0, uuid: bytes = b"") -> None:
         answer = await self.call(
             "OpenDrive",
             pb.OpenDriveRequest(
-                uuid=self.uuid[::-1], serial=f"serial-{self.name}", nonce=nonce,
+                uuid=uuid or self.uuid[::-1], serial=f"serial-{self.name}", nonce=nonce,
                 previous_nonce=previous, capacity_bytes=8 * GIB, addr=await self.listen(),
                 incarnation=1, highest_revision=1, cluster=self.cluster,
             ),
@@ -182,8 +182,10 @@ class Peer:
         self.drive, self.nonce = answer.drive, nonce
         await self.ready()
 
-    async def ready(self, state=pb.DRIVE_STATE_READY) -> None:
-        report = pb.ReportDriveRequest(drive=self.drive, nonce=self.nonce, state=state)
+    async def ready(self, state=pb.DRIVE_STATE_READY, reason: str = "") -> None:
+        report = pb.ReportDriveRequest(
+            drive=self.drive, nonce=self.nonce, state=state, reason=reason
+        )
         await self.call("ReportDrive", report)
 
     async def map(self) -> pgmap.ClusterMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from pathlib import Path
 
 import grpc
@@ -16,12 +17,13 @@ from drystone_storaged.agent.register import Registrant, register
 from drystone_storaged.attach.interface import AttacherKind
 from drystone_storaged.block.app import BlockDaemon
 from drystone_storaged.block.records import Record, Records
-from drystone_storaged.block.service import BlockService, serving
+from drystone_storaged.block.service import _ENGINE_NAMES, BlockService, serving
 from drystone_storaged.block.settings import BlockSettings
 from drystone_storaged.proto import block_pb2, block_pb2_grpc, control_pb2
 from tests.storaged.fake_native import FakeBlockCore
 from tests.storaged.manager_env import GIB, manager, peers, until
 
+ROOT = Path(__file__).resolve().parents[2]
 RW, EXPORT = block_pb2.MODE_READ_WRITE, block_pb2.ATTACHER_EXPORT
 
 
@@ -248,10 +250,19 @@ async def test_stats_and_info_answer_without_the_manager(mgr, tmp_path):
         volume = await new_volume(mgr)
         await stub.Attach(attach_request(volume), timeout=10)
         stats = await stub.Stats(block_pb2.StatsRequest(volume_id=volume), timeout=5)
-        assert stats.write_requests == 7
+        assert (stats.completed_requests, stats.failed_requests) == (9, 1)
+        assert (stats.writes_issued, stats.reads_sent) == (7, 5)
+        assert (stats.insync_waits, stats.credit_waits) == (3, 2)
         info = await stub.Info(block_pb2.InfoRequest(), timeout=5)
         assert (info.node, info.ready) == ("block-1", True)
         assert block_pb2.ATTACHER_EXPORT in info.attachers
+
+
+def test_every_counter_of_the_interface_is_one_that_the_engine_has():
+    source = ROOT / "storaged/native/crates/sequencer/src/stats.rs"
+    counted = set(re.findall(r"^    (\w+),$", source.read_text(), re.MULTILINE))
+    assert set(_ENGINE_NAMES.values()) <= counted
+    assert set(_ENGINE_NAMES) == set(block_pb2.StatsResponse.DESCRIPTOR.fields_by_name)
 
 
 @pytest.mark.parametrize("bad", ["", "../../etc/passwd", "0" * 15, "0" * 17, "G" * 16])

@@ -46,6 +46,20 @@ def test_a_join_takes_e0_from_the_record_of_the_drop():
     assert new == PgRecord(7, (1, 3), (Joiner(2, 7, 5),), target=(1, 2, 3))
 
 
+def test_a_drive_that_is_out_already_returns_as_blank_when_it_says_that_its_content_is_void():
+    ref = PgRef(1, 0)
+    out = (OutSince(2, 4, 7), OutSince(3, 3, 7))
+    record = PgRecord(5, (1,), (), out)
+    changed, kept = membership.plan_drop({ref: record}, [2], 9, blank=True)
+    assert kept == ()
+    assert changed[ref] == PgRecord(5, (1,), (), (OutSince(2, 0, 7), OutSince(3, 3, 7)))
+    joined = membership.join(changed[ref], 2)
+    assert joined is not None
+    assert joined.joining == (Joiner(2, 6, 0),)
+    assert membership.plan_drop(changed, [2], 9, blank=True) == ({}, ())
+    assert membership.plan_drop({ref: record}, [2], 9) == ({}, ())
+
+
 def test_a_drive_nobody_remembers_joins_as_blank():
     new = membership.join(PgRecord(6, (1,)), 4)
     assert new is not None

@@ -55,6 +55,10 @@ class Cluster:
     def pids(self) -> dict[str, int]:
         return {p["name"]: p["pid"] for p in self.json("local", "status")["processes"]}
 
+    def log(self, process: str) -> list[dict[str, Any]]:
+        text = (self.folder / "log" / f"{process}.log").read_text()
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
     def clean(self) -> None:
         """Whatever happened, nothing of it stays."""
         for pid_file in (self.folder / "run").glob("*.pid"):
@@ -117,6 +121,14 @@ def test_acknowledged_data_outlives_a_killed_server_and_then_everything(cluster,
     again = cluster.json("volume", "attach", "db", "--as", "export")
     assert again["generation"] > attached["generation"]
     copy(again["nbd_uri"], str(back))
+    assert back.read_bytes() == source.read_bytes()
+
+    cluster("local", "down")
+    cluster("local", "up")
+    opened = [e for e in cluster.log("node-1-server") if e["event"] == "drive_open"]
+    assert opened[-1]["replayed_bytes"] < size // 4, "a clean stop leaves a checkpoint"
+    third = cluster.json("volume", "attach", "db", "--as", "export")
+    copy(third["nbd_uri"], str(back))
     assert back.read_bytes() == source.read_bytes()
 
     cluster("local", "destroy")

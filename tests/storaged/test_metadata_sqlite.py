@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 
 import pytest
 
@@ -84,3 +85,37 @@ async def test_history_is_compacted_by_itself_and_keys_stay(tmp_path, monkeypatc
     assert await store.get("/old") is not None
     assert (await store.txn([Compare.absent("/old")], [])).succeeded is False
     await store.close()
+
+
+async def test_reads_that_wait_with_a_write_do_not_wait_for_its_flush(tmp_path, monkeypatch):
+    store = await SqliteStore.open(tmp_path / "m.db")
+    await store.txn([], [Put("/k", b"old")])
+    together, flushed = threading.Event(), threading.Event()
+    commit = store._engine.commit
+
+    def slow_commit() -> None:
+        assert flushed.wait(20)
+        commit()
+
+    monkeypatch.setattr(store._engine, "commit", slow_commit)
+    try:
+        gate = asyncio.create_task(store._do(lambda _: together.wait(20)))
+        await asyncio.sleep(0)
+        write = asyncio.create_task(store.txn([], [Put("/k", b"new")]))
+        await asyncio.sleep(0)
+        read = asyncio.create_task(store.get("/k"))
+        await asyncio.sleep(0)
+        together.set()
+        async with asyncio.timeout(20):
+            found = await read
+        assert found is not None
+        assert found.value == b"old", "what a power cut could take back is not seen"
+        assert not write.done()
+    finally:
+        together.set()
+        flushed.set()
+        await asyncio.gather(gate, write)
+        after = await store.get("/k")
+        await store.close()
+    assert after is not None
+    assert after.value == b"new"

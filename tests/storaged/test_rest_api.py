@@ -284,6 +284,21 @@ async def test_mark_lost_needs_a_loss(ready):
     check_problem(answer, 409, "pg_not_lost")
 
 
+async def test_what_is_impossible_or_missing_is_told_with_the_next_step(ready):
+    answer = await ready.http.post("/v1/pools", json={"name": "none", "copies": 0})
+    assert answer.json()["code"] == "invalid_copies"
+    assert "1 to 4" in answer.json()["hint"]
+    body = {"pg": 8000, "confirm": True}
+    missing = (await ready.http.post("/v1/pools/default/mark-lost", json=body)).json()
+    assert missing["code"] == "pg_not_found"
+    assert "default/8000" in missing["detail"]
+    assert "drystone map" in missing["hint"]
+
+
+async def test_every_problem_names_its_kind(mgr):
+    assert (await mgr.http.get("/v1/volumes/none")).json()["kind"] == "not_found"
+
+
 async def test_openapi_describes_the_api(mgr):
     body = (await mgr.http.get("/openapi.json")).json()
     assert "/v1/volumes/{which}/unpublish" in body["paths"]

@@ -16,11 +16,12 @@ from drystone_common.errors import (
     AlreadyExistsError,
     ConflictError,
     DeadlineError,
+    ExitCode,
     InvalidArgumentError,
     NotFoundError,
     UnavailableError,
 )
-from drystone_storaged.agent.rest import Rest, problem, segment
+from drystone_storaged.agent.rest import LOOK_S, Rest, problem, segment
 
 VOLUME = {
     "id": "0000000000000001", "name": "db", "size": 10_000_003_072, "used": 4096,
@@ -47,6 +48,7 @@ class Manager:
     def __init__(self, answers):
         self.answers = answers
         self.asked: list[tuple[str, str, object]] = []
+        self.timeout_s = 0.0
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else None
@@ -55,8 +57,10 @@ class Manager:
         status, data = self.answers.get(key, (404, {"detail": key, "code": "not_found"}))
         return httpx.Response(status, json=data)
 
-    def rest(self) -> Rest:
-        return Rest("http://manager", "secret", transport=httpx.MockTransport(self))
+    def rest(self, timeout_s: float = 30.0) -> Rest:
+        self.timeout_s = timeout_s
+        transport = httpx.MockTransport(self)
+        return Rest("http://manager", "secret", transport=transport, timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -93,6 +97,58 @@ def test_status_has_health_nodes_drives_and_placement_groups(run):
     shown = cli("status").output
     assert "64 PGs are missing a copy" in shown
     assert "0 of 64 in sync" in shown
+
+
+def test_status_does_not_wait_long_for_a_frozen_manager_and_says_what_wakes_it(run):
+    manager, cli = run({"GET /v1/status": (200, STATUS)})
+    assert cli("status").exit_code == 0
+    assert manager.timeout_s == LOOK_S
+
+    def silent(_request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("nothing")
+
+    transport = httpx.MockTransport(silent)
+    with (
+        Rest("http://m", "t", transport=transport, timeout_s=LOOK_S) as rest,
+        pytest.raises(DeadlineError) as caught,
+    ):
+        rest.get("/v1/status")
+    assert "in 5 s" in caught.value.message
+    assert "drystone local start" in (caught.value.hint or "")
+    assert "carried out" not in (caught.value.hint or ""), "a look changes nothing"
+
+
+def test_a_drive_is_forgotten_only_when_that_is_confirmed(run):
+    manager, cli = run({"DELETE /v1/drives/3": (204, None)})
+    refused = cli("drive", "forget", "3").exception
+    assert isinstance(refused, InvalidArgumentError)
+    assert "--yes" in (refused.hint or "")
+    assert not manager.asked
+    told = cli("drive", "forget", "3", "--yes", "-o", "json")
+    assert json.loads(told.output) == {"drive": "3", "forgotten": True}
+
+
+def test_a_pool_is_changed_and_deleted(run):
+    pool = {
+        "name": "fast", "copies": 3, "width": 3, "min_insync": 1, "failure_domain": "node",
+        "capacity": 1, "used": 0, "available": 1, "pgs": STATUS["pgs"],
+    }  # fmt: skip
+    answers = {"PATCH /v1/pools/fast": (200, pool), "DELETE /v1/pools/fast": (204, None)}
+    manager, cli = run(answers)
+    assert "min in-sync" in cli("pool", "set", "fast", "--min-insync", "1").output
+    assert manager.asked[-1] == ("PATCH", "/v1/pools/fast", {"min_insync": 1})
+    assert json.loads(cli("pool", "delete", "fast", "-o", "json").output) == {
+        "pool": "fast",
+        "deleted": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("data", ExitCode.DATA), ("failed", ExitCode.FAILED), (None, 70)]
+)
+def test_damaged_data_is_no_defect_although_both_are_status_500(kind, code):
+    body = {"detail": "no", "code": "x"} | ({"kind": kind} if kind else {})
+    assert problem(500, body).exit_code == code
 
 
 def test_a_list_is_read_page_by_page(run):
@@ -173,15 +229,23 @@ def test_a_manager_that_cannot_be_reached_is_said_with_the_next_step():
     assert "drystone local status" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(("text", "path"), [("a/b", "a%2Fb"), ("../x", "..%2Fx"), ("v?1", "v%3F1")])
+@pytest.mark.parametrize(("text", "path"), [("a b", "a%20b"), ("v?1", "v%3F1"), ("#", "%23")])
 def test_what_a_person_typed_stays_one_segment_of_a_path(text, path):
     assert segment(text) == path
 
 
-@pytest.mark.parametrize("text", ["", ".", ".."])
+@pytest.mark.parametrize("text", ["", ".", "..", "a/b", "../status"])
 def test_a_name_that_would_be_another_path_is_refused(text):
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(InvalidArgumentError) as caught:
         segment(text)
+    assert caught.value.hint
+
+
+def test_a_refused_request_says_which_field_is_wrong():
+    details = [{"field": "body.name", "problem": "too short"}]
+    error = problem(400, {"code": "invalid_argument", "detail": "no", "details": details})
+    assert error.hint == "body.name: too short"
+    assert problem(400, {"detail": "no", "details": ["x", 7]}).hint is None
 
 
 def test_attaching_at_an_unknown_node_names_those_there_are():

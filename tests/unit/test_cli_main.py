@@ -14,10 +14,11 @@ from drystone_common.errors import ConflictError, NotFoundError
 
 COMMANDS = (
     "local up", "local status", "local down", "local destroy", "local stop", "local start",
-    "pool create", "pool list", "pool show", "pool mark-lost",
+    "pool create", "pool list", "pool show", "pool set", "pool delete", "pool mark-lost",
     "volume create", "volume list", "volume show", "volume resize", "volume delete",
     "volume fence", "volume attach", "volume detach",
-    "status", "node list", "node forget", "drive list", "drive show", "drive scrub", "map",
+    "status", "node list", "node forget", "drive list", "drive show", "drive forget", "drive scrub",
+    "map",
     "manager", "server", "block", "csi", "version",
 )  # fmt: skip
 

@@ -102,3 +102,20 @@ def test_console_output_is_for_people():
         structlog.reset_defaults()
     assert "drive_opened" in out.getvalue()
     assert not out.getvalue().startswith("{")
+
+
+@pytest.mark.parametrize("fmt", ["json", "console"])
+def test_a_traceback_shows_no_local_variables(stream, fmt):
+    """Among them are keys and credentials, in whatever object happens to be at hand."""
+    logs.configure_logging("server", stream=stream, fmt=fmt)
+    master = b"very-" + b"private"
+    holder = {"credential": "dsc1-" + "hidden"}
+    try:
+        raise ValueError(len(master) + len(holder))
+    except ValueError:
+        logs.get_logger("x").exception("call_failed")
+    text = stream.getvalue()
+    assert "ValueError" in text
+    assert "test_a_traceback_shows_no_local_variables" in text
+    assert "very-private" not in text
+    assert "dsc1-hidden" not in text

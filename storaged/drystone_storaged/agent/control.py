@@ -29,9 +29,10 @@ _REPEAT: Final = frozenset(
     (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED)
 )
 _OPTIONS: Final = (
-    # 2 s + 2 s: a manager that vanished without a word is noticed before any lease matters.
-    ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 2000),
+    # No lease depends on the manager and every call has its own deadline: these only find an idle
+    # connection whose other end vanished without a word. Each ping wakes threads at both ends.
+    ("grpc.keepalive_time_ms", 8_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -112,7 +113,8 @@ class Control:
         def repeat(error: Exception) -> bool:
             if not isinstance(error, grpc.aio.AioRpcError) or error.code() not in _REPEAT:
                 return False
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
+            if error.code() is not grpc.StatusCode.ABORTED:
+                # Also after a deadline: this manager may be gone without a word.
                 self._lost(error)
                 self.next_manager()
             return True

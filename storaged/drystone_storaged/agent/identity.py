@@ -6,7 +6,7 @@ refuses the name until it is forgotten, which is the point.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -25,7 +25,7 @@ class Identity:
     name: str
     uuid: UUID
     cluster: UUID | None = None
-    credential: str = ""
+    credential: str = field(default="", repr=False)
 
 
 class IdentityFile:

@@ -83,7 +83,11 @@ def run_daemon(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise
     except Exception as error:
         _log.exception("daemon_failed")
-        raise UnavailableError(f"the daemon failed: {error!r}", code="daemon_failed") from error
+        raise UnavailableError(
+            f"the daemon failed: {error!r}",
+            code="daemon_failed",
+            hint="does the same process run already? The log above says where it failed",
+        ) from error
 
 
 async def _until_signal(work: Coroutine[Any, Any, None]) -> None:

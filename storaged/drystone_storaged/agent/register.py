@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +34,8 @@ class Membership:
     incarnation: int
     feature_level: int
     key_epoch: int
-    master_key: bytes
-    role_key: bytes
+    master_key: bytes = field(repr=False)
+    role_key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

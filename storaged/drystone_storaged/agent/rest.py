@@ -13,6 +13,7 @@ import httpx
 from drystone_common.errors import (
     AlreadyExistsError,
     ConflictError,
+    DataError,
     DeadlineError,
     DeniedError,
     DrystoneError,
@@ -26,6 +27,7 @@ from drystone_common.errors import (
 from drystone_common.files import read_limited
 
 TIMEOUT_S: Final = 30.0  # the longest single answer: a fence that has to be proven
+LOOK_S: Final = 5.0  # a look that a person waits for: a manager that lives needs milliseconds
 ANSWER_BYTES_MAX: Final = 64 << 20  # a map of 8192 placement groups is a few MiB as JSON
 PAGE: Final = 1000
 PAGES_MAX: Final = 10_000  # a manager whose cursor never ends is broken
@@ -45,6 +47,12 @@ _BY_STATUS: Final[dict[int, type[DrystoneError]]] = {
     504: DeadlineError,
     507: NoSpaceError,
 }
+_BY_KIND: Final[dict[object, type[DrystoneError]]] = {
+    DataError.kind: DataError,
+    DrystoneError.kind: DrystoneError,
+}
+"""Kinds that share their status with another one: the answer names them."""
+
 _EXISTS: Final = ("volume_exists", "pool_exists", "node_name_taken")
 
 Json = dict[str, Any]
@@ -54,12 +62,18 @@ class Rest:
     """Calls ``/v1``; use it as a context manager. ``token`` goes into every request."""
 
     def __init__(
-        self, base_url: str, token: str, *, transport: httpx.BaseTransport | None = None
+        self,
+        base_url: str,
+        token: str,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.base_url = base_url
+        self._timeout_s = timeout_s
         self._http = httpx.Client(
-            base_url=base_url, headers=headers, timeout=TIMEOUT_S, transport=transport,
+            base_url=base_url, headers=headers, timeout=timeout_s, transport=transport,
             # Only ever the manager that was named: no proxy from the environment in between.
             trust_env=False,
         )  # fmt: skip
@@ -118,9 +132,11 @@ class Rest:
         try:
             answer = self._http.request(method, path, params=params or None, json=body)
         except httpx.TimeoutException as error:
+            unsure = "" if method == "GET" else "; the call may have been carried out"
             raise DeadlineError(
-                f"the manager at {self.base_url} did not answer in {TIMEOUT_S:.0f} s",
-                hint="see whether it is overloaded; the call may have been carried out",
+                f"the manager at {self.base_url} did not answer in {self._timeout_s:.0f} s",
+                hint="it is frozen or overloaded: `drystone local status` tells, `drystone local "
+                f"start` with its name wakes it{unsure}",
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UnavailableError(
@@ -137,10 +153,12 @@ def problem(status: int, data: Mapping[str, Any]) -> DrystoneError:
     """Rebuild the typed error from problem+json; anything else becomes one by its status."""
     code = data.get("code")
     kind = _BY_STATUS.get(status, DrystoneError)
+    if status == httpx.codes.INTERNAL_SERVER_ERROR:
+        kind = _BY_KIND.get(data.get("kind"), kind)
     if code in _EXISTS:
         kind = AlreadyExistsError
     message = str(data.get("detail") or data.get("title") or f"HTTP status {status}")[:4096]
-    hint = data.get("hint")
+    hint = data.get("hint") or _complaints(data.get("details"))
     return kind(
         message,
         code=code if isinstance(code, str) else None,
@@ -148,10 +166,25 @@ def problem(status: int, data: Mapping[str, Any]) -> DrystoneError:
     )
 
 
+def _complaints(details: object) -> str | None:
+    """What a refused request said of its fields, in one line."""
+    if not isinstance(details, list):
+        return None
+    found = [d for d in details if isinstance(d, dict)]
+    return "; ".join(f"{d.get('field')}: {d.get('problem')}" for d in found) or None
+
+
 def segment(text: str) -> str:
-    """What a person typed, as one segment of a path and never more."""
-    if not text or text in (".", ".."):
-        raise InvalidArgumentError(f"{text!r} is not a name", code="invalid_name")
+    """What a person typed, as one segment of a path and never more.
+
+    No name holds a slash, and servers take even an escaped one for the end of a segment.
+    """
+    if not text or text in (".", "..") or "/" in text:
+        raise InvalidArgumentError(
+            f"{text!a} is not a name",
+            code="invalid_name",
+            hint="see the list command for the names there are",
+        )
     return quote(text, safe="")
 
 

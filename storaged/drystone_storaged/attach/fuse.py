@@ -21,6 +21,7 @@ from drystone_storaged.attach.interface import (
     Device,
     device_busy,
 )
+from drystone_storaged.attach.loops import LoopDevice
 
 LOSETUP_WAIT_S: Final = 30.0
 """Setting up reads a few blocks, which wait while a server changes over (5 s worst)."""
@@ -73,7 +74,7 @@ class FuseAttacher:
     async def detach(self, volume_id: str, *, force: bool = False) -> None:
         """See ``Attacher``. Dirty pages are written by the kernel before the loop lets go."""
         helper = self._helper(volume_id)
-        name = await asyncio.to_thread(sysfs.loop_of, helper.file)
+        name = await asyncio.to_thread(_loop(helper).find)
         if (
             name is not None
             and not force
@@ -86,10 +87,25 @@ class FuseAttacher:
             raise device_busy(f"/dev/{left}")
         await helper.quit(force=force)
 
+    async def drop_dead(self) -> tuple[str, ...]:
+        """Remove the devices whose helper is dead: whoever has one open gets errors only.
+
+        Gives their names.
+        """
+        dropped = []
+        for volume_id in await self.found():
+            helper = self._helper(volume_id)
+            name = await asyncio.to_thread(_loop(helper).find)
+            if name is not None and await helper.stat() is None:
+                await self._drop_loop(helper)
+                await helper.clear()
+                dropped.append(name)
+        return tuple(dropped)
+
     async def resize(self, volume_id: str, size_bytes: int) -> Device:
         """See ``Attacher``."""
         helper = self._helper(volume_id)
-        name = await asyncio.to_thread(sysfs.loop_of, helper.file)
+        name = await asyncio.to_thread(_loop(helper).find)
         if name is None:
             raise NotFoundError(f"volume {volume_id} has no device here", code="not_attached")
         await helper.command(f"resize {size_bytes}")
@@ -116,7 +132,7 @@ class FuseAttacher:
 
     async def _with_loop(self, spec: AttachSpec, helper: FuseHelper) -> Device:
         """Give the loop device on the helper's file, made if a crash came before it."""
-        name = await asyncio.to_thread(sysfs.loop_of, helper.file)
+        name = await asyncio.to_thread(_loop(helper).find)
         if name is None:
             name = await self._make_loop(spec, helper)
         size = await asyncio.to_thread(sysfs.size_bytes, name)
@@ -139,13 +155,19 @@ class FuseAttacher:
             str(helper.file),
         )
         made = await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
-        return made.stdout.strip().removeprefix("/dev/")
+        name = made.stdout.strip().removeprefix("/dev/")
+        await asyncio.to_thread(_loop(helper).note, name)
+        return name
 
     async def _drop_loop(self, helper: FuseHelper) -> str | None:
         """Detach the loop device; gives its name if somebody keeps it open."""
-        name = await asyncio.to_thread(sysfs.loop_of, helper.file)
+        name = await asyncio.to_thread(_loop(helper).find)
         if name is None:
             return None
         argv = ("losetup", "--detach", f"/dev/{name}")
         await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
-        return await asyncio.to_thread(sysfs.loop_of, helper.file)
+        return await asyncio.to_thread(_loop(helper).find)
+
+
+def _loop(helper: FuseHelper) -> LoopDevice:
+    return LoopDevice(helper.folder, helper.file)

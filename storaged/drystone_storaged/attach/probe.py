@@ -11,7 +11,6 @@ from drystone_storaged.attach.export import ExportAttacher
 from drystone_storaged.attach.fuse import FuseAttacher
 from drystone_storaged.attach.fuse_helper import find_program
 from drystone_storaged.attach.interface import Attacher, AttacherKind
-from drystone_storaged.attach.nbd import NbdAttacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,9 @@ async def make(kind: AttacherKind, state: Path, host: Host) -> Attacher:
             hint="use another one; 'export' works everywhere",
         )
     if kind is AttacherKind.NBD:
+        # 9 MB of netlink in memory, for hosts that have the module only.
+        from drystone_storaged.attach.nbd import NbdAttacher  # noqa: PLC0415 - see above
+
         return await NbdAttacher.open()
     if kind is AttacherKind.FUSE and host.fuse_program is not None:
         return FuseAttacher(state / "fuse", host.fuse_program)

@@ -83,6 +83,7 @@ class BlockDaemon:
         try:
             self.pump.start()
             start = self.background.start
+            start(self.pump.failure(), "events")
             start(self.session.run(), "session")
             start(self.maps.run_stream(), "map-stream")
             start(self.maps.run_reads(), "map-reads")

@@ -14,6 +14,9 @@ from drystone_storaged.cluster.records import Cluster, Drive, DriveState, Node
 from drystone_storaged.cluster.store import Compare, KeyValue, MetadataStore, Put
 from drystone_storaged.cluster.txn import read_all, read_record, retrying
 
+STOPPED: Final = "the server was stopped"
+"""What a server says of its drives when it ends in order."""
+
 SERIAL_MAX: Final = 256  # device serials have under 100 characters, file identities too
 
 
@@ -240,13 +243,14 @@ def _check_reopen(
         raise ConflictError(
             f"drive {drive.id} was removed from the cluster",
             code="drive_forgotten",
-            hint="format it anew to use it as a blank drive",
+            hint="wipe it or remove the file: its server then makes a new drive there",
         )
     if request.serial != drive.serial:
         raise ConflictError(
             f"drive {drive.id} is known on another device: this is a copy of it",
             code="drive_serial_mismatch",
-            hint="remove the copy, or format it anew",
+            hint=f"use the original; if that is lost for good, `drystone drive forget {drive.id}`, "
+            "then remove this copy: its server makes a new drive there",
         )
     if drive.node != node.uuid and holder_lives(drive):
         raise ConflictError(f"drive {drive.id} is open on {drive.node_name}", code="drive_held")
@@ -255,5 +259,6 @@ def _check_reopen(
         raise ConflictError(
             f"drive {drive.id} holds an older state than the cluster has seen of it",
             code="drive_nonce_stale",
-            hint="it is an old image or a copy; format it anew to use it as a blank drive",
+            hint="it is an old image or a copy, use the newest; where that is lost for good, "
+            f"`drystone drive forget {drive.id}`, then remove this one",
         )

@@ -36,6 +36,11 @@ def pool(pool_id: int) -> str:
     return f"{POOLS}{pool_id:04x}/info"
 
 
+def pool_use(pool_id: int) -> str:
+    """Written by every new volume of a pool: a delete sees that one came meanwhile."""
+    return f"/pool-use/{pool_id:04x}"
+
+
 def shard(pool_id: int, index: int) -> str:
     """256 PG records of a pool."""
     return f"{POOLS}{pool_id:04x}/map/{index:03x}"
@@ -79,6 +84,11 @@ def client(uuid_hex: str) -> str:
 def drive(drive_id: int) -> str:
     """A drive's record; never deleted, because ids are never reused."""
     return f"{DRIVES}{drive_id:08x}"
+
+
+def orders(pool_id: int) -> str:
+    """Prefix of the orders to a pool's drives."""
+    return f"{ORDERS}{pool_id:04x}/"
 
 
 def order(pool_id: int, number: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Final
 
 from drystone_common.errors import UnavailableError
@@ -15,6 +17,9 @@ from drystone_storaged.cluster.store import (
 
 TTL_S: Final = 2.0  # the row "leader lease expiry + election" of the time budget
 KEEPALIVE_S: Final = 0.5  # three may be lost before the lease ends
+ALONE_TTL_S: Final = 3600.0
+"""In a store that only this process can use nobody could take over while this process lives, and
+opening the store ends every older lease: there the time of a lease protects nothing."""
 
 
 class NotLeaderError(UnavailableError):
@@ -31,6 +36,9 @@ class Leadership:
         self._name = name
         self._lease = 0
         self._created = 0
+        self._lost = asyncio.Event()
+        self._ttl_s = TTL_S if store.shared else ALONE_TTL_S
+        self._keepalive_s = self._ttl_s * KEEPALIVE_S / TTL_S
 
     @property
     def leads(self) -> bool:
@@ -48,7 +56,7 @@ class Leadership:
     async def campaign(self) -> bool:
         """Try once to become leader."""
         if not self._lease:
-            self._lease = await self._store.lease_grant(TTL_S)
+            self._lease = await self._store.lease_grant(self._ttl_s)
         done = await self._store.txn(
             [Compare.absent(keys.LEADER)],
             [Put(keys.LEADER, self._name.encode(), self._lease)],
@@ -67,13 +75,27 @@ class Leadership:
         try:
             await self._store.lease_keepalive(self._lease)
         except LeaseNotFoundError:
-            self._lease = 0
-            self._created = 0
+            self._forget()
             return False
         return True
 
     async def resign(self) -> None:
         """Give leadership up at once."""
-        lease, self._lease, self._created = self._lease, 0, 0
+        lease = self._lease
+        self._forget()
         if lease:
             await self._store.lease_revoke(lease)
+
+    async def rest(self) -> None:
+        """Return when it is time for the next ``keepalive`` or ``campaign``."""
+        if not self.leads:
+            await asyncio.sleep(KEEPALIVE_S)
+            return
+        self._lost.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._keepalive_s):
+                await self._lost.wait()
+
+    def _forget(self) -> None:
+        self._lease = self._created = 0
+        self._lost.set()

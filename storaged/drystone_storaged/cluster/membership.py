@@ -64,6 +64,17 @@ def join(record: PgRecord, drive: int) -> PgRecord | None:
     return _checked(record, changed, completed=())
 
 
+def forget_content(record: PgRecord, drives: Iterable[int]) -> PgRecord | None:
+    """Take what these drives hold for nothing, where they are out already: they return as blank.
+
+    The drive may be dropped for another reason before it says that its content proves nothing.
+    """
+    void = set(drives)
+    out = tuple(replace(o, e0=0) if o.drive in void else o for o in record.out)
+    # No epoch: the member sets stay.
+    return None if out == record.out else replace(record, out=out)
+
+
 def promote(record: PgRecord, drive: int, epoch: int) -> PgRecord | None:
     """Make a joiner in sync, if its copy completed in the current epoch."""
     if record.epoch != epoch or record.joiner(drive) is None:
@@ -149,6 +160,8 @@ def plan_drop(
         if current is not record:
             # One change of the members is one epoch, however many drives leave together.
             changed[ref] = _squash(record, current)
+        if blank and (void := forget_content(changed.get(ref, record), gone)) is not None:
+            changed[ref] = void
         if any(drive in current.insync for drive in gone):
             kept.append(ref)
     return changed, tuple(kept)

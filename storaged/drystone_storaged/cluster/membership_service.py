@@ -136,11 +136,15 @@ class MembershipService:
         def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
             record = state.pgs(ref.pool).get(ref)
             if record is None:
-                raise NotFoundError(f"PG {ref.pool}.{ref.pg} does not exist", code="pg_not_found")
+                raise NotFoundError(
+                    f"PG {_name(state, ref)} does not exist",
+                    code="pg_not_found",
+                    hint="`drystone map` lists the PGs of every pool",
+                )
             up = {d.id for d in state.drives.values() if d.state is DriveState.UP}
             if up.intersection(record.insync):
                 raise ConflictError(
-                    f"PG {ref.pool}.{ref.pg} still has an in-sync copy on a drive that is up",
+                    f"PG {_name(state, ref)} still has an in-sync copy on a drive that is up",
                     code="pg_not_lost",
                     hint="nothing is lost; wait for resync instead",
                 )
@@ -150,9 +154,9 @@ class MembershipService:
 
         return await self._run(plan, "mark-lost"), outcome[0]
 
-    async def edit(self, plan: Plan, what: str) -> Changed:
+    async def edit(self, plan: Plan, what: str, conditions: Sequence[Compare] = ()) -> Changed:
         """Run any other plan; the caller answers for I1 and I2."""
-        return await self._run(plan, what)
+        return await self._run(plan, what, conditions)
 
     async def _run(self, plan: Plan, what: str, extra: Sequence[Compare] = ()) -> Changed:
         async def attempt() -> Changed | None:
@@ -176,6 +180,11 @@ class MembershipService:
             self._leadership.compare()
         if extra and not (await self._store.txn(extra, [])).succeeded:
             raise EvidenceExpiredError("what spoke for this drop was withdrawn")
+
+
+def _name(state: MapState, ref: PgRef) -> str:
+    pool = state.pools.get(ref.pool)
+    return f"{pool.name if pool else ref.pool}/{ref.pg}"
 
 
 def _heir(record: PgRecord, up: set[int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from drystone_common.errors import (
@@ -26,11 +26,12 @@ from drystone_storaged.cluster.placement import (
     pg_count_for,
     width_of,
 )
-from drystone_storaged.cluster.records import Drive, DriveState, FailureDomain, Node, Pool
-from drystone_storaged.cluster.store import Compare, MetadataStore, Op, Put
-from drystone_storaged.cluster.txn import read_all, read_record
+from drystone_storaged.cluster.records import Drive, DriveState, FailureDomain, Node, Pool, Volume
+from drystone_storaged.cluster.store import Compare, Delete, MetadataStore, Op, Put
+from drystone_storaged.cluster.txn import read_all, read_record, retrying
 
 COPIES_MAX: Final = 4  # a PG has at most 8 members, and each copy may be joined by a new one
+NAMED_MAX: Final = 3  # volumes in a message; their number says the rest
 POOLS_MAX: Final = 1023  # 10 bits on the wire, 0 unused
 
 
@@ -138,6 +139,75 @@ class PoolService:
             )
         return found[0]
 
+    async def for_volume(self, name: str) -> tuple[Pool, list[Compare]]:
+        """A pool, and the conditions under which a new volume may be put into it."""
+        pool = await self.find(name)
+        found = await self._store.get(keys.pool(pool.id))
+        return pool, [Compare.created(keys.pool(pool.id), found.create_revision if found else 0)]
+
+    async def set_min_insync(self, name: str, min_insync: int) -> Pool:
+        """Change how many copies must be in sync for writes; clients follow with the next map."""
+
+        async def attempt() -> Pool | None:
+            pool = await self.find(name)
+            _check_min_insync(min_insync, pool.copies)
+            found = await read_record(self._store, keys.pool(pool.id), Pool)
+            if found is None:
+                return None
+            new = replace(found[0], min_insync=min_insync)
+            if new == found[0]:
+                return new
+            done = await self._store.txn(
+                [Compare.mod(found[1].key, found[1].mod_revision)],
+                [Put(found[1].key, encode(new))],
+            )
+            return new if done.succeeded else None
+
+        return await retrying(attempt, f"pool {name}")
+
+    async def delete(self, name: str) -> None:
+        """Remove a pool that holds nothing: no volume, and no deleted one that is still freed."""
+
+        async def attempt() -> bool | None:
+            pool = await self.find(name)
+            used = await self._store.get(keys.pool_use(pool.id))
+            await self._refuse_used(pool)
+            info = await self._store.get(keys.pool(pool.id))
+            shards = await self._store.range(keys.shards(pool.id))
+            incarnation = await self._store.get(keys.INCARNATION)
+            index = keys.name("pool", name)
+            compares = [
+                Compare.mod(keys.pool_use(pool.id), used.mod_revision if used else 0),
+                Compare.mod(keys.pool(pool.id), info.mod_revision if info else 0),
+            ]
+            removed = [index, keys.pool(pool.id), keys.pool_use(pool.id)]
+            ops: list[Op] = [Delete(key) for key in (*removed, *(kv.key for kv in shards.items))]
+            # The map's revision is that of its newest part, and must not go back.
+            ops.append(Put(keys.INCARNATION, incarnation.value if incarnation else b"1"))
+            return True if (await self._store.txn(compares, ops)).succeeded else None
+
+        await retrying(attempt, f"pool {name}")
+
+    async def _refuse_used(self, pool: Pool) -> None:
+        # Volumes first: one that is deleted in between has left an order by then.
+        volumes = await read_all(self._store, keys.VOLUMES, Volume)
+        held = sorted(v.name for v in volumes if v.pool == pool.id)
+        if held:
+            shown = ", ".join(held[:NAMED_MAX]) + (", …" if len(held) > NAMED_MAX else "")
+            raise ConflictError(
+                f"pool {pool.name} has {len(held)} volumes: {shown}",
+                code="pool_in_use",
+                hint="delete them first",
+            )
+        orders = await self._store.range(keys.orders(pool.id), limit=1)
+        if orders.items:
+            raise ConflictError(
+                f"deleted volumes of pool {pool.name} are not freed on every drive yet",
+                code="pool_in_use",
+                hint="repeat later; drives that are away free them when they return, "
+                "`drystone status` names them",
+            )
+
     async def list(self) -> list[Pool]:
         """Every pool."""
         page = await self._store.range("/name/pool/")
@@ -150,15 +220,25 @@ class PoolService:
 def _check_spec(spec: PoolSpec) -> None:
     parse_name(spec.name, "pool name")
     if not 1 <= spec.copies <= COPIES_MAX:
-        raise InvalidArgumentError(f"copies must be 1 to {COPIES_MAX}", code="invalid_copies")
-    if not 1 <= spec.min_insync <= spec.copies:
         raise InvalidArgumentError(
-            "min_insync must be 1 to the number of copies", code="invalid_min_insync"
+            f"{spec.copies} copies are not possible",
+            code="invalid_copies",
+            hint=f"give 1 to {COPIES_MAX}; 3 survive the loss of any two at once",
         )
+    _check_min_insync(spec.min_insync, spec.copies)
     count = spec.pg_count
     if count and (count & (count - 1) or not 1 <= count <= PGS_MAX):
         raise InvalidArgumentError(
             "pg_count must be a power of two up to 8192", code="invalid_pg_count"
+        )
+
+
+def _check_min_insync(wanted: int, copies: int) -> None:
+    if not 1 <= wanted <= copies:
+        raise InvalidArgumentError(
+            f"min_insync {wanted} is not possible with {copies} copies",
+            code="invalid_min_insync",
+            hint=f"give 1 to {copies}; writes wait while fewer copies are in sync",
         )
 
 

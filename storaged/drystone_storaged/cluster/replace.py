@@ -1,60 +1,118 @@
-"""New targets in place of drives that are gone for good; the join loop does the rest."""
+"""Which drives take the places that are empty; the join loop does the rest.
+
+A place is empty where a drive was forgotten, or where there were too few drives when the pool was
+made. It is filled as soon as a drive is up in a domain that the PG does not use yet.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from drystone_storaged.cluster import membership
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.pgmap import PgRecord
-from drystone_storaged.cluster.placement import PlacementSpec
+from drystone_storaged.cluster.placement import PlacementDrive, PlacementSpec
 from drystone_storaged.cluster.pools import in_domain
 from drystone_storaged.cluster.records import DriveState, Node, Pool
 
-Place = Callable[[PlacementSpec], Sequence[tuple[int, ...]]]
+Preferred = Mapping[int, Sequence[tuple[int, ...]]]
+"""What the placement gave, by pool: for each PG distinct domains, one for every place."""
+
+
+def is_whole(state: MapState) -> bool:
+    """Whether every place is taken: the usual case, answered in one pass over the map."""
+    gone = gone_drives(state)
+    narrow = any(pool.width < pool.copies for pool in state.pools.values())
+    return not narrow and all(
+        len(pg.target) >= state.pools[ref.pool].copies
+        and gone.isdisjoint(
+            (*pg.target, *(j.drive for j in pg.joining), *(o.drive for o in pg.out))
+        )
+        for ref, pg in state.pgs().items()
+    )
+
+
+def placements_wanted(state: MapState, nodes: Mapping[str, Node]) -> list[PlacementSpec]:
+    """What to ask the placement: pools with an empty place that a drive could take."""
+    gone = gone_drives(state)
+    wanted = []
+    for pool in state.pools.values():
+        domain = _domains(pool, state, nodes)
+        drives = _candidates(pool, state, nodes)
+        free = {d.domain for d in drives}
+        targets = (_target(pool, pg, gone) for pg in state.pgs(pool.id).values())
+        if any(len(t) < pool.copies and free - {domain.get(d) for d in t} for t in targets):
+            wanted.append(PlacementSpec(pool.id, pool.pg_count, pool.copies, drives))
+    return wanted
 
 
 def plan_replacement(
-    state: MapState, nodes: Mapping[str, Node], place: Place
+    state: MapState, nodes: Mapping[str, Node], preferred: Preferred
 ) -> dict[PgRef, PgRecord]:
-    """Forget gone drives everywhere and fill their places with drives that are up."""
-    gone = frozenset(d.id for d in state.drives.values() if d.state is DriveState.GONE)
+    """Forget gone drives everywhere and fill empty places; doing it again changes nothing.
+
+    Drives that are not up any more are passed over: ``preferred`` may be older than ``state``.
+    """
+    gone = gone_drives(state)
     changed: dict[PgRef, PgRecord] = {}
     for pool in state.pools.values():
-        touched = {
-            ref: new
-            for ref, record in state.pgs(pool.id).items()
-            if (new := membership.forget(record, gone)) is not None
-        }
-        changed |= _fill(pool, state, nodes, touched, place) if touched else {}
+        domain = _domains(pool, state, nodes)
+        up = {d.id for d in _candidates(pool, state, nodes)}
+        chosen = preferred.get(pool.id)
+        for ref, record in state.pgs(pool.id).items():
+            new = without(record, gone)
+            target = _target(pool, new, gone)
+            for drive in chosen[ref.pg] if chosen else ():
+                used = {domain.get(d) for d in target}
+                if len(target) < pool.copies and drive in up and domain[drive] not in used:
+                    target = (*target, drive)
+            new = membership.retarget(new, target) or new
+            if new is not record:
+                changed[ref] = new
     return changed
 
 
-def _fill(
-    pool: Pool,
-    state: MapState,
-    nodes: Mapping[str, Node],
-    touched: Mapping[PgRef, PgRecord],
-    place: Place,
-) -> dict[PgRef, PgRecord]:
-    candidates = [
+def without(record: PgRecord, gone: frozenset[int]) -> PgRecord:
+    """The record when these are forgotten; one that is in sync stays a member."""
+    new = record
+    for joiner in record.joining:
+        if joiner.drive in gone:
+            # It serves nobody, and while it stands there no other one joins.
+            new = membership.drop(new, joiner.drive, 0) or new
+    return membership.forget(new, gone) or new
+
+
+def wider(state: MapState, pool: Pool) -> int:
+    """How many copies every PG of a pool has now, if that is more than it was made with."""
+    counts = [len(set(pg.insync).intersection(pg.target)) for pg in state.pgs(pool.id).values()]
+    return max(pool.width, min(pool.copies, min(counts, default=0)))
+
+
+def gone_drives(state: MapState) -> frozenset[int]:
+    """Drives that were forgotten."""
+    return frozenset(d.id for d in state.drives.values() if d.state is DriveState.GONE)
+
+
+def _target(pool: Pool, record: PgRecord, gone: frozenset[int]) -> tuple[int, ...]:
+    """What is wanted already; a copy that is there takes an empty place before a new one does."""
+    target = tuple(d for d in record.target if d not in gone)
+    spare = (d for d in record.insync if d not in target and d not in gone)
+    return (*target, *list(spare)[: max(0, pool.copies - len(target))])
+
+
+def _domains(pool: Pool, state: MapState, nodes: Mapping[str, Node]) -> dict[int, str]:
+    """Domains of all drives, also those that are down: their copies come back."""
+    known = [(d, nodes[d.node]) for d in state.drives.values() if d.node in nodes]
+    return {d.id: d.domain for d in in_domain(known, pool.failure_domain)}
+
+
+def _candidates(
+    pool: Pool, state: MapState, nodes: Mapping[str, Node]
+) -> tuple[PlacementDrive, ...]:
+    found = [
         (d, nodes[d.node])
         for d in state.drives.values()
-        if d.state is not DriveState.GONE and d.node in nodes and d.drive_class == pool.drive_class
+        if d.state is DriveState.UP and d.node in nodes and d.drive_class == pool.drive_class
     ]
-    drives = in_domain(candidates, pool.failure_domain)
-    if not drives:
-        return dict(touched)
-    domain = {d.id: d.domain for d in drives}
-    # Each PG gets `width` distinct domains, so one is left for every place that is empty.
-    preferred = place(PlacementSpec(pool.id, pool.pg_count, pool.width, drives))
-    filled: dict[PgRef, PgRecord] = {}
-    for ref, record in touched.items():
-        target = list(record.target)
-        for drive in preferred[ref.pg]:
-            used = {domain.get(d) for d in target}
-            if len(target) < pool.width and domain[drive] not in used:
-                target.append(drive)
-        filled[ref] = membership.retarget(record, tuple(target)) or record
-    return filled
+    return in_domain(found, pool.failure_domain)

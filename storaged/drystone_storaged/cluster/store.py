@@ -171,6 +171,10 @@ class WatchBatch:
 class MetadataStore(Protocol):
     """What ``store_sqlite`` and later ``store_etcd`` implement; one suite checks both."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes can use the store while this one has it open."""
+
     async def get(self, key: str) -> KeyValue | None:
         """Read one key, linearizably."""
 

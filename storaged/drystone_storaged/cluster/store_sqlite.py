@@ -1,8 +1,9 @@
 """The metadata store of one machine: SQLite, one process, one thread, group commit.
 
-Every call is a job for one thread. The jobs that wait are run together and made durable by
-one flush, so the store is as fast as many callers at once need. Answers go out after the
-flush, those of reads too: nothing is seen that a power cut could take back.
+Every call is a job for one thread. The jobs that wait are run together: first the reads, which
+see what is durable and are answered at once, then the writes, which are made durable by one flush
+and answered after it. So nothing is seen that a power cut could take back, the store is as fast as
+many callers at once need, and a call that reads three times before it writes waits for one flush.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ BATCH_MAX: Final = 256  # jobs that share one flush: bounds how long the first o
 QUEUE_MAX: Final = (
     10_000  # waiting jobs; more callers than any cluster has means something is stuck
 )
-IDLE_S: Final = 1.0  # how often leases are looked at when nothing else happens
 
 T = TypeVar("T")
 
@@ -51,8 +51,13 @@ class _Job:
     answer: Future[Any]
 
 
+_Answer = tuple[Future[Any], Any, BaseException | None]
+
+
 class SqliteStore:
     """``MetadataStore`` on a file. Open it with ``SqliteStore.open``."""
+
+    shared: Final = False  # the lock file sees to it
 
     def __init__(self, path: Path, lock: int, clock: Callable[[], float]) -> None:
         self._lock = lock
@@ -174,9 +179,9 @@ class SqliteStore:
     def _collect(self) -> tuple[list[_Job], bool]:
         batch: list[_Job] = []
         due = self._engine.lease_due_s()
-        wait_s = IDLE_S if due is None else min(due, IDLE_S)
         try:
-            job = self._jobs.get(timeout=max(wait_s, 0.001))
+            # Every call is a job and wakes us; without one there is only the next lease's end.
+            job = self._jobs.get(timeout=None if due is None else max(due, 0.001))
             while job is not None:
                 batch.append(job)
                 if len(batch) >= BATCH_MAX:
@@ -188,30 +193,37 @@ class SqliteStore:
 
     def _run_batch(self, batch: list[_Job]) -> None:
         engine = self._engine
-        answers: list[tuple[Future[Any], Any, BaseException | None]] = []
         live = [job for job in batch if job.answer.set_running_or_notify_cancel()]
-        try:
-            if engine.lease_due_s() == 0.0 or any(job.writes for job in live):
-                engine.begin()
-                engine.expire()
-                answers = [_run_job(engine, job) for job in live]
-                engine.commit()
-            else:
-                answers = [_run_job(engine, job) for job in live]
-        except (sqlite3.Error, OverflowError) as error:
-            engine.rollback()
-            reason = StoreUnavailableError(
-                f"the metadata store cannot write: {error}",
-                hint="check space and health of its disk",
-            )
-            answers = [(job.answer, None, reason) for job in live]
-        for future, value, problem in answers:
-            if problem is None:
-                future.set_result(value)
-            else:
-                future.set_exception(problem)
+        # A lease whose time is over ends before anything else is seen or done.
+        ends = engine.lease_due_s() == 0.0
+        # None of these was answered, so any order of them is one that callers may see.
+        reads = [] if ends else [job for job in live if not job.writes]
+        writes = live if ends else [job for job in live if job.writes]
+        if reads:
+            _answer(self._attempt(reads))
+        if writes or ends:
+            _answer(self._attempt(writes, durably=True))
         if engine.revision != self._seen and not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self._announce(engine.revision), self._loop)
+
+    def _attempt(self, jobs: list[_Job], *, durably: bool = False) -> list[_Answer]:
+        engine = self._engine
+        try:
+            if not durably:
+                return [_run_job(engine, job) for job in jobs]
+            engine.begin()
+            engine.expire()
+            answers = [_run_job(engine, job) for job in jobs]
+            engine.commit()
+        except (sqlite3.Error, OverflowError) as error:
+            engine.rollback()
+            what = "write" if durably else "read"
+            reason = StoreUnavailableError(
+                f"the metadata store cannot {what}: {error}",
+                hint="check space and health of its disk",
+            )
+            return [(job.answer, None, reason) for job in jobs]
+        return answers
 
     async def _announce(self, revision: int) -> None:
         async with self._advanced:
@@ -219,7 +231,15 @@ class SqliteStore:
             self._advanced.notify_all()
 
 
-def _run_job(engine: SqliteEngine, job: _Job) -> tuple[Future[Any], Any, BaseException | None]:
+def _answer(answers: list[_Answer]) -> None:
+    for future, value, problem in answers:
+        if problem is None:
+            future.set_result(value)
+        else:
+            future.set_exception(problem)
+
+
+def _run_job(engine: SqliteEngine, job: _Job) -> _Answer:
     try:
         return job.answer, job.work(engine), None
     except DrystoneError as error:

@@ -73,7 +73,7 @@ class VolumeService:
         check_size(spec.size)
         check_attributes(spec.attributes)
         parse_name(spec.name, "volume name")
-        pool = await self._pools.find(spec.pool)
+        pool, conditions = await self._pools.for_volume(spec.pool)
         existing = await self._existing(spec, pool)
         if existing is not None:
             return existing, False
@@ -83,16 +83,20 @@ class VolumeService:
             Put(index, format_id(volume.id).encode()),
             Put(keys.volume(volume.id), encode(volume)),
             Put(keys.layer(layer.id), encode(layer)),
+            Put(keys.pool_use(pool.id), format_id(volume.id).encode()),
         ]
         csi = _csi_key(volume)
         if csi:
             ops.append(Put(csi, format_id(volume.id).encode()))
-        done = await self._store.txn([Compare.absent(index)], ops)
+        done = await self._store.txn([Compare.absent(index), *conditions], ops)
         if done.succeeded:
             return volume, True
         existing = await self._existing(spec, pool)
         if existing is None:
-            raise ConflictError(f"volume {spec.name} is being deleted; try again", code="contended")
+            raise ConflictError(
+                f"volume {spec.name} or pool {spec.pool} is being deleted; try again",
+                code="contended",
+            )
         return existing, False
 
     async def _new(self, spec: VolumeSpec, pool: Pool) -> tuple[Volume, Layer]:

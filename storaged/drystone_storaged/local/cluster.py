@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from drystone_common.errors import (
     ConflictError,
+    DataError,
     DeadlineError,
     DrystoneError,
     InvalidArgumentError,
@@ -18,10 +19,10 @@ from drystone_common.errors import (
 )
 from drystone_common.files import atomic_write_text, read_json
 from drystone_storaged.agent.identity import FILE_NAME as IDENTITY
-from drystone_storaged.agent.rest import Rest, read_token
+from drystone_storaged.agent.rest import LOOK_S, TIMEOUT_S, Rest, read_token
 from drystone_storaged.local import configs
 from drystone_storaged.local import members as parts
-from drystone_storaged.local.health import Notify, Waiter, problems
+from drystone_storaged.local.health import QUIET_S, Notify, Waiter, problems
 from drystone_storaged.local.layout import Layout
 from drystone_storaged.local.lock import locked
 from drystone_storaged.local.members import Members, Wanted
@@ -45,9 +46,10 @@ class LocalCluster:
         self._notify = notify
         self.processes = Processes(self.layout)
 
-    def rest(self, members: Members) -> Rest:
+    def rest(self, members: Members, timeout_s: float = TIMEOUT_S) -> Rest:
         """A client of this cluster's manager."""
-        return Rest(members.rest_url(), read_token(self.layout.token_file))
+        token = read_token(self.layout.token_file)
+        return Rest(members.rest_url(), token, timeout_s=timeout_s)
 
     def up(self, wanted: Wanted) -> dict[str, Any]:
         """Make or complete the cluster, start what does not run, return when it is healthy."""
@@ -71,6 +73,7 @@ class LocalCluster:
             with self.rest(members) as rest:
                 waiter.until("the manager does not answer", lambda: _healthy(rest))
                 self._admit(rest, members)
+                self._restart_outdated(rest, members, waiter)
                 self._wait_drives(rest, members, waiter)
                 self._ensure_pool(rest, members)
                 status = waiter.until_healthy(rest, members)
@@ -91,10 +94,13 @@ class LocalCluster:
             }
             for p in configs.processes(members)
         ]
-        health, issues = "critical", ["the manager does not answer"]
-        with suppress(DrystoneError), self.rest(members) as rest:
+        name = members.manager.name
+        silent = f"the manager does not answer: see its log, or `drystone local start {name}`"
+        health, issues = "critical", [silent]
+        with suppress(DrystoneError), self.rest(members, LOOK_S) as rest:
             found = rest.get("/v1/status")
             health, issues = found["health"], problems(found, members)
+        issues += self._refused_drives(members)
         return {
             "dir": str(self.layout.root),
             "health": health,
@@ -103,11 +109,22 @@ class LocalCluster:
             "endpoints": read_endpoints(self.layout),
         }
 
+    def _refused_drives(self, members: Members) -> list[str]:
+        """What running servers say of drives that they do not serve."""
+        return [
+            f"{process.node}: {reason}"
+            for process in configs.processes(members)
+            if process.kind == "server" and self.processes.pid(process)
+            for reason in self.processes.refused_drives(process)
+        ]
+
     def down(self) -> int:
         """Stop every process; data, devices and settings stay. Gives how many ran."""
         members = parts.load(self.layout)
         with locked(self.layout):
-            return self._stop_all(configs.processes(members))
+            count = self._stop_all(configs.processes(members))
+            self._drop_dead_devices(members)
+            return count
 
     def destroy(self, *, force: bool = False) -> None:
         """Detach, stop, remove everything that this cluster ever made."""
@@ -115,20 +132,39 @@ class LocalCluster:
             return
         self._refuse_foreign_for_destroy()
         with locked(self.layout):
-            with suppress(NotFoundError):
-                members = parts.load(self.layout)
-                self._detach(members, force=force)
-                self._stop_all(configs.processes(members))
-                self._remove_devices(members, force=force)
+            consumers, processes = self._what_to_destroy(force=force)
+            self._detach(consumers, force=force)
+            self._stop_all(processes)
+            self._remove_devices(consumers, force=force)
             for name in ("state", "drives", "csi", "conf", "run", "log"):
-                shutil.rmtree(self.layout.root / name, ignore_errors=False) if (
-                    self.layout.root / name
-                ).is_dir() else None
+                self._remove(self.layout.root / name)
             # Last: until here a second `destroy` goes on where this one was cut off.
             for name in ("token", "tokens", "cluster.json", "lock"):
                 (self.layout.root / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.layout.root.rmdir()
+
+    def _what_to_destroy(self, *, force: bool) -> tuple[list[str], list[Process]]:
+        """Consumers and processes; by what lies in the folder where its list is damaged."""
+        try:
+            members = parts.load(self.layout)
+        except (NotFoundError, DataError) as error:
+            if isinstance(error, DataError) and not force:
+                raise
+            return self.layout.consumers_by_files(), self.processes.by_files()
+        return [c.name for c in members.consumers], configs.processes(members)
+
+    def _remove(self, folder: Path) -> None:
+        if not folder.is_dir():
+            return
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise ConflictError(
+                f"{error.filename or folder} cannot be removed: {error.strerror}",
+                code="device_busy",
+                hint="unmount what is mounted below the folder, then repeat",
+            ) from error
 
     def stop(self, node: str, name: SignalName, kind: Kind | None) -> str:
         """Send a signal to a node's process; TERM and KILL wait until it is gone."""
@@ -213,6 +249,22 @@ class LocalCluster:
             self._notify(f"started {process.name}")
         return started
 
+    def _restart_outdated(self, rest: Rest, members: Members, waiter: Waiter) -> None:
+        """Servers that run with older settings take the new ones, such as another drive.
+
+        One after the other, each only while everything is in sync: writes go on meanwhile.
+        """
+        for process in configs.processes(members):
+            if process.kind != "server" or not self.processes.is_outdated(process):
+                continue
+            waiter.until("not everything is in sync", lambda: _in_sync(rest), QUIET_S)
+            self._notify(f"restarting {process.name} with its new settings")
+            self.processes.stop(process)
+            self._start(process)
+            node = process.node
+            waiter.until(f"{node} does not connect", lambda node=node: _connected(rest, node))  # type: ignore[misc]
+            waiter.until("not everything is in sync", lambda: _in_sync(rest), QUIET_S)
+
     def _admit(self, rest: Rest, members: Members) -> None:
         """Give a join token to every node that was never registered."""
         names = [("server", s.name) for s in members.servers]
@@ -237,11 +289,10 @@ class LocalCluster:
             return
         self._notify("formatting drives")
 
-        def all_up() -> bool:
-            up = [d for d in rest.items("/v1/drives") if d["state"] == "up"]
-            return len(up) >= members.drive_count()
+        def up() -> int:
+            return sum(1 for drive in rest.items("/v1/drives") if drive["state"] == "up")
 
-        waiter.until("not every drive is up", all_up)
+        waiter.until_drives(up, members.drive_count())
 
     def _ensure_pool(self, rest: Rest, members: Members) -> None:
         if any(pool["name"] == POOL for pool in rest.items("/v1/pools")):
@@ -276,30 +327,46 @@ class LocalCluster:
                 count += 1
         return count
 
-    def _detach(self, members: Members, *, force: bool) -> None:
+    def _detach(self, consumers: list[str], *, force: bool) -> None:
         from drystone_storaged.local import devices  # noqa: PLC0415 - gRPC is slow to import
 
-        for consumer in members.consumers:
-            process = Process(consumer.name, "block", consumer.name)
+        for name in consumers:
+            process = Process(name, "block", name)
             if self.processes.state(process) != "running":
                 continue
             try:
-                count = devices.detach_all(self.layout.block_socket(consumer.name), force=force)
+                found = devices.detach_all(self.layout.block_socket(name), force=force)
             except (UnavailableError, DeadlineError) as error:
                 # What a daemon without servers cannot detach in order is removed below.
-                self._notify(f"{consumer.name}: {error.message}")
+                self._notify(f"{name}: {error.message}")
                 continue
-            if count:
-                self._notify(f"{consumer.name}: detached {count}")
+            for line in found.left:
+                # The daemon ends next, and what it leaves is removed then.
+                self._notify(f"{name}: {line}")
+            if found.detached:
+                self._notify(f"{name}: detached {found.detached}")
 
-    def _remove_devices(self, members: Members, *, force: bool) -> None:
+    def _drop_dead_devices(self, members: Members) -> None:
+        """Live devices stay for the next `up`; one whose FUSE process was killed is of no use."""
+        for consumer in members.consumers:
+            state = self.layout.state(consumer.name)
+            if not (state / "fuse").is_dir():
+                continue
+            from drystone_storaged.local import devices  # noqa: PLC0415 - slow to import
+
+            for name in devices.drop_dead(state):
+                self._notify(f"{consumer.name}: removed /dev/{name}, its FUSE process was dead")
+
+    def _remove_devices(self, consumers: list[str], *, force: bool) -> None:
         from drystone_storaged.local import devices  # noqa: PLC0415 - gRPC is slow to import
 
-        for consumer in members.consumers:
-            failed = devices.remove_left(self.layout.state(consumer.name))
+        for name in consumers:
+            failed = devices.remove_left(self.layout.state(name))
+            for line in failed if force else ():
+                self._notify(f"{name}: a device stays: {line}")
             if failed and not force:
                 raise ConflictError(
-                    f"devices of {consumer.name} cannot be removed: {'; '.join(failed)}",
+                    f"devices of {name} cannot be removed: {'; '.join(failed)}",
                     code="device_busy",
                     hint="unmount them and close what has them open, then repeat",
                 )
@@ -313,7 +380,7 @@ class LocalCluster:
         return found[0]
 
     def _no_node(self, members: Members, node: str, kind: Kind | None = None) -> DrystoneError:
-        what = f"a {kind} on {node}" if kind and node in members.node_names() else f"node {node}"
+        what = f"{kind} on {node}" if kind and node in members.node_names() else f"node {node}"
         return NotFoundError(
             f"there is no {what} in this cluster",
             code="node_not_found",
@@ -345,6 +412,11 @@ def read_endpoints(layout: Layout) -> dict[str, Any]:
 def _healthy(rest: Rest) -> bool:
     rest.get("/v1/health")
     return True
+
+
+def _in_sync(rest: Rest) -> bool:
+    pgs = rest.get("/v1/status")["pgs"]
+    return bool(pgs["in_sync"] == pgs["total"])
 
 
 def _connected(rest: Rest, node: str) -> bool:

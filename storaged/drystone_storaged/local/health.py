@@ -50,7 +50,11 @@ class Waiter:
             self.check_alive()
             if time.monotonic() > end:
                 why = f": {last.message}" if last else ""
-                raise DeadlineError(f"{what} after {deadline_s:.0f} s{why}", code="not_healthy")
+                raise DeadlineError(
+                    f"{what} after {deadline_s:.0f} s{why}",
+                    code="not_healthy",
+                    hint="see `drystone local status` and the logs that it names, then repeat",
+                )
             time.sleep(POLL_S)
 
     def check_alive(self) -> None:
@@ -78,7 +82,7 @@ class Waiter:
                 said = "; ".join(missing)
                 self._notify(f"waiting: {said}")
             if now - quiet_since > REFUSED_S:
-                self._check_drives()
+                self.check_drives()
             if now - quiet_since > QUIET_S:
                 raise DeadlineError(
                     f"the cluster does not become healthy: {said}",
@@ -87,7 +91,21 @@ class Waiter:
                 )
             time.sleep(POLL_S)
 
-    def _check_drives(self) -> None:
+    def until_drives(self, up: Callable[[], int], wanted: int) -> None:
+        """Wait until so many drives are up; a server that refuses one of its own ends the wait."""
+        started = time.monotonic()
+
+        def all_up() -> bool:
+            if up() >= wanted:
+                return True
+            if time.monotonic() - started > REFUSED_S:
+                self.check_drives()
+            return False
+
+        self.until("not every drive is up", all_up)
+
+    def check_drives(self) -> None:
+        """Raise if a server says that a drive of its own cannot be served."""
         reasons = [
             f"{process.node}: {reason}"
             for process in self._watched

@@ -75,6 +75,13 @@ class Layout:
         """CSI socket of the n-th consumer, counted from 1."""
         return self.root / "csi" / ("csi.sock" if number == 1 else f"{number}.sock")
 
+    def consumers_by_files(self) -> list[str]:
+        """Nodes that attached something, by what they left."""
+        folders = self.root.glob("state/*")
+        return sorted(
+            f.name for f in folders if (f / "attachments").is_dir() or (f / "fuse").is_dir()
+        )
+
     def make_folders(self) -> None:
         """Make what is missing; private, because keys and data lie below."""
         for name in ("conf", "csi", "drives", "log", "run", "state"):

@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drystone_common.errors import ConflictError, DataError, InvalidArgumentError, NotFoundError
-from drystone_common.files import atomic_write_json, atomic_write_text, read_json
+from drystone_common.files import atomic_write_json, atomic_write_text, read_json, read_limited
 from drystone_storaged.local import ports
 from drystone_storaged.local.layout import Layout
 
@@ -17,8 +17,9 @@ VERSION: Final = 1
 SERVERS_MAX: Final = 63  # the design's limit of storage nodes
 DRIVES_MAX: Final = 12  # a node
 CONSUMERS_MAX: Final = 32  # enough for one machine
-DRIVE_BYTES_MIN: Final = 1 << 30
-"""A drive keeps segments for cleaning; below this little would be left for data."""
+DRIVE_BYTES_MIN: Final = 2 << 30
+"""A drive needs 16 segments of 64 MiB and its edges, so 1 GiB is just too small; some segments are
+kept for cleaning, and below this little would be left for data."""
 
 
 class _Part(BaseModel):
@@ -116,6 +117,8 @@ def load(layout: Layout) -> Members:
             code="no_cluster",
             hint="run `drystone local up`, or name the folder with --dir or $DRYSTONE_DIR",
         ) from error
+    except DataError as error:
+        raise _damaged(layout, "it does not hold JSON") from error
     if not isinstance(data, dict):
         raise _damaged(layout, "it is not an object")
     version = data.get("version")
@@ -160,14 +163,32 @@ def save(layout: Layout, members: Members) -> None:
 
 
 def ensure_tokens(layout: Layout) -> None:
-    """Make the REST tokens before the manager starts, so that nobody has to fetch them."""
-    if layout.tokens_file.exists() and layout.token_file.exists():
-        return
-    tokens = {role: secrets.token_urlsafe(32) for role in ("read", "operate", "admin")}
-    atomic_write_text(
-        layout.tokens_file, "".join(f"{role} {token}\n" for role, token in tokens.items())
-    )
-    atomic_write_text(layout.token_file, tokens["admin"] + "\n")
+    """Make the REST tokens before the manager starts, so that nobody has to fetch them.
+
+    A manager that runs knows those of the file, so the CLI's own is taken from there.
+    """
+    admin = _admin_token(layout)
+    if admin is None:
+        tokens = {role: secrets.token_urlsafe(32) for role in ("read", "operate", "admin")}
+        lines = [f"{role} {token}\n" for role, token in tokens.items()]
+        atomic_write_text(layout.tokens_file, "".join(lines))
+        admin = tokens["admin"]
+    try:
+        same = read_limited(layout.token_file, bytes_max=4096) == f"{admin}\n".encode()
+    except (NotFoundError, DataError):
+        same = False
+    if not same:
+        atomic_write_text(layout.token_file, f"{admin}\n")
+
+
+def _admin_token(layout: Layout) -> str | None:
+    try:
+        text = read_limited(layout.tokens_file).decode("utf-8", "replace")
+    except NotFoundError:
+        return None
+    pairs = [line.split() for line in text.splitlines()]
+    found = [words[1] for words in pairs if words[:1] == ["admin"] and len(words) == 2]  # noqa: PLR2004
+    return found[0] if found else None
 
 
 def found(layout: Layout, wanted: Wanted) -> Members:
@@ -238,11 +259,12 @@ def grow(members: Members, wanted: Wanted) -> Members:
 
 def _count(what: str, wanted: int | None, have: int, default: int, limit: int) -> int:
     count = wanted if wanted is not None else (have or default)
-    if not (0 if what == "consumers" else 1) <= count <= limit:
+    least = 0 if what == "consumers" else 1
+    if not least <= count <= limit:
         raise InvalidArgumentError(
             f"{count} {what} are not possible",
             code="invalid_count",
-            hint=f"give at most {limit}",
+            hint=f"give {least} to {limit}",
         )
     if count < have:
         raise ConflictError(
@@ -257,7 +279,7 @@ def _damaged(layout: Layout, why: str) -> DataError:
     return DataError(
         f"{layout.cluster_file} is damaged: {why}",
         code="file_damaged",
-        hint="restore it from a backup; ports and names in it are needed to start again",
+        hint="restore it from a backup: nodes and drive sizes are in it, without it nothing starts",
     )
 
 

@@ -29,6 +29,10 @@ LOG_LINES: Final = 200  # of a log's end: a server that has just started wrote s
 LOG_BYTES_MAX: Final = 16 << 20
 """A log larger than this is turned over once at a start: one old generation is kept."""
 
+ERROR_PREFIX: Final = "error: "
+NOT_ADMITTED: Final = "the join token is not valid"
+"""What a manager tells a node that it does not know: new, or forgotten."""
+
 PROC: Final = Path("/proc")
 
 
@@ -46,6 +50,18 @@ class Processes:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+
+    def by_files(self) -> list[Process]:
+        """Processes that may run, by their pid files: for a folder whose list is damaged."""
+        kinds: dict[str, Kind] = {
+            "manager": "manager",
+            "node": "server",
+            "block": "block",
+            "csi": "csi",
+        }
+        names = sorted(path.stem for path in self._layout.pid("*").parent.glob("*.pid"))
+        found = ((name, kinds.get(name.partition("-")[0])) for name in names)
+        return [Process(name, kind, name.removesuffix("-server")) for name, kind in found if kind]
 
     def pid(self, process: Process) -> int | None:
         """The pid of a process that runs (or is stopped by a signal); None if there is none."""
@@ -144,6 +160,14 @@ class Processes:
                 hint="it waits inside the kernel; see `dmesg` and whatever device it uses",
             )
 
+    def is_outdated(self, process: Process) -> bool:
+        """Whether its settings were written after it was started."""
+        try:
+            started = self._layout.pid(process.name).stat().st_mtime_ns
+            return self._layout.config(process.name).stat().st_mtime_ns > started
+        except FileNotFoundError:
+            return False
+
     def log_tail(self, process: Process, lines: int = 3) -> str:
         """The last lines of a log, for an error message."""
         try:
@@ -175,10 +199,20 @@ class Processes:
 
     def died(self, process: Process) -> UnavailableError:
         """The error for a process that ended when it should run."""
+        tail = self.log_tail(process)
+        # What ended it is the last thing that it says, in the form of every program of ours.
+        errors = [line for line in tail.splitlines() if line.startswith(ERROR_PREFIX)]
+        said = errors[-1].removeprefix(ERROR_PREFIX) if errors else tail
+        hint = f"see {self._layout.log(process.name)}"
+        if NOT_ADMITTED in said:
+            hint = (
+                f"was {process.node} forgotten? To let it come in as a new node, remove "
+                f"{self._layout.state(process.node)} and its drive files, then `drystone local up`"
+            )
         return UnavailableError(
-            f"{process.name} ended at once: {self.log_tail(process) or 'it said nothing'}",
+            f"{process.name} ended at once: {said or 'it said nothing'}",
             code="process_died",
-            hint=f"see {self._layout.log(process.name)}",
+            hint=hint,
         )
 
     def _is_ours(self, pid: int, process: Process) -> bool:

@@ -187,23 +187,28 @@ class FailureJudge:
         answers = zip(candidates, found, strict=True)
         return frozenset(d.id for d, result in answers if result is Liveness.LISTENING)
 
-    async def sweep(self) -> None:
+    async def sweep(self) -> bool:
         """Find what no event told: deaths while no manager ran, drops that could not be done.
 
         Looks at servers without a session, and at drives that ended while no other copy lived. A
         drive that is down for another reason keeps its copies until its lease is proven over.
+        Gives whether there was anything to look at.
         """
         state = await read_state(self._deps.store)
         pgs = state.pgs()
         nodes = {d.node for d in state.drives.values() if d.state is not DriveState.GONE}
+        found = False
         for node in sorted(n for n in nodes if not self._deps.connected(n)):
             numbers = [d.id for d in _of_node(state, node)]
             up = any(state.drives[n].state is DriveState.UP for n in numbers)
             if up or _droppable(state, pgs, numbers, self._deps.connected):
+                found = True
                 await self.check_process(node)
         for drive in state.drives.values():
             if drive.ended and _droppable(state, pgs, [drive.id], self._deps.connected):
+                found = True
                 await self.drive_ended(drive.id, drive.reason)
+        return found
 
 
 def _droppable(

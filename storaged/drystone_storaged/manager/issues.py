@@ -4,50 +4,89 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from drystone_storaged.cluster.drives import STOPPED
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.records import Drive, DriveState, Node, Pool
 from drystone_storaged.manager.drivestats import DriveStats
+from drystone_storaged.manager.refusals import Refusal, Refusals
 
 NAMES_MAX: Final = 5  # in one sentence; the tables below it show all
 FULL_PERCENT: Final = 85  # at 100 writes stop, and freeing space takes time
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known beside the map: who is connected, what servers reported."""
+
+    connected: Callable[[Node], bool]
+    stats: DriveStats
+    refusals: Refusals
+
+
+@dataclass(frozen=True, slots=True)
+class _Drives:
+    """Drives that were not forgotten; of those that are down the reason, where a server says it."""
+
+    all: list[Drive]
+    down: dict[int, Drive]
+    refused: dict[int, Refusal]
+    away: frozenset[str]
+    needed: frozenset[int]
+
+    def remedy(self, numbers: Collection[int]) -> str:
+        """How to get these drives back."""
+        missing = [self.down[n] for n in numbers]
+        nodes = {d.node_name for d in missing if d.node_name in self.away}
+        # A server that is there and refuses its drive need not be started.
+        here = {f"drive {d.id} on {d.node_name}" for d in missing if d.node_name not in self.away}
+        steps = [f"start the server on {_names(nodes)}"] if nodes else []
+        steps += [f"bring back {_names(here)}, see below"] if here else []
+        return " and ".join(steps)
+
+
 def find_issues(
-    state: MapState,
-    servers: Sequence[Node],
-    counts: Counter[str],
-    connected: Callable[[Node], bool],
-    stats: DriveStats,
+    state: MapState, servers: Sequence[Node], counts: Counter[str], seen: Seen
 ) -> list[str]:
     """Every sentence, the gravest first."""
-    drives = [d for d in state.drives.values() if d.state is not DriveState.GONE]
-    away = {node.name for node in servers if not connected(node)}
+    drives = _look(state, servers, seen)
     return [
         *_groups(state, drives, counts),
-        *_nodes(sorted(away)),
-        *_drives(drives, away, stats),
-        *(sentence for pool in state.pools.values() for sentence in _pool(pool, len(servers))),
+        *_nodes(drives, {d.node_name for d in drives.all if d.id in drives.needed}, servers),
+        *_places(drives, servers, seen.refusals),
+        *_drives(drives, seen.stats),
+        *(line for pool in state.pools.values() for line in _pool(pool, state, len(servers))),
     ]
 
 
-def _groups(state: MapState, drives: list[Drive], counts: Counter[str]) -> Iterator[str]:
+def _look(state: MapState, servers: Sequence[Node], seen: Seen) -> _Drives:
+    drives = [d for d in state.drives.values() if d.state is not DriveState.GONE]
     down = {d.id: d for d in drives if d.state is not DriveState.UP}
+    told = {(node.uuid, r.uuid): r for node in servers for r in seen.refusals.of(node.uuid)}
+    refused = {n: told[d.node, d.uuid] for n, d in down.items() if (d.node, d.uuid) in told}
+    away = frozenset(node.name for node in servers if not seen.connected(node))
+    lost = [r for r in state.pgs().values() if all(d in down for d in r.insync)]
+    needed = frozenset(d for record in lost for d in record.insync)
+    return _Drives(drives, down, refused, away, needed)
+
+
+def _groups(state: MapState, drives: _Drives, counts: Counter[str]) -> Iterator[str]:
+    pgs = state.pgs()
     if counts["unavailable"]:
-        held = {k: r for k, r in state.pgs().items() if all(d in down for d in r.insync)}
-        wanted = {down[d].node_name for r in held.values() for d in r.insync}
+        held = [k for k, r in pgs.items() if all(d in drives.down for d in r.insync)]
         first = min(held, key=lambda ref: (ref.pool, ref.pg))
         example = f"{state.pools[first.pool].name}/{first.pg}"
+        here = drives.needed.intersection(drives.down)
+        remedy = drives.remedy(here) or "their drives were forgotten"
         yield (
             f"{counts['unavailable']} PGs have no in-sync copy on a drive that is up, I/O to them "
-            f"waits: start {_names('node', wanted)}; only if those drives are lost for good, give "
-            f"the newest data of each up (`drystone pool mark-lost {example}`, and so on)"
+            f"waits: {remedy}; only if those drives are lost for good, give "
+            f"the newest data of each up (`drystone pool mark-lost {example} --yes`, and so on)"
         )
-    missing = {
-        down[d].node_name for r in state.pgs().values() for d in (*r.insync, *r.target) if d in down
-    }
-    remedy = f"start {_names('node', missing)}" if missing else "resync brings them back, wait"
+    missing = {d for r in pgs.values() for d in (*r.insync, *r.target) if d in drives.down}
+    remedy = _lacking(state, drives, missing)
     if counts["stalled"]:
         yield (
             f"{counts['stalled']} PGs have fewer in-sync copies than min_insync, writes to them "
@@ -59,18 +98,49 @@ def _groups(state: MapState, drives: list[Drive], counts: Counter[str]) -> Itera
         yield f"{counts['resyncing']} PGs are being resynced: nothing to do, it ends by itself"
 
 
-def _nodes(away: Sequence[str]) -> Iterator[str]:
-    for name in away:
-        yield (
-            f"node {name} is not connected: start `drystone server` there or see its log; if it "
-            f"is gone for good, `drystone node forget {name}` places its copies elsewhere"
-        )
+def _lacking(state: MapState, drives: _Drives, missing: Collection[int]) -> str:
+    """What to do about copies that are not there."""
+    steps = [drives.remedy(missing)] if missing else []
+    short = {
+        ref.pool for ref, r in state.pgs().items() if len(r.target) < state.pools[ref.pool].width
+    }
+    steps += [
+        f"pool {pool.name} has an empty place: add a drive in another domain "
+        f"({pool.failure_domain.value}) than its others, it is taken into use by itself"
+        for pool in (state.pools[number] for number in sorted(short))
+    ]
+    return "; ".join(steps) or "resync brings them back, wait"
 
 
-def _drives(drives: list[Drive], away: Collection[str], stats: DriveStats) -> Iterator[str]:
-    for drive in drives:
+def _nodes(drives: _Drives, needed: Collection[str], servers: Sequence[Node]) -> Iterator[str]:
+    for name in sorted(drives.away):
+        line = f"node {name} is not connected: start `drystone server` there or see its log"
+        if name not in needed and len(drives.away) < len(servers):
+            line += (
+                "; if it is gone for good, "
+                f"`drystone node forget {name}` places its copies elsewhere"
+            )
+        yield line
+
+
+def _places(drives: _Drives, servers: Sequence[Node], refusals: Refusals) -> Iterator[str]:
+    """What is no drive of the cluster, or not yet: a new disk that cannot be taken."""
+    if not drives.all:
+        yield "there are no drives: start `drystone server` on nodes with a drive in their settings"
+    known = set(drives.refused.values())
+    for node in servers:
+        for refusal in refusals.of(node.uuid):
+            if refusal not in known:
+                yield f"node {node.name} refuses a drive ({refusal.code}): {refusal.reason}"
+
+
+def _drives(drives: _Drives, stats: DriveStats) -> Iterator[str]:
+    for drive in drives.all:
         where = f"drive {drive.id} on {drive.node_name}"
-        if drive.state is DriveState.DOWN and drive.node_name not in away:
+        refusal = drives.refused.get(drive.id)
+        if refusal is not None:
+            yield f"{where} is refused by its server ({refusal.code}): {refusal.reason}"
+        elif drive.id in drives.down and drive.node_name not in drives.away:
             yield f"{where} is down{_remedy(drive)}"
         figures = stats.get(drive.id)
         if figures is None:
@@ -86,6 +156,9 @@ def _drives(drives: list[Drive], away: Collection[str], stats: DriveStats) -> It
 
 
 def _remedy(drive: Drive) -> str:
+    if drive.reason == STOPPED:
+        # History: its node is connected again.
+        return ": its server runs again and has not opened it yet, see its log if that lasts"
     if not drive.ended and drive.reason:
         # Proven by others, not said by its server: it reports itself when it does well.
         return f" ({drive.reason}): it comes back by itself when it does well again"
@@ -96,21 +169,33 @@ def _remedy(drive: Drive) -> str:
     )
 
 
-def _pool(pool: Pool, servers: int) -> Iterator[str]:
+def _pool(pool: Pool, state: MapState, servers: int) -> Iterator[str]:
     if pool.width < pool.copies:
         yield (
-            f"pool {pool.name} keeps {pool.width} of {pool.copies} copies, more domains "
-            f"({pool.failure_domain.value}) were not there when it was made: add some, make a new "
-            "pool for new volumes"
+            f"pool {pool.name} keeps {pool.width} of {pool.copies} copies, there are no more "
+            f"domains ({pool.failure_domain.value}): add some, they are used by themselves"
         )
-    if pool.failure_domain.value == "drive" and servers < pool.copies:
+    if pool.failure_domain.value != "drive" or servers >= pool.copies:
+        return
+    remedy = f"add nodes until there are {pool.copies}, make a new pool for new volumes"
+    homes = {d.id: d.node for d in state.drives.values()}
+    together = [
+        Counter(homes.get(d) for d in pg.target).most_common(1)[0][1] - len(pg.target)
+        for pg in state.pgs(pool.id).values()
+        if pg.target
+    ]
+    if any(least == 0 for least in together):
         yield (
-            f"pool {pool.name} keeps copies on one node, whose loss loses data: add nodes until "
-            f"there are {pool.copies}, make a new pool for new volumes"
+            f"pool {pool.name} keeps all copies of PGs on one node, whose loss loses data: {remedy}"
+        )
+    elif together:
+        yield (
+            f"pool {pool.name} keeps more than one copy of a PG on the same node, whose loss takes "
+            f"them together: {remedy}"
         )
 
 
-def _names(kind: str, names: Collection[str]) -> str:
+def _names(names: Collection[str]) -> str:
     shown = sorted(names)
     more = f" and {len(shown) - NAMES_MAX} more" if len(shown) > NAMES_MAX else ""
-    return f"{kind} {', '.join(shown[:NAMES_MAX])}{more}"
+    return f"{', '.join(shown[:NAMES_MAX])}{more}"

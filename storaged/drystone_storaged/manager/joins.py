@@ -9,13 +9,14 @@ from typing import Final
 
 from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
-from drystone_storaged.cluster.leadership import Leadership, NotLeaderError
+from drystone_storaged.cluster.leadership import KEEPALIVE_S, Leadership, NotLeaderError
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.membership_service import Changed, MembershipService
-from drystone_storaged.manager.mapfeed import MapFeed
+from drystone_storaged.manager.bell import BACKSTOP_S, Bell
 
 log = get_logger(__name__)
 
+RETRY_S: Final = 1.0  # after a join that failed
 PROMOTE_PERIOD_S: Final = 0.2  # §4.1: at most 5 map transactions a second for promotions
 BACKOFF_S: Final = 2.0  # first pause of a joiner that failed; doubles
 BACKOFF_MAX_S: Final = 8.0  # a joiner is dropped at the first stall: a busy one must soon try again
@@ -44,51 +45,57 @@ class Backoff:
         now = self._monotonic()
         return {drive for drive, (until, _) in self._until.items() if until > now}
 
+    def next_end_s(self) -> float:
+        """Seconds until a pause ends; without one, or a long time away, the backstop."""
+        now = self._monotonic()
+        ends = [until - now for until, _ in self._until.values() if until > now]
+        return min([*ends, BACKSTOP_S])
+
 
 class JoinLoop:
-    """Joins what is up, wanted and out, whenever the map changes or a pause ends."""
+    """Joins what is up, wanted and out, whenever ``bell`` tells of a map or a pause ends.
+
+    ``refill`` comes first: it makes drives wanted where a place is empty.
+    """
 
     def __init__(
         self,
         membership: MembershipService,
         leadership: Leadership,
-        feed: MapFeed,
         backoff: Backoff,
+        refill: Callable[[], Awaitable[Changed]],
     ) -> None:
         self._membership = membership
         self._leadership = leadership
-        self._feed = feed
+        self._refill = refill
         self._backoff = backoff
+        self.bell = Bell()
 
     def hold_back(self, drive: int) -> None:
         """A drive left on its own wish: give it a pause before it joins again."""
         self._backoff.failed(drive)
+        # The map that shows it out may have been looked at already, and the pause ends later.
+        self.bell.ring()
 
     async def run(self) -> None:
         """Until cancelled."""
-        have = 0
         while True:
-            have = await self._next(have)
-            if not self._leadership.leads:
-                continue
-            try:
-                done = await self._membership.join_wanted(exclude=self._backoff.waiting())
-            except DrystoneError as error:
-                log.warning("joining failed, will try again", reason=str(error))
-                continue
-            if done.changed:
-                log.info("drives joined", pgs=len(done.changed), revision=done.revision)
+            pause_s = await self._look() if self._leadership.leads else BACKSTOP_S
+            await self.bell.wait(pause_s)
 
-    async def _next(self, have: int) -> int:
-        """Wait for a newer map, or a second when a pause may have ended."""
-        follower = self._feed.follow(have)
+    async def _look(self) -> float:
+        """Join what may join now; gives after how long to look again unasked."""
         try:
-            async with asyncio.timeout(1.0):
-                return (await anext(follower)).revision
-        except TimeoutError:
-            return have
-        finally:
-            await follower.aclose()  # type: ignore[attr-defined]
+            filled = await self._refill()
+            if filled.changed:
+                log.info("empty places given to drives", pgs=len(filled.changed))
+            done = await self._membership.join_wanted(exclude=self._backoff.waiting())
+        except DrystoneError as error:
+            log.warning("joining failed, will try again", reason=str(error))
+            return RETRY_S
+        if done.changed:
+            log.info("drives joined", pgs=len(done.changed), revision=done.revision)
+        return self._backoff.next_end_s()
 
 
 Completed = dict[PgRef, set[tuple[int, int]]]
@@ -150,12 +157,9 @@ class PromoteBatcher:
 class LeaderLoop:
     """Keeps leadership, or gets it."""
 
-    def __init__(
-        self, leadership: Leadership, on_elected: Callable[[], Awaitable[None]], period_s: float
-    ) -> None:
+    def __init__(self, leadership: Leadership, on_elected: Callable[[], Awaitable[None]]) -> None:
         self._leadership = leadership
         self._on_elected = on_elected
-        self._period_s = period_s
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -166,7 +170,9 @@ class LeaderLoop:
                 pass
             except DrystoneError as error:
                 log.warning("leadership is uncertain", reason=str(error))
-            await asyncio.sleep(self._period_s)
+                await asyncio.sleep(KEEPALIVE_S)
+                continue
+            await self._leadership.rest()
 
     async def step(self) -> None:
         """Extend leadership, or run for it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from drystone_common.logs import get_logger
 from drystone_storaged.cluster import keys
@@ -22,12 +22,16 @@ class MapFeed:
         self._state: MapState | None = None
         self._encoded: tuple[int, bytes] = (0, b"")
         self._news = asyncio.Condition()
+        self.on_news: list[Callable[[], None]] = []
+        """Called when a newer map was read."""
 
     async def read(self) -> MapState:
         """The map as of now, from the store."""
         state = await read_state(self._store)
         if self._state is None or state.revision > self._state.revision:
             self._state = state
+            for call in self.on_news:
+                call()
             async with self._news:
                 self._news.notify_all()
         return state

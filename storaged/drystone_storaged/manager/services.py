@@ -22,8 +22,10 @@ from drystone_storaged.cluster.nodes import NodeService
 from drystone_storaged.cluster.orders import OrderService, Usage
 from drystone_storaged.cluster.pools import PoolService
 from drystone_storaged.cluster.records import Cluster
+from drystone_storaged.cluster.replacement import ReplacementService
 from drystone_storaged.cluster.store import MetadataStore
 from drystone_storaged.cluster.volumes import VolumeService
+from drystone_storaged.manager.bell import Bell
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.control.credentials import Credentials
 from drystone_storaged.manager.control.sessions import SessionRegistry
@@ -32,9 +34,10 @@ from drystone_storaged.manager.failures import FailureJudge, JudgeDeps
 from drystone_storaged.manager.joins import Backoff, JoinLoop, PromoteBatcher
 from drystone_storaged.manager.mapfeed import MapFeed
 from drystone_storaged.manager.probe import Prober, TcpProber
+from drystone_storaged.manager.refusals import Refusals
 from drystone_storaged.manager.reports import ReportLimiter
 from drystone_storaged.manager.silence_loop import SilenceDeps, SilenceLoop
-from drystone_storaged.manager.status import StatusService
+from drystone_storaged.manager.status import Figures, StatusService
 from drystone_storaged.manager.tasks import TaskParts, TaskService
 from drystone_storaged.manager.voters import VoterDeps, VoterKeeper
 
@@ -78,7 +81,9 @@ class Services:
     orders: OrderService
     usage: Usage
     stats: DriveStats
+    refusals: Refusals
     membership: MembershipService
+    replacement: ReplacementService
     feed: MapFeed
     judge: FailureJudge
     silence: SilenceLoop
@@ -88,7 +93,8 @@ class Services:
     tasks: TaskService
     reports: ReportLimiter
     voters: VoterKeeper
-    wake_orders: asyncio.Event = field(default_factory=asyncio.Event)
+    wake_orders: Bell = field(default_factory=Bell)
+    wake_sweep: Bell = field(default_factory=Bell)
     jobs: set[asyncio.Task[object]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, object], what: str) -> None:
@@ -103,6 +109,11 @@ class Services:
         task: asyncio.Task[object] = asyncio.create_task(run())
         self.jobs.add(task)
         task.add_done_callback(self.jobs.discard)
+
+    def ring_all(self) -> None:
+        """Every loop looks at everything: this manager leads from now on."""
+        for bell in (self.wake_orders, self.wake_sweep, self.joins.bell, self.voters.bell):
+            bell.ring()
 
     async def close(self) -> None:
         """Stop everything that was started; the store stays open."""
@@ -125,6 +136,7 @@ def build(env: Environment) -> Services:
     drives, nodes = DriveService(store, ids), NodeService(store)
     stats, usage, backoff = DriveStats(clock), Usage(), Backoff(clock)
     members = MembershipService(store, leadership, monotonic=clock, wall=env.wall)
+    replacement = ReplacementService(store, leadership, members, drives, env.native.place_pool)
     feed = MapFeed(store)
     judge = FailureJudge(
         JudgeDeps(
@@ -140,8 +152,9 @@ def build(env: Environment) -> Services:
         )
     )
     fence = FenceService(store, volumes, commander, monotonic=clock, random_nonce=random_nonce)
-    status = StatusService(store, feed, sessions, stats, usage)
-    return Services(
+    refusals = Refusals()
+    status = StatusService(store, feed, sessions, Figures(stats, usage, refusals))
+    services = Services(
         env=env,
         leadership=leadership,
         credentials=Credentials(env.master, env.cluster.key_epoch),
@@ -156,14 +169,20 @@ def build(env: Environment) -> Services:
         orders=OrderService(store, commander),
         usage=usage,
         stats=stats,
+        refusals=refusals,
         membership=members,
+        replacement=replacement,
         feed=feed,
         judge=judge,
         silence=SilenceLoop(SilenceDeps(store, leadership, commander, sessions, judge, clock)),
-        joins=JoinLoop(members, leadership, feed, backoff),
+        joins=JoinLoop(members, leadership, backoff, replacement.refill),
         promotions=PromoteBatcher(members, backoff),
         status=status,
         tasks=TaskService(TaskParts(store, ids, commander, members, volumes, env.wall)),
         reports=ReportLimiter(),
         voters=VoterKeeper(VoterDeps(store, leadership, nodes, sessions, env.name)),
     )
+    # Whatever may let a drop or a join happen is a change of the map or of who is connected.
+    feed.on_news += [services.wake_sweep.ring, services.joins.bell.ring]
+    sessions.on_change.append(services.wake_sweep.ring)
+    return services

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from drystone_common.ids import format_id
@@ -18,8 +19,9 @@ from drystone_storaged.cluster.store import MetadataStore
 from drystone_storaged.cluster.txn import read_all
 from drystone_storaged.manager.control.sessions import SessionRegistry
 from drystone_storaged.manager.drivestats import DriveStats
-from drystone_storaged.manager.issues import find_issues
+from drystone_storaged.manager.issues import Seen, find_issues
 from drystone_storaged.manager.mapfeed import MapFeed
+from drystone_storaged.manager.refusals import Refusals
 
 ISSUES_MAX: Final = 50  # a person reads some; the counts say the rest
 
@@ -48,6 +50,15 @@ def count_states(state: MapState, pools: Iterable[Pool]) -> Counter[str]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What processes reported last."""
+
+    stats: DriveStats
+    usage: Usage
+    refusals: Refusals
+
+
 class StatusService:
     """Answers about health, drives, pools and use."""
 
@@ -56,14 +67,14 @@ class StatusService:
         store: MetadataStore,
         feed: MapFeed,
         sessions: SessionRegistry,
-        stats: DriveStats,
-        usage: Usage,
+        figures: Figures,
     ) -> None:
         self._store = store
         self._feed = feed
         self._sessions = sessions
-        self._stats = stats
-        self._usage = usage
+        self._stats = figures.stats
+        self._usage = figures.usage
+        self._refusals = figures.refusals
 
     async def summary(self) -> Json:
         """Everything of `status -o json`."""
@@ -103,6 +114,9 @@ class StatusService:
     def drive(self, drive: Drive, state: MapState) -> Json:
         """One drive with what it last reported."""
         figures = self._stats.get(drive.id)
+        said = (r for r in self._refusals.of(drive.node) if r.uuid == drive.uuid)
+        refused = None if drive.state is DriveState.UP else next(said, None)
+        reason = f"{refused.code}: {refused.reason}" if refused else drive.reason or None
         roles = Counter[str]()
         for record in state.pgs().values():
             if drive.id in record.insync:
@@ -113,7 +127,7 @@ class StatusService:
                 roles["out"] += 1
         return {
             "id": drive.id, "uuid": drive.uuid, "node": drive.node_name, "addr": drive.addr,
-            "state": drive.state.value, "reason": drive.reason or None, "serial": drive.serial,
+            "state": drive.state.value, "reason": reason, "serial": drive.serial,
             "capacity": drive.capacity, "used": figures.used if figures else None,
             "resync_bytes_left": figures.resync_left if figures else 0,
             "resync_bytes_done": figures.resync_done if figures else 0,
@@ -163,7 +177,7 @@ class StatusService:
         def connected(node: Node) -> bool:
             return self._sessions.get(("server", node.uuid)) is not None
 
-        return find_issues(state, servers, counts, connected, self._stats)
+        return find_issues(state, servers, counts, Seen(connected, self._stats, self._refusals))
 
 
 def _health(counts: Counter[str], issues: list[str]) -> str:

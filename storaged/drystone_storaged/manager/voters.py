@@ -8,7 +8,6 @@ therefore waits until every node that may hold a lease uses the newest list.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,10 +19,13 @@ from drystone_storaged.cluster.nodes import NodeService, change_voters
 from drystone_storaged.cluster.records import Voters
 from drystone_storaged.cluster.store import MetadataStore
 from drystone_storaged.cluster.txn import read_record
+from drystone_storaged.manager.bell import BACKSTOP_S, Bell
 from drystone_storaged.manager.control.sessions import SessionRegistry
 from drystone_storaged.proto import control_pb2 as pb
 
-LOOK_S: Final = 1.0  # a node may stop to count without an event: its last in-sync copy was dropped
+LOOK_S: Final = 1.0
+"""While a change waits: a node may stop to count without an event (its last in-sync copy was
+dropped)."""
 
 log = get_logger(__name__)
 
@@ -45,24 +47,22 @@ class VoterKeeper:
     def __init__(self, deps: VoterDeps) -> None:
         self._deps = deps
         self._known: dict[str, int] = {}
-        self._wake = asyncio.Event()
         self._busy = asyncio.Lock()
+        self._change_waits = False
+        self.bell = Bell()
 
     def reported(self, node: str, version: int) -> None:
         """A beacon uses this version of the list."""
         if self._known.get(node) != version:
             self._known[node] = version
-            self._wake.set()
+            self.bell.ring()
 
     async def run(self) -> None:
-        """Look at every event, and each second."""
+        """Look at every event, and each second while a change waits."""
         while True:
             if self._deps.leadership.leads:
                 await self.settle()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._wake.wait()
-            self._wake.clear()
+            await self.bell.wait(LOOK_S if self._change_waits else BACKSTOP_S)
 
     async def settle(self) -> None:
         """Make every change that is possible now."""
@@ -91,7 +91,8 @@ class VoterKeeper:
         voters = await self.current()
         missing = next((n for n in wanted if n not in voters.nodes), None)
         surplus = next((n for n in voters.nodes if n not in wanted), None)
-        if (missing or surplus) is None or not await self._settled(voters, wanted):
+        self._change_waits = (missing or surplus) is not None
+        if not self._change_waits or not await self._settled(voters, wanted):
             return None
         if missing is not None:
             nodes = (*voters.nodes, missing)

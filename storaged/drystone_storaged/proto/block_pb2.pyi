@@ -350,46 +350,39 @@ Global___StatsRequest: _TypeAlias = StatsRequest  # noqa: Y015
 
 @_typing.final
 class StatsResponse(_message.Message):
+    """What the engine counts of an attachment, all since the attach."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    READ_REQUESTS_FIELD_NUMBER: _builtins.int
-    WRITE_REQUESTS_FIELD_NUMBER: _builtins.int
-    READ_BYTES_FIELD_NUMBER: _builtins.int
-    WRITE_BYTES_FIELD_NUMBER: _builtins.int
-    FLUSH_REQUESTS_FIELD_NUMBER: _builtins.int
-    TRIM_REQUESTS_FIELD_NUMBER: _builtins.int
-    IN_FLIGHT_REQUESTS_FIELD_NUMBER: _builtins.int
-    OLDEST_WAIT_US_FIELD_NUMBER: _builtins.int
-    LONGEST_WAIT_US_FIELD_NUMBER: _builtins.int
-    ERRORS_FIELD_NUMBER: _builtins.int
-    read_requests: _builtins.int
-    write_requests: _builtins.int
-    read_bytes: _builtins.int
-    write_bytes: _builtins.int
-    flush_requests: _builtins.int
-    trim_requests: _builtins.int
-    in_flight_requests: _builtins.int
-    oldest_wait_us: _builtins.int
-    """The longest time a request has been waiting by now, and ever since the attach."""
-    longest_wait_us: _builtins.int
-    errors: _builtins.int
+    COMPLETED_REQUESTS_FIELD_NUMBER: _builtins.int
+    FAILED_REQUESTS_FIELD_NUMBER: _builtins.int
+    WRITES_ISSUED_FIELD_NUMBER: _builtins.int
+    READS_SENT_FIELD_NUMBER: _builtins.int
+    INSYNC_WAITS_FIELD_NUMBER: _builtins.int
+    CREDIT_WAITS_FIELD_NUMBER: _builtins.int
+    completed_requests: _builtins.int
+    """Requests of the device that ended well, and with an error. A flush or trim is one too."""
+    failed_requests: _builtins.int
+    writes_issued: _builtins.int
+    """Versions that were issued; each goes to every copy."""
+    reads_sent: _builtins.int
+    """READ frames to drives, also those asked a second time of another copy."""
+    insync_waits: _builtins.int
+    """Writes that waited because too few copies were in sync, and for space on a drive."""
+    credit_waits: _builtins.int
     def __init__(
         self,
         *,
-        read_requests: _builtins.int = ...,
-        write_requests: _builtins.int = ...,
-        read_bytes: _builtins.int = ...,
-        write_bytes: _builtins.int = ...,
-        flush_requests: _builtins.int = ...,
-        trim_requests: _builtins.int = ...,
-        in_flight_requests: _builtins.int = ...,
-        oldest_wait_us: _builtins.int = ...,
-        longest_wait_us: _builtins.int = ...,
-        errors: _builtins.int = ...,
+        completed_requests: _builtins.int = ...,
+        failed_requests: _builtins.int = ...,
+        writes_issued: _builtins.int = ...,
+        reads_sent: _builtins.int = ...,
+        insync_waits: _builtins.int = ...,
+        credit_waits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "flush_requests", b"flush_requests", "in_flight_requests", b"in_flight_requests", "longest_wait_us", b"longest_wait_us", "oldest_wait_us", b"oldest_wait_us", "read_bytes", b"read_bytes", "read_requests", b"read_requests", "trim_requests", b"trim_requests", "write_bytes", b"write_bytes", "write_requests", b"write_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_requests", b"completed_requests", "credit_waits", b"credit_waits", "failed_requests", b"failed_requests", "insync_waits", b"insync_waits", "reads_sent", b"reads_sent", "writes_issued", b"writes_issued"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -298,6 +298,7 @@ class Status(_message.Message):
     LAYERS_FIELD_NUMBER: _builtins.int
     LAYERS_COMPLETE_FIELD_NUMBER: _builtins.int
     MAP_REVISION_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     layers_complete: _builtins.bool
     """True in the first status of a session: `layers` is everything, older figures are void."""
     map_revision: _builtins.int
@@ -307,6 +308,10 @@ class Status(_message.Message):
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerUsage]:
         """Layers whose use on a drive changed since the last status of this session."""
 
+    @_builtins.property
+    def refused(self) -> Global___RefusedDrives:
+        """Drives of its settings that this server does not serve, all of them; absent = not said here."""
+
     def __init__(
         self,
         *,
@@ -314,14 +319,65 @@ class Status(_message.Message):
         layers: _abc.Iterable[Global___LayerUsage] | None = ...,
         layers_complete: _builtins.bool = ...,
         map_revision: _builtins.int = ...,
+        refused: Global___RefusedDrives | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drives", b"drives", "layers", b"layers", "layers_complete", b"layers_complete", "map_revision", b"map_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drives", b"drives", "layers", b"layers", "layers_complete", b"layers_complete", "map_revision", b"map_revision", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class RefusedDrives(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRIVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def drives(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedDrive]: ...
+    def __init__(
+        self,
+        *,
+        drives: _abc.Iterable[Global___RefusedDrive] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drives", b"drives"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedDrives: _TypeAlias = RefusedDrives  # noqa: Y015
+
+@_typing.final
+class RefusedDrive(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.bytes
+    """The drive that was last in this place; empty if there was none."""
+    path: _builtins.str
+    code: _builtins.str
+    """As in the log event `drive_refused`."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.bytes = ...,
+        path: _builtins.str = ...,
+        code: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "path", b"path", "reason", b"reason", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedDrive: _TypeAlias = RefusedDrive  # noqa: Y015
 
 @_typing.final
 class DriveStatus(_message.Message):

@@ -33,6 +33,7 @@ from drystone_storaged.server.revive import Revive
 from drystone_storaged.server.settings import ServerSettings
 from drystone_storaged.server.silence import Silence
 from drystone_storaged.server.status import ServerMetrics, StatusReporter
+from drystone_storaged.server.trust import is_forgotten
 from drystone_storaged.server.upcalls import Upcalls
 
 CLOSED_REPORT_S: Final = 2.0  # telling the manager at a stop; it notices by itself soon after
@@ -54,6 +55,7 @@ class Server:
         self.settings = settings
         self.core = core
         self.background = Background()
+        self._closed: list[asyncio.Task[None]] = []
         self._instance = nonce()
         self._beacon_addr = core.start_beacon(settings.beacon_listen, self._instance)
         self.gate = LeaseGate(core.map, len(settings.drives), lambda: self.maps.need(0))
@@ -69,7 +71,7 @@ class Server:
         self.session.on_open(self.reporter.session_opened)
         self.revive = Revive(self.drives, self.maps, self.reporter)
         self.session.on_open(self.revive.session_opened)
-        self.maps.on_change = self.revive.map_changed
+        self.maps.on_change = self._map_changed
         self.commands = Commands(
             core,
             self.controls,
@@ -84,20 +86,32 @@ class Server:
             control=control,
             maps=self.maps,
             membership=membership,
-            preparer=Preparer(tools, Ledger(Path(settings.state_dir)), membership),
+            preparer=Preparer(
+                tools,
+                Ledger(Path(settings.state_dir)),
+                membership,
+                lambda uuid: is_forgotten(self.maps.data, uuid),
+            ),
             machine_id=machine_id(),
             nonce=nonce,
             carry_out=self.commands.carry_out,
             gate=self.gate,
+            refused=self.reporter.refusals_changed,
         )
         self.drives += [DriveKeeper(d, slot, deps) for slot, d in enumerate(settings.drives)]
         self.pump = Pump(core, self._handlers())
+
+    def _map_changed(self) -> None:
+        self.revive.map_changed()
+        for drive in self.drives:
+            drive.map_changed()
 
     async def run(self) -> None:
         """Serve until cancelled, then close every drive in order and say so."""
         try:
             self.pump.start()
             start = self.background.start
+            start(self.pump.failure(), "events")
             start(self.session.run(), "session")
             start(self.maps.run_stream(), "map-stream")
             start(self.maps.run_reads(), "map-reads")
@@ -113,11 +127,13 @@ class Server:
             await self._stop()
 
     async def _stop(self) -> None:
-        # Drives end first: "closed" promises that nothing is answered any more.
+        # Drives end first: "closed" promises that nothing is answered any more. Each is reported as
+        # soon as that is so, not when its last checkpoint is written: others wait for the news.
         await asyncio.to_thread(self.core.stop)
         try:
             async with asyncio.timeout(CLOSED_REPORT_S):
-                await asyncio.gather(*(d.closed() for d in self.drives), return_exceptions=True)
+                late = [asyncio.create_task(d.closed()) for d in self.drives]
+                await asyncio.gather(*self._closed, *late, return_exceptions=True)
         except TimeoutError:
             _log.warning("close_not_reported")
         self.pump.stop()
@@ -140,7 +156,7 @@ class Server:
             "drive_ready": self._on_ready,
             "drive_failed": lambda e: self._drive(e["drive"], DriveKeeper.on_failed, e),
             "invariant": self._on_invariant,
-            "drive_closed": lambda e: _log.info("drive_closed", drive=e["drive"]),
+            "drive_closed": self._on_closed,
             "need_map": lambda e: self.maps.need(e["at_least"]),
             "need_generations": self.upcalls.on_need_generations,
             "copy_complete": self.upcalls.on_copy_complete,
@@ -155,6 +171,11 @@ class Server:
     def _on_ready(self, event: Event) -> None:
         self.reporter.drive_opened(event["drive"])
         self._drive(event["drive"], DriveKeeper.on_ready, event)
+
+    def _on_closed(self, event: Event) -> None:
+        _log.info("drive_closed", drive=event["drive"])
+        number = event["drive"]
+        self._closed += [asyncio.create_task(d.closed()) for d in self.drives if d.number == number]
 
     def _on_invariant(self, event: Event) -> None:
         _log.error("invariant_broken", drive=event["drive"], what=event["what"])

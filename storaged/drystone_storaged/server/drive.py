@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+from uuid import UUID
 
 from drystone_common.errors import DataError, DeadlineError, DrystoneError, UnavailableError
 from drystone_common.logs import get_logger
@@ -16,6 +17,7 @@ from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.pump import Event
 from drystone_storaged.agent.register import FEATURE_LEVEL, Membership
+from drystone_storaged.cluster.drives import STOPPED
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.lease import LeaseGate
@@ -27,6 +29,8 @@ OPEN_DEADLINE_S: Final = 900.0
 """Replay is bounded by the checkpoint to seconds; a drive that needs more than this is broken."""
 
 MAP_WAIT_S: Final = 5.0  # for a map that shows the open; without it the open begins anew
+REFUSAL_CHARS: Final = 500  # of a path or reason in a status: a sentence or two
+
 RETRY_MIN_S: Final = 0.5
 RETRY_MAX_S: Final = 30.0
 """A drive that cannot be opened is looked at again: a file may come back, a lock may be freed."""
@@ -57,6 +61,8 @@ class DriveDeps:
     carry_out: Callable[[int, Sequence[control_pb2.FreeLayer]], Awaitable[None]]
     """Lets a drive carry out orders; returns when they are durable there."""
     gate: LeaseGate
+    refused: Callable[[], None]
+    """Called when a drive is refused, or no more: the manager shall know soon."""
 
 
 class DriveKeeper:
@@ -70,10 +76,12 @@ class DriveKeeper:
         self.capacity = 0
         self.state = DriveState.CLOSED
         self.reason = ""
+        self.code = ""
         self.suspect = False
         self._deps = deps
         self._outcome: asyncio.Future[Event] | None = None
         self._ended = asyncio.Event()
+        self._again = asyncio.Event()
 
     async def run(self) -> None:
         """Open, serve, and try again after a failure to open; until cancelled."""
@@ -85,7 +93,7 @@ class DriveKeeper:
                 self._note(error)
                 self._deps.gate.failed(self.slot)
                 self._close_native()
-                await asyncio.sleep(wait_s)
+                await self._pause(wait_s)
                 wait_s = min(wait_s * 2, RETRY_MAX_S)
                 continue
             wait_s = RETRY_MIN_S
@@ -112,6 +120,11 @@ class DriveKeeper:
             _log.error("drive_failed", drive=self.number, reason=self.reason)
             self._ended.set()
 
+    def map_changed(self) -> None:
+        """Look again at once where a newer map lets a new drive take the place of a lost one."""
+        if self.code == "drive_lost" and self._deps.preparer.is_free(self.settings.path):
+            self._again.set()
+
     def reopen(self) -> None:
         """Open anew: the map gives the content of this suspect drive no credit any more."""
         _log.warning("drive_reopened_as_blank", drive=self.number)
@@ -126,7 +139,13 @@ class DriveKeeper:
         """Tell the manager that no request of this drive is answered any more."""
         if self.state is DriveState.SERVING:
             self.state = DriveState.CLOSED
-            await self._report(control_pb2.DRIVE_STATE_CLOSED, "the server was stopped")
+            await self._report(control_pb2.DRIVE_STATE_CLOSED, STOPPED)
+
+    async def _pause(self, limit_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._again.wait()
+        self._again.clear()
 
     async def _open(self) -> None:
         self.state = DriveState.OPENING
@@ -148,9 +167,10 @@ class DriveKeeper:
         self.suspect = event["suspect"] is not None
         if opened.orders and not self.suspect:
             await self._deps.carry_out(self.number, tuple(opened.orders))
-        self.state, self.reason = DriveState.SERVING, ""
+        self.state, self.reason, self.code = DriveState.SERVING, "", ""
         await self._report(control_pb2.DRIVE_STATE_READY, "")
         self._deps.gate.ready(self.slot)
+        self._deps.refused()
 
     async def _take_into_use(self, block: Superblock) -> control_pb2.OpenDriveResponse:
         self.nonce = self._deps.nonce()
@@ -236,6 +256,20 @@ class DriveKeeper:
         """Log a reason once, not at every try."""
         self.state = DriveState.CLOSED
         if str(error) != self.reason:
-            code = error.code if isinstance(error, DrystoneError) else "drive_unusable"
-            _log.error("drive_refused", path=self.settings.path, code=code, reason=str(error))
-        self.reason = str(error)
+            self.code = error.code if isinstance(error, DrystoneError) else "drive_unusable"
+            self.reason = str(error)
+            _log.error("drive_refused", path=self.settings.path, code=self.code, reason=self.reason)
+            self._deps.refused()
+
+    @property
+    def refusal(self) -> control_pb2.RefusedDrive | None:
+        """Why this drive is not served; None while it is, or is tried for the first time."""
+        if not self.code:
+            return None
+        uuid = self._deps.preparer.uuid_of(self.settings.path)
+        return control_pb2.RefusedDrive(
+            uuid=UUID(uuid).bytes if uuid else b"",
+            path=self.settings.path[:REFUSAL_CHARS],
+            code=self.code,
+            reason=self.reason[:REFUSAL_CHARS],
+        )

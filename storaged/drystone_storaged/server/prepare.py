@@ -58,15 +58,32 @@ class Superblock:
 class Preparer:
     """Prepares the drives of one server."""
 
-    def __init__(self, tools: DriveTools, ledger: Ledger, membership: Membership) -> None:
+    def __init__(
+        self,
+        tools: DriveTools,
+        ledger: Ledger,
+        membership: Membership,
+        forgotten: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._tools = tools
         self._ledger = ledger
         self._membership = membership
+        self._forgotten = forgotten
+
+    def uuid_of(self, path: str) -> str:
+        """The drive that was last here; empty if there was none."""
+        entry = self._ledger.get(path)
+        return entry.uuid if entry else ""
+
+    def is_free(self, path: str) -> bool:
+        """Whether the drive that was last here is forgotten for good."""
+        entry = self._ledger.get(path)
+        return entry is not None and entry.phase is Phase.KNOWN and self._forgotten(entry.uuid)
 
     async def prepare(self, drive: DriveSettings) -> Superblock:
         """Give the superblock, formatting first where that is allowed and harmless."""
         found = await self._inspect(drive.path)
-        entry = self._ledger.get(drive.path)
+        entry = self._remembered(drive.path)
         half_made = entry is not None and entry.phase is Phase.FORMATTING
         if half_made and found["state"] == "damaged" and _is_file(drive.path):
             # Our own format was cut short before the manager ever heard of this drive.
@@ -86,6 +103,10 @@ class Preparer:
             raise DataError(f"{drive.path}: {found['reason']}", code=code, hint=hint)
         return self._known(drive, found, entry)
 
+    def _remembered(self, path: str) -> Entry | None:
+        """What must be here. A drive that an operator forgot makes room for another one."""
+        return None if self.is_free(path) else self._ledger.get(path)
+
     def _known(
         self, drive: DriveSettings, found: dict[str, object], entry: Entry | None
     ) -> Superblock:
@@ -100,7 +121,7 @@ class Preparer:
             raise DataError(
                 f"{drive.path} was drive {entry.uuid} and is {uuid} now",
                 code="drive_exchanged",
-                hint="put the old file back; a copy of another drive is never served",
+                hint="put the old one back; `drystone drive forget` with its number admits another",
             )
         self._ledger.put(drive.path, Entry(uuid, Phase.KNOWN))
         return Superblock(
@@ -119,7 +140,8 @@ class Preparer:
             raise DataError(
                 f"{drive.path} was drive {entry.uuid} and is {found['state']} now",
                 code="drive_lost",
-                hint="put the file back; its data is still on the other copies",
+                hint="put it back; if it is lost for good, `drystone drive forget` with its number "
+                "lets a new one take its place: the data is on the other copies",
             )
         if not drive.init or (missing and drive.create_bytes is None):
             raise NotFoundError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ from drystone_storaged.server.usage import NOWHERE, DriveUsage, PgKey, first_in_
 
 SLOT_BYTES: Final = 4096
 PERIOD_S: Final = 5.0  # the interface's figure
+UNCHANGED_S: Final = 20.0
+"""What did not change is told less often: a message wakes threads at both ends, and the manager
+takes figures for history after 30 s."""
+
 HURRY_S: Final = 1.0  # at most one status a second when much changes
 LAYERS_MAX: Final = 10_000  # per message, the interface's limit
 
@@ -52,6 +57,8 @@ class StatusReporter:
         self._send = send
         self._figures: dict[int, DriveFigures] = defaultdict(DriveFigures)
         self._complete = True
+        self._told: control_pb2.Status | None = None
+        self._told_at = 0.0
         self._hurry = asyncio.Event()
         self.last: Mapping[int, control_pb2.DriveStatus] = {}
         self.counters: Mapping[int, Mapping[str, int]] = {}
@@ -59,6 +66,11 @@ class StatusReporter:
     def session_opened(self) -> None:
         """Everything must be told again, soon."""
         self._complete = True
+        self._told = None
+        self._hurry.set()
+
+    def refusals_changed(self) -> None:
+        """A server that serves a drive less, or again, says so soon."""
         self._hurry.set()
 
     def drive_opened(self, drive: int) -> None:
@@ -86,13 +98,24 @@ class StatusReporter:
     async def run(self) -> None:
         """Send a status every period, sooner after large changes, until cancelled."""
         while True:
-            for message in await self._messages():
-                self._send(control_pb2.SessionUp(status=message))
-            await asyncio.sleep(HURRY_S)
+            began = time.monotonic()
+            messages = await self._messages()
+            if self._news(messages):
+                for message in messages:
+                    self._send(control_pb2.SessionUp(status=message))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PERIOD_S - HURRY_S):
+                async with asyncio.timeout(PERIOD_S):
                     await self._hurry.wait()
+            await asyncio.sleep(max(0.0, began + HURRY_S - time.monotonic()))
             self._hurry.clear()
+
+    def _news(self, messages: Sequence[control_pb2.Status]) -> bool:
+        """Whether these must be sent: they differ from what was told, or that is long ago."""
+        now = time.monotonic()
+        if messages == [self._told] and now - self._told_at < UNCHANGED_S:
+            return False
+        self._told, self._told_at = messages[0], now
+        return True
 
     async def probe(self, drive: int) -> control_pb2.DriveStatus | None:
         """Figures of now; None when the drive's thread does not answer in time."""
@@ -135,6 +158,9 @@ class StatusReporter:
                 layers=first,
                 layers_complete=complete,
                 map_revision=revision,
+                refused=control_pb2.RefusedDrives(
+                    drives=[d.refusal for d in self._drives if d.refusal is not None]
+                ),
             )
         ]
         more = (rest[start : start + LAYERS_MAX] for start in range(0, len(rest), LAYERS_MAX))

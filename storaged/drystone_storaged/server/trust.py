@@ -7,7 +7,9 @@ holds is copied anew.
 
 from __future__ import annotations
 
-from drystone_storaged.cluster.pgmap import decode_map, decode_shard
+from uuid import UUID
+
+from drystone_storaged.cluster.pgmap import STATE_BYTE, decode_map, decode_shard
 
 
 def counts_nowhere(data: bytes, drive: int) -> bool:
@@ -24,3 +26,11 @@ def counts_nowhere(data: bytes, drive: int) -> bool:
                 if any(o.drive == drive and o.e0 for o in pg.out):
                     return False
     return True
+
+
+def is_forgotten(data: bytes, uuid: str) -> bool:
+    """True if the encoded map says that an operator gave this drive up for good."""
+    wanted = UUID(uuid).bytes
+    return bool(data) and any(
+        d.uuid == wanted and d.state == STATE_BYTE["gone"] for d in decode_map(data).drives
+    )

@@ -22,6 +22,7 @@ from tests.e2e.bench.jobs import JOBS, Job, placements
 from tests.e2e.bench.ours import Ours, our_cluster
 from tests.e2e.bench.page import Figures, render
 from tests.e2e.bench.system import System, measure, prefill
+from tests.e2e.lib.stop import end_in_order
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 PAGE: Final = ROOT / "docs" / "performance.md"
@@ -51,6 +52,7 @@ def say(text: str) -> None:
 
 def main() -> int:
     """Run the parts that were asked for and write the page."""
+    end_in_order()
     args = _arguments()
     only = set(args.only.split(","))
     if only - set(PARTS):

@@ -16,6 +16,7 @@ from tests.e2e.demo.report import FailedCheckError, Report, seconds
 from tests.e2e.demo.world import NODE, World
 from tests.e2e.lib.cluster import Cluster, CommandFailedError, temporary_cluster
 from tests.e2e.lib.csi import Csi
+from tests.e2e.lib.stop import end_in_order
 from tests.e2e.lib.waits import NotSeenError, wait_for
 
 UP = ("--servers", "3", "--drives", "1", "--drive-size", "4G", "--consumers", "2")
@@ -24,6 +25,7 @@ FIRST_REPORT_S = 30.0
 
 def main() -> int:
     """Run all steps; the exit code says whether everything held."""
+    end_in_order()
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the cluster running at the end")
     args = parser.parse_args()

@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx
 
 from drystone_storaged.agent.rest import Rest, read_token
+from tests.e2e.lib.procs import naming
 from tests.e2e.lib.waits import NotSeenError, wait_for
 
 COMMAND_WAIT_S: Final = 120.0  # the longest: `local up` on a slow disk
@@ -164,9 +165,11 @@ def _remove(cluster: Cluster, folder: Path) -> None:
         cluster.cli("local", "destroy", "--force")
     except CommandFailedError as error:
         print(f"warning: {cluster.folder} could not be removed: {error}", file=sys.stderr)
-        for pid in cluster.pids().values():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    # The folder's name is ours alone. Left are processes that a command had just started when it
+    # was cut off, and loads that ran against the cluster.
+    for pid in naming(folder):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
 
 

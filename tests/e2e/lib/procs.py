@@ -69,3 +69,18 @@ def children(pid: int) -> list[int]:
             continue
         found += [int(word) for word in text.split()]
     return found
+
+
+def naming(folder: Path) -> list[int]:
+    """Processes whose command line names something below a folder, zombies apart."""
+    wanted = f"{folder}/".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        pid = int(path.parent.name)
+        try:
+            named = wanted in path.read_bytes()
+        except OSError:
+            continue
+        if named and pid != os.getpid() and is_running(pid):
+            found.append(pid)
+    return found

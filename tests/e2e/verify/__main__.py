@@ -7,6 +7,7 @@ import sys
 
 from tests.e2e.lib.cluster import CommandFailedError, temporary_cluster
 from tests.e2e.lib.fio import FioFailedError
+from tests.e2e.lib.stop import end_in_order
 from tests.e2e.lib.waits import NotSeenError
 from tests.e2e.verify.run import verify_under_kills
 
@@ -15,6 +16,7 @@ UP = ("--servers", "3", "--drive-size", "4G")
 
 def main() -> int:
     """Run it."""
+    end_in_order()
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.verify", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--kills", type=int, default=5, help="at least so many")

@@ -165,6 +165,8 @@ async def _status(services: Services, session: Session, status: pb.Status) -> No
         if drive.drive in own:
             services.stats.report(drive)
     figures: dict[int, dict[int, int]] = {drive: {} for drive in own}
+    if status.HasField("refused"):
+        services.refusals.report(session.key[1], status.refused)
     for layer in status.layers:
         if layer.drive in own:
             figures[layer.drive][layer.layer] = layer.mapped_bytes
@@ -176,6 +178,7 @@ def _ended(services: Services, session: Session) -> None:
     """A server's session ended: look at once whether its process is dead."""
     log.info("session ended", node=session.name, role=session.key[0])
     if session.key[0] == "server":
+        services.refusals.forget(session.key[1])
         services.spawn(_forget_usage(services, session.key[1]), "usage after a session")
         services.spawn(services.judge.check_process(session.key[1]), "probe after a session")
 

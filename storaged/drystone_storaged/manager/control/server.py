@@ -18,9 +18,10 @@ SENT_BYTES_MAX: Final = 32 << 20  # a map of 8 192 PGs and 8 192 drives has abou
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", SENT_BYTES_MAX),
-    # A dead peer is noticed within 4 s; the peers' own keepalives of 2 s are allowed.
-    ("grpc.keepalive_time_ms", 2_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
+    # A peer that vanished without a word is noticed within 16 s; silence votes do not wait for it.
+    # Later than the peers' own pings (8 s), which put it off: one side's pings are enough.
+    ("grpc.keepalive_time_ms", 12_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),

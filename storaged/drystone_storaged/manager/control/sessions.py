@@ -61,6 +61,8 @@ class SessionRegistry:
         self._sessions: dict[SessionKey, Session] = {}
         self._pending: dict[SessionKey, dict[int, _Pending]] = {}
         self._next_id = 1
+        self.on_change: list[Callable[[], None]] = []
+        """Called when a session stands or is gone."""
 
     def open(self, key: SessionKey, name: str, instance: int) -> Session:
         """Admit a session; a second live process of one node is refused."""
@@ -75,6 +77,7 @@ class SessionRegistry:
             old.end()
         session = Session(key, name, instance)
         self._sessions[key] = session
+        self._changed()
         return session
 
     def replay(self, session: Session) -> None:
@@ -87,7 +90,12 @@ class SessionRegistry:
         if self._sessions.get(session.key) is not session:
             return False
         del self._sessions[session.key]
+        self._changed()
         return True
+
+    def _changed(self) -> None:
+        for call in self.on_change:
+            call()
 
     def get(self, key: SessionKey) -> Session | None:
         """The live session of a process."""

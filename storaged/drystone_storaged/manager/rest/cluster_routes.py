@@ -13,7 +13,6 @@ from drystone_common.errors import ConflictError, InvalidArgumentError
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.pools import PoolSpec
 from drystone_storaged.cluster.records import DriveState, Task
-from drystone_storaged.cluster.replace import plan_replacement
 from drystone_storaged.manager.rest import models
 from drystone_storaged.manager.rest.guard import ADMIN, OPERATE, READ
 from drystone_storaged.manager.rest.volumes import Json, Limit, services_of
@@ -54,7 +53,9 @@ async def show_map(
     return {
         "revision": state.revision,
         "pgs": [
-            {"pool": ref.pool, "pg": ref.pg, **asdict(pg)} for ref, pg in state.pgs(only).items()
+            {"name": f"{state.pools[ref.pool].name}/{ref.pg}", "pool": ref.pool, "pg": ref.pg}
+            | asdict(pg)
+            for ref, pg in state.pgs(only).items()
         ],
     }
 
@@ -102,11 +103,7 @@ async def forget(name: str, request: Request) -> None:
     await services.nodes.forget(name)
     if role == "server":
         await services.voters.settle()
-        left = {n.uuid: n for n in await services.nodes.list("server")}
-        await services.membership.edit(
-            lambda state: (plan_replacement(state, left, services.env.native.place_pool), ()),
-            "a replacement",
-        )
+        await services.replacement.refill()
 
 
 @router.post("/join-tokens", dependencies=[ADMIN], status_code=201)
@@ -151,6 +148,14 @@ async def drive(which: str, request: Request) -> Json:
     return services.status.drive(found, await services.feed.read())
 
 
+@router.delete("/drives/{which}", dependencies=[ADMIN], status_code=204)
+async def forget_drive(which: str, request: Request) -> None:
+    """Forget a drive for good: a blank one in its place comes in under a new number."""
+    services = services_of(request)
+    await services.replacement.forget(which)
+    await services.replacement.refill()
+
+
 @router.post("/drives/{which}/scrub", dependencies=[OPERATE], status_code=202)
 async def scrub(which: str, request: Request) -> Json:
     """Read a drive back against its checksums: a task."""
@@ -189,6 +194,19 @@ async def pool(name: str, request: Request) -> Json:
     """One pool with its space."""
     services = services_of(request)
     return await services.status.pool(await services.pools.find(name))
+
+
+@router.patch("/pools/{name}", dependencies=[ADMIN])
+async def change_pool(name: str, body: models.PoolChange, request: Request) -> Json:
+    """Change how many copies must be in sync for writes."""
+    services = services_of(request)
+    return await services.status.pool(await services.pools.set_min_insync(name, body.min_insync))
+
+
+@router.delete("/pools/{name}", dependencies=[ADMIN], status_code=204)
+async def delete_pool(name: str, request: Request) -> None:
+    """Remove a pool without volumes."""
+    await services_of(request).pools.delete(name)
 
 
 @router.post("/pools/{name}/mark-lost", dependencies=[ADMIN], status_code=202)

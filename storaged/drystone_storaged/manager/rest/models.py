@@ -29,6 +29,12 @@ class PoolCreate(Body):
     drive_class: Annotated[StrictStr, Field(max_length=63)] = ""
 
 
+class PoolChange(Body):
+    """PATCH /v1/pools/{pool}."""
+
+    min_insync: StrictInt
+
+
 class VolumeCreate(Body):
     """POST /v1/volumes; `size` in bytes."""
 

@@ -35,7 +35,13 @@ HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too
 
 
 def problem(
-    status: int, code: str, title: str, *, hint: str | None = None, details: Any = None
+    status: int,
+    code: str,
+    title: str,
+    *,
+    hint: str | None = None,
+    details: Any = None,
+    kind: str | None = None,
 ) -> JSONResponse:
     """One answer of type application/problem+json."""
     body: dict[str, Any] = {
@@ -49,6 +55,8 @@ def problem(
         body["hint"] = hint
     if details:
         body["details"] = details
+    if kind:
+        body["kind"] = kind
     headers = {"WWW-Authenticate": "Bearer"} if status == STATUS["unauthenticated"] else None
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
@@ -56,7 +64,15 @@ def problem(
 def error_answer(error: DrystoneError) -> JSONResponse:
     """The answer for a typed error."""
     status = BY_CODE.get(error.code, STATUS[error.kind])
-    return problem(status, error.code, error.message, hint=error.hint, details=error.details)
+    return problem(
+        status,
+        error.code,
+        error.message,
+        hint=error.hint,
+        details=error.details,
+        # Some kinds share a status: damaged data is no defect.
+        kind=error.kind,
+    )
 
 
 def install(app: FastAPI) -> None:

@@ -88,7 +88,7 @@ async def delete(which: str, request: Request) -> None:
     """Remove a volume that is not in use."""
     services = services_of(request)
     await services.volumes.delete(await services.volumes.resolve(which))
-    services.wake_orders.set()
+    services.wake_orders.ring()
 
 
 @router.post("/{which}/publish", dependencies=[OPERATE])

@@ -203,6 +203,10 @@ impl Handler for BlockHandler {
         }
     }
 
+    fn depth(&self) -> usize {
+        self.tags.open()
+    }
+
     fn on_turn_end(&mut self, cx: &mut Ctx) {
         self.take_dialled(cx);
         self.take_requests(cx);

@@ -31,6 +31,11 @@ impl Tags {
         u64::from(slot.0) << 32 | u64::from(index)
     }
 
+    /// Requests under way.
+    pub fn open(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     pub fn remove(&mut self, tag: u64) -> Option<Origin> {
         let index = u32::try_from(tag & 0xffff_ffff).ok()?;
         let slot = self.slots.get_mut(index as usize).filter(|s| u64::from(s.0) == tag >> 32)?;
@@ -74,7 +79,9 @@ mod tests {
         let first = tags.insert(origin);
         assert!(tags.remove(first).is_some());
         assert!(tags.remove(first).is_none());
+        assert_eq!(tags.open(), 0);
         let second = tags.insert(origin);
+        assert_eq!(tags.open(), 1);
         assert_ne!(first, second);
         assert!(tags.remove(first).is_none());
         assert!(tags.remove(second).is_some());

@@ -143,9 +143,13 @@ impl Ring {
         }
     }
 
-    /// Whether there is something to submit or to take.
-    pub fn has_news(&mut self) -> bool {
-        !self.uring.completion().is_empty() || self.uring.submission().taskrun()
+    /// Whether there are answers to take.
+    pub fn has_answers(&mut self) -> bool {
+        !self.uring.completion().is_empty()
+    }
+    /// Whether the kernel has work that it does only when this thread calls it.
+    pub fn has_deferred(&mut self) -> bool {
+        self.uring.submission().taskrun()
     }
     pub fn has_unsubmitted(&mut self) -> bool {
         !self.backlog.is_empty() || !self.uring.submission().is_empty()

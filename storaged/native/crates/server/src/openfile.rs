@@ -33,9 +33,9 @@ impl OpenDrive {
     pub fn is_direct(&self) -> bool {
         self.direct
     }
-    /// Size of a regular file, which may have holes; `None` for a device.
-    pub fn file_size(&self) -> Option<u64> {
-        (!self.is_block_device).then_some(self.size)
+    /// Whether it is a regular file, which may have holes.
+    pub fn is_file(&self) -> bool {
+        !self.is_block_device
     }
     /// The descriptor, for a reactor; the lock goes with it.
     pub fn into_fd(self) -> OwnedFd {

@@ -4,8 +4,14 @@
 //! much as the write itself; into written space it costs a flush. So where the log appends small
 //! groups, zeros are written before it into what **is** a hole and reads as zeros anyway: the
 //! contents of the file never change by it, whenever it stops. Block devices have no holes.
+//!
+//! A second wall, should a file system ever call data a hole: only space of the same segment behind
+//! the append is filled. The log writes a segment from its start to its end, so nothing that counts is
+//! there, except the summary at the very end, which is left out.
 
 use core::ops::Range;
+use drystone_store::layout::Layout;
+use drystone_store::loc::SLOT;
 
 /// Bytes written at once: one journal commit for 256 groups of one block.
 const STEP: u64 = 1 << 20;
@@ -14,24 +20,25 @@ const STEP: u64 = 1 << 20;
 const LOW: u64 = STEP / 2;
 /// A group of more than this pays its commit itself: the zeros would double what the device writes.
 const GROUP_MAX: u64 = 64 << 10;
+/// The end of a segment is for its summary, which is at most a small part of this.
+const SUMMARY_MAX: u64 = 2 << 20;
 /// Appending places remembered: the log has at most three open segments (new, hot and cold).
 const PLACES: usize = 4;
 
 /// Where the file is known to be written. Pure: asks for holes and writes through its caller.
 #[derive(Debug)]
 pub struct Ahead {
-    segment: u64,
-    size: u64,
+    layout: Layout,
     /// (segment, end of what is written), the most recently used last.
-    places: Vec<(u64, u64)>,
+    places: Vec<(u32, u64)>,
     /// What is being filled.
     running: Option<Range<u64>>,
 }
 
 impl Ahead {
-    /// For a file of `size` bytes with a log in segments of `segment` bytes.
-    pub fn new(segment: u64, size: u64) -> Ahead {
-        Ahead { segment: segment.max(STEP), size, places: Vec::with_capacity(PLACES), running: None }
+    /// For a file with this layout.
+    pub fn new(layout: Layout) -> Ahead {
+        Ahead { layout, places: Vec::with_capacity(PLACES), running: None }
     }
     /// What is being filled: a write that overlaps it must wait, or zeros could land on it.
     pub fn blocks(&self, write: &Range<u64>) -> bool {
@@ -43,14 +50,15 @@ impl Ahead {
         if group.end - group.start > GROUP_MAX {
             return None;
         }
-        let segment = group.start / self.segment;
+        let segment = self.layout.seg_of(group.start / SLOT as u64)?;
         let known = self.places.iter().position(|(s, _)| *s == segment).map(|i| self.places.remove(i));
         if known.is_none() && self.places.len() == PLACES {
             self.places.remove(0);
         }
         let ready = known.map_or(group.end, |(_, ready)| ready).max(group.end);
         self.places.push((segment, ready));
-        let limit = ((segment + 1) * self.segment).min(self.size);
+        let end = (self.layout.seg_start(segment) + self.layout.seg_slots) * SLOT as u64;
+        let limit = end.saturating_sub(SUMMARY_MAX);
         let due = self.running.is_none() && ready < limit && ready < group.end + LOW;
         due.then(|| ready..(ready + STEP).min(limit))
     }
@@ -70,8 +78,8 @@ impl Ahead {
         }
     }
     fn ready_to(&mut self, at: u64, end: u64) {
-        let segment = at / self.segment;
-        if let Some((_, ready)) = self.places.iter_mut().find(|(s, _)| *s == segment) {
+        let segment = self.layout.seg_of(at / SLOT as u64);
+        if let Some((_, ready)) = self.places.iter_mut().find(|(s, _)| Some(*s) == segment) {
             *ready = end.max(*ready);
         }
     }
@@ -82,54 +90,62 @@ mod tests {
     use super::*;
 
     const SEGMENT: u64 = 64 << 20;
+    /// Where the first segment begins: behind two superblocks.
+    const BASE: u64 = 64 << 10;
+
+    fn ahead() -> Ahead {
+        Ahead::new(Layout::new(20 * SEGMENT, SEGMENT).unwrap())
+    }
+
+    fn at(offset: u64, len: u64) -> Range<u64> {
+        BASE + offset..BASE + offset + len
+    }
 
     #[test]
     fn small_appends_find_their_space_written_and_are_held_only_where_it_is_being_written() {
-        let mut ahead = Ahead::new(SEGMENT, 4 * SEGMENT - 8192);
-        let asked = ahead.wrote(&(8192..16384)).unwrap();
-        assert_eq!(asked, 16384..16384 + STEP);
+        let mut ahead = ahead();
+        let asked = ahead.wrote(&at(8192, 8192)).unwrap();
+        assert_eq!(asked, at(16384, STEP));
         assert_eq!(ahead.found(&asked, Some(asked.clone())), Some(asked.clone()));
-        assert!(ahead.blocks(&(16384..20480)));
-        assert!(!ahead.blocks(&(8192..16384)));
-        assert_eq!(ahead.wrote(&(8192..16384)), None, "one step at a time");
+        assert!(ahead.blocks(&at(16384, 4096)));
+        assert!(!ahead.blocks(&at(8192, 8192)));
+        assert_eq!(ahead.wrote(&at(8192, 8192)), None, "one step at a time");
         ahead.filled();
-        assert!(!ahead.blocks(&(16384..20480)));
-        assert_eq!(ahead.wrote(&(16384..20480)), None, "enough is ready");
-        let late = 16384 + STEP - LOW..16384 + STEP - LOW + 4096;
-        assert_eq!(ahead.wrote(&late).unwrap().start, 16384 + STEP);
+        assert!(!ahead.blocks(&at(16384, 4096)));
+        assert_eq!(ahead.wrote(&at(16384, 4096)), None, "enough is ready");
+        assert_eq!(ahead.wrote(&at(16384 + STEP - LOW, 4096)).unwrap().start, BASE + 16384 + STEP);
     }
 
     #[test]
     fn written_space_is_left_alone_and_asked_about_once_for_each_step() {
-        let mut ahead = Ahead::new(SEGMENT, 4 * SEGMENT - 8192);
-        let asked = ahead.wrote(&(0..4096)).unwrap();
+        let mut ahead = ahead();
+        let asked = ahead.wrote(&at(0, 4096)).unwrap();
         assert_eq!(ahead.found(&asked, None), None);
-        assert_eq!(ahead.wrote(&(4096..8192)), None);
+        assert_eq!(ahead.wrote(&at(4096, 4096)), None);
     }
 
     #[test]
-    fn large_groups_and_the_end_of_a_segment_ask_for_nothing() {
-        let mut ahead = Ahead::new(SEGMENT, 4 * SEGMENT - 8192);
-        assert_eq!(ahead.wrote(&(0..GROUP_MAX + 4096)), None);
-        assert_eq!(ahead.wrote(&(SEGMENT - 4096..SEGMENT)), None);
-        let mut ahead = Ahead::new(SEGMENT, 4 * SEGMENT - 8192);
-        let asked = ahead.wrote(&(SEGMENT - 8192..SEGMENT - 4096)).unwrap();
-        assert_eq!(asked, SEGMENT - 4096..SEGMENT);
+    fn nothing_but_the_own_segment_behind_the_append_is_ever_filled() {
+        for offset in [SEGMENT - SUMMARY_MAX, SEGMENT - 65536, SEGMENT - 4096] {
+            assert_eq!(ahead().wrote(&at(offset, 4096)), None, "the summary's place and the next segment");
+        }
+        let asked = ahead().wrote(&at(SEGMENT - SUMMARY_MAX - 8192, 4096)).unwrap();
+        assert_eq!(asked, at(SEGMENT - SUMMARY_MAX - 4096, 4096));
+        assert_eq!(ahead().wrote(&(0..4096)), None, "a superblock");
+        assert_eq!(ahead().wrote(&(20 * SEGMENT - 4096..20 * SEGMENT)), None, "the last superblock");
     }
 
     #[test]
-    fn the_file_does_not_grow() {
-        let mut ahead = Ahead::new(SEGMENT, SEGMENT + 8192);
-        assert_eq!(ahead.wrote(&(SEGMENT..SEGMENT + 4096)), Some(SEGMENT + 4096..SEGMENT + 8192));
-        assert_eq!(ahead.wrote(&(SEGMENT + 4096..SEGMENT + 8192)), None);
+    fn large_groups_ask_for_nothing() {
+        assert_eq!(ahead().wrote(&at(0, GROUP_MAX + 4096)), None);
     }
 
     #[test]
     fn a_jump_within_a_segment_starts_from_the_jump() {
-        let mut ahead = Ahead::new(SEGMENT, 4 * SEGMENT - 8192);
-        let asked = ahead.wrote(&(0..4096)).unwrap();
+        let mut ahead = ahead();
+        let asked = ahead.wrote(&at(0, 4096)).unwrap();
         let _ = ahead.found(&asked, Some(asked.clone()));
         ahead.filled();
-        assert_eq!(ahead.wrote(&(32 << 20..(32 << 20) + 4096)).unwrap().start, (32 << 20) + 4096);
+        assert_eq!(ahead.wrote(&at(32 << 20, 4096)).unwrap().start, BASE + (32 << 20) + 4096);
     }
 }

@@ -118,7 +118,8 @@ fn serve(config: DriveConfig, listener: OwnedFd, inbox: Inbox<DriveCommand>, eve
     give_back_memory();
     let sink = events.clone();
     let build = move |cx: &mut Ctx| {
-        let file = dev.file_size();
+        let layout = replica.store().superblock().layout;
+        let file = dev.is_file().then_some(layout);
         let device = Device::new(cx.adopt(dev.into_fd()), file);
         let handler = build(cx, config, replica, device, listener, sink.clone());
         sink.put(ready);

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use drystone_reactor::{next_hole, Ctx, FdId, OpResult, UserToken};
 use drystone_store::api::{DevOp, DevResult};
-use drystone_types::consts::{Micros, SEGMENT_SIZE};
+use drystone_store::layout::Layout;
+use drystone_types::consts::Micros;
 use drystone_types::{Buf, BufMut};
 
 use super::ahead::Ahead;
@@ -28,10 +29,10 @@ pub struct Device {
 }
 
 impl Device {
-    /// `file`: size of a regular file, whose holes are filled ahead of small writes.
-    pub fn new(fd: FdId, file: Option<u64>) -> Device {
-        let ahead = file.map(|size| Ahead::new(SEGMENT_SIZE, size));
-        let zeros = if file.is_some() { BufMut::zeroed(ZEROS).freeze() } else { Buf::empty() };
+    /// `file`: layout of a regular file, whose holes are filled ahead of small writes.
+    pub fn new(fd: FdId, file: Option<Layout>) -> Device {
+        let ahead = file.map(Ahead::new);
+        let zeros = if ahead.is_some() { BufMut::zeroed(ZEROS).freeze() } else { Buf::empty() };
         Device { fd, running: BTreeMap::new(), ahead, zeros, held: VecDeque::new() }
     }
 
@@ -41,7 +42,8 @@ impl Device {
             DevOp::Write { id, offset, bufs, durable } => {
                 let len: usize = bufs.iter().map(Buf::len).sum();
                 let range = offset..offset + len as u64;
-                self.running.insert(id, (now, range.clone()));
+                // A write that was held keeps its age.
+                self.running.entry(id).or_insert((now, range.clone()));
                 if self.ahead.as_ref().is_some_and(|a| a.blocks(&range)) {
                     self.held.push_back(DevOp::Write { id, offset, bufs, durable });
                     return;
@@ -112,6 +114,11 @@ impl Device {
             _ => return None,
         };
         Some((token.id, result))
+    }
+
+    /// Operations running.
+    pub fn depth(&self) -> usize {
+        self.running.len()
     }
 
     /// Age of the oldest operation.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use drystone_link::{DialClasses, DialEvent, Dialer, Item, PeerUp};
 use drystone_reactor::{Ctx, Event as ConnEvent, Handler, OpResult, Remote, TimerId, UserToken};
 use drystone_replica::{Action, Control, ControlResult, Event, Replica};
+use drystone_store::api::ObjectStore;
 use drystone_store::LogStore;
 use drystone_types::consts::Micros;
 use drystone_types::{ClusterMap, DriveId, Frame, Gen, PoolId, Rev, VolumeId};
@@ -126,8 +127,11 @@ impl Handler for DriveHandler {
 
     fn on_completion(&mut self, cx: &mut Ctx, token: UserToken, result: OpResult) {
         if token.class == CLASS_DEV {
-            if let Some((id, result)) = self.device.completed(cx, token, result) {
-                self.step(cx, Event::Dev { id, result });
+            match self.device.completed(cx, token, result) {
+                // Nobody hears about it any more; the log alone still needs it.
+                Some((id, result)) if self.closing => self.replica.store_mut().complete(id, result, &mut Vec::new()),
+                Some((id, result)) => self.step(cx, Event::Dev { id, result }),
+                None => {}
             }
         } else if token.class == CLASS_AHEAD {
             self.device.filled(cx);
@@ -153,8 +157,15 @@ impl Handler for DriveHandler {
         }
     }
 
+    fn depth(&self) -> usize {
+        self.device.depth()
+    }
+
     fn on_turn_end(&mut self, cx: &mut Ctx) {
         self.page.bump(self.slot);
+        if self.closing {
+            return self.close_log(cx);
+        }
         self.take_lease(cx);
         self.take_frames(cx);
         self.take_dialled(cx);
@@ -164,17 +175,13 @@ impl Handler for DriveHandler {
         self.perform(cx);
         self.peers.flush(cx);
         self.dialer.flush(cx);
-        if !self.closing {
-            self.arm_tick(cx);
-        } else if self.replica.store().is_stopped() {
-            cx.stop();
-        }
+        self.arm_tick(cx);
     }
 }
 
 impl DriveHandler {
     fn step(&mut self, cx: &mut Ctx, event: Event) {
-        if self.closing && !matches!(event, Event::Dev { .. }) {
+        if self.closing {
             return;
         }
         self.lower_lease(cx);
@@ -242,10 +249,12 @@ impl DriveHandler {
         let drive = self.drive;
         match action {
             // "Closed" promises that nothing is answered any more, also while a slow device drains.
-            Action::Send { .. } if self.stopping => {}
+            Action::Send { .. } | Action::SendDrive { .. } if self.stopping => {}
+            Action::Dev(op) => self.device.start(cx, op),
+            // What the core decided in the turn in which its log was closed is not to happen any more.
+            _ if self.closing && !matches!(action, Action::Invariant(_)) => {}
             Action::Send { peer, frame } => self.peers.send(peer, &frame),
             Action::SendDrive { drive, frame } => self.send_drive(cx, drive, frame),
-            Action::Dev(op) => self.device.start(cx, op),
             Action::NeedMap { at_least } => self.events.put(ServerEvent::NeedMap { at_least }),
             Action::NeedGenerations { pool, since } => {
                 self.events.put(ServerEvent::NeedGenerations { drive, pool, since })
@@ -285,6 +294,18 @@ impl DriveHandler {
         }
     }
 
+    /// Writes the last checkpoint: the log alone, without the core above it.
+    fn close_log(&mut self, cx: &mut Ctx) {
+        let store = self.replica.store_mut();
+        let (mut ops, mut nobody) = (Vec::new(), Vec::new());
+        store.poll(&mut ops);
+        store.take_events(&mut nobody);
+        if store.is_stopped() {
+            cx.stop();
+        }
+        ops.into_iter().for_each(|op| self.device.start(cx, op));
+    }
+
     fn learn_drives(&mut self, cx: &mut Ctx, map: &ClusterMap) {
         for info in map.drives.iter().filter(|d| d.id != self.drive) {
             let Ok(addr) = info.addr.parse::<SocketAddr>() else { continue };
@@ -306,7 +327,6 @@ impl DriveHandler {
     }
 
     fn stats(&self, cx: &Ctx) -> DriveStats {
-        use drystone_store::api::ObjectStore;
         let s = self.replica.store().space();
         DriveStats {
             counters: self.replica.stats().list(),

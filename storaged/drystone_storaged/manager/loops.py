@@ -1,0 +1,46 @@
+"""The manager's loops beside calls: each sleeps until somebody rings, or while work remains."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from drystone_common.errors import DrystoneError
+from drystone_common.logs import get_logger
+from drystone_storaged.manager.bell import BACKSTOP_S
+from drystone_storaged.manager.services import Services
+
+log = get_logger(__name__)
+
+RESTART_S: Final = 0.5  # pause of a loop that failed: it must not spin on a store that is away
+SWEEP_S: Final = 1.0  # between two looks: a storm of changes costs one read of the map a second
+ORDERS_S: Final = 5.0  # orders wait for drives that are away
+
+
+async def supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop for ever: one that fails is begun anew, loudly."""
+    while True:
+        try:
+            await loop()
+        except DrystoneError as error:
+            log.warning("a loop stopped, beginning anew", loop=name, reason=str(error))
+        except Exception:
+            log.exception("a loop failed, beginning anew", loop=name)
+        await asyncio.sleep(RESTART_S)
+
+
+async def run_orders(services: Services) -> None:
+    """Carry out orders when there are new ones, and again and again while some remain."""
+    while True:
+        left = await services.orders.run() if services.leadership.leads else 0
+        await services.wake_orders.wait(ORDERS_S if left else BACKSTOP_S)
+
+
+async def run_sweep(services: Services) -> None:
+    """Look for what no event told: at every change, and each second while something is wrong."""
+    while True:
+        wrong = await services.judge.sweep() if services.leadership.leads else False
+        await asyncio.sleep(SWEEP_S)
+        if not wrong:
+            await services.wake_sweep.wait()

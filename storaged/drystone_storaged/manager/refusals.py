@@ -1,0 +1,50 @@
+"""What connected servers say of drives that they do not serve. In memory; each server says all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from drystone_storaged.proto import control_pb2 as pb
+
+DRIVES_MAX: Final = 256  # of one server; more drives than a machine has
+TEXT_MAX: Final = 500
+UUID_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One drive; ``uuid`` is empty where none is known in that place."""
+
+    uuid: str
+    path: str
+    code: str
+    reason: str
+
+
+class Refusals:
+    """The newest word of each server."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[Refusal, ...]] = {}
+
+    def report(self, node: str, refused: pb.RefusedDrives) -> None:
+        """Take over what a server says: it names all of its drives that are refused."""
+        self._told[node] = tuple(
+            Refusal(
+                str(UUID(bytes=drive.uuid)) if len(drive.uuid) == UUID_BYTES else "",
+                drive.path[:TEXT_MAX],
+                drive.code[:TEXT_MAX],
+                drive.reason[:TEXT_MAX],
+            )
+            for drive in refused.drives[:DRIVES_MAX]
+        )
+
+    def forget(self, node: str) -> None:
+        """Its process is gone: the next one looks at its drives anew."""
+        self._told.pop(node, None)
+
+    def of(self, node: str) -> tuple[Refusal, ...]:
+        """What a server refuses."""
+        return self._told.get(node, ())

@@ -1,0 +1,96 @@
+"""A process with several managers goes on with the next one when one refuses or is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import grpc
+import pytest
+
+from drystone_common.errors import DrystoneError
+from drystone_storaged.agent.control import Control
+from drystone_storaged.proto import control_pb2 as pb
+
+
+class Manager:
+    """Answers with its number, or never."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.silent = False
+        self.asked = 0
+        self.asked_again = asyncio.Event()
+
+    async def read_map(self, _request, _context):
+        self.asked += 1
+        if self.asked > 1:
+            self.asked_again.set()
+        if self.silent:
+            await asyncio.Event().wait()
+        return pb.MapUpdate(revision=self.number)
+
+
+@contextlib.asynccontextmanager
+async def listening(manager: Manager):
+    server = grpc.aio.server()
+    method = grpc.unary_unary_rpc_method_handler(
+        manager.read_map, pb.ReadMapRequest.FromString, pb.MapUpdate.SerializeToString
+    )
+    service = pb.DESCRIPTOR.services_by_name["Control"].full_name
+    handler = grpc.method_handlers_generic_handler(service, {"ReadMap": method})
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+async def read(control: Control, timeout_s: float) -> int:
+    request = pb.ReadMapRequest()
+    answer = await control.call(lambda stub: stub.ReadMap, request, timeout_s=timeout_s)
+    return answer.revision
+
+
+async def test_a_manager_that_is_silent_is_left_for_the_next_one():
+    first, second = Manager(1), Manager(2)
+    first.silent = True
+    async with listening(first) as one, listening(second) as two:
+        control = Control([one, two])
+        async with asyncio.timeout(30):
+            assert await read(control, 0.3) == 2
+            assert control.address == two
+            assert await read(control, 20.0) == 2
+        assert first.asked == 1
+        await control.aclose()
+
+
+async def test_a_manager_that_is_gone_is_left_for_the_next_one():
+    async with listening(Manager(1)) as gone:
+        pass
+    async with listening(Manager(2)) as two:
+        control = Control([gone, two])
+        async with asyncio.timeout(30):
+            assert await read(control, 20.0) == 2
+        await control.aclose()
+
+
+async def test_a_single_silent_manager_is_asked_again_until_it_answers():
+    only = Manager(1)
+    only.silent = True
+    async with listening(only) as address:
+        control = Control([address])
+        asking = asyncio.create_task(read(control, 0.2))
+        async with asyncio.timeout(30):
+            await only.asked_again.wait()
+            only.silent = False
+            assert await asking == 1
+        await control.aclose()
+
+
+async def test_without_an_address_it_says_what_to_set():
+    with pytest.raises(DrystoneError) as caught:
+        Control([])
+    assert "managers" in (caught.value.hint or "")

@@ -1,0 +1,86 @@
+"""A server tells figures that changed, and again to everybody who is new."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from drystone_storaged.server import status
+from drystone_storaged.server.drive import DriveState
+from drystone_storaged.server.status import StatusReporter
+from tests.storaged.manager_env import until
+
+
+class Core:
+    """Figures in the test's hands."""
+
+    def __init__(self) -> None:
+        self.live = 1
+        self.reads = 0
+
+    def stats(self) -> str:
+        self.reads += 1
+        space = {"total_slots": 9, "live_slots": self.live, "granted_slots": 0, "reserve_slots": 0}
+        return json.dumps({"drives": {"3": {"counters": {}, "space": space, "oldest_io_us": 0}}})
+
+
+@pytest.fixture
+def core():
+    return Core()
+
+
+@pytest.fixture
+async def told(core, monkeypatch):
+    """Statuses of a running reporter; its periods are short, its patience is not."""
+    monkeypatch.setattr(status, "PERIOD_S", 0.01)
+    monkeypatch.setattr(status, "HURRY_S", 0.001)
+    monkeypatch.setattr(status, "UNCHANGED_S", 1e9)
+    sent: list[Any] = []
+    drives = [SimpleNamespace(number=3, state=DriveState.SERVING, refusal=None)]
+    maps = SimpleNamespace(revision=0, data=b"")
+    reporter = StatusReporter(core, drives, maps, sent.append)  # type: ignore[arg-type]
+    task = asyncio.create_task(reporter.run())
+    yield SimpleNamespace(reporter=reporter, sent=sent)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def quiet(core: Core, told: Any) -> int:
+    """Wait until figures were read several times; gives how many statuses went out by then."""
+    since = core.reads
+    await until(lambda: core.reads >= since + 5, "five more reads")
+    return len(told.sent)
+
+
+async def test_what_did_not_change_is_told_once(core, told):
+    before = await quiet(core, told)
+    assert before >= 1
+    assert await quiet(core, told) == before
+    core.live = 5
+    await until(lambda: len(told.sent) > before, "the change")
+    assert told.sent[-1].status.drives[0].used_bytes == 5 * 4096
+
+
+async def test_a_new_session_is_told_everything(core, told):
+    before = await quiet(core, told)
+    told.reporter.session_opened()
+    await until(lambda: len(told.sent) > before, "the first status of the session")
+    assert told.sent[before].status.layers_complete
+
+
+async def test_unchanged_figures_are_repeated_before_they_count_as_history(core, told, monkeypatch):
+    before = await quiet(core, told)
+    monkeypatch.setattr(status, "UNCHANGED_S", 0.0)
+    await until(lambda: len(told.sent) > before + 2, "repetitions")
+
+
+def test_repetitions_come_before_the_manager_forgets():
+    from drystone_storaged.manager.drivestats import STALE_S
+
+    assert status.UNCHANGED_S + status.PERIOD_S < STALE_S
