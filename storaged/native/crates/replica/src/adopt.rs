@@ -146,7 +146,9 @@ impl<S: ObjectStore> Replica<S> {
     fn promoted(&mut self, id: PgId) {
         self.stats.promotions += 1;
         self.trust(id);
+        let bad = self.left_bad(id);
         self.end_resync(id);
+        self.heal_later(id, bad);
         self.store.clear_join(id);
         self.log_pg(id);
     }

@@ -4,10 +4,13 @@
 use std::collections::VecDeque;
 
 use drystone_store::api::ObjectStore;
+use drystone_types::consts::Micros;
 use drystone_types::{DriveId, Frame, LayerId, MsgType, PgId};
 
 use crate::api::PeerId;
-use crate::limits::{RESYNC_IDLE_AFTER, RESYNC_LOG_BUSY, RESYNC_LOG_IDLE, SOURCE_BUSY, SOURCE_IDLE, SOURCE_JOBS_MAX};
+use crate::limits::{
+    RESYNC_IDLE_AFTER, RESYNC_LOG_BUSY, RESYNC_LOG_IDLE, RESYNC_TIMEOUT, SOURCE_BUSY, SOURCE_IDLE, SOURCE_JOBS_MAX,
+};
 use crate::replica::Replica;
 use crate::state::Refusal;
 
@@ -25,7 +28,8 @@ pub(crate) struct Copied {
 #[derive(Default)]
 pub(crate) struct Bulk {
     copied: VecDeque<Copied>,
-    asked: VecDeque<(PeerId, Frame)>,
+    /// With the time each came.
+    asked: VecDeque<(Micros, PeerId, Frame)>,
     /// Bytes of a copy admitted to the log and not durable.
     logging: u64,
 }
@@ -56,11 +60,25 @@ impl<S: ObjectStore> Replica<S> {
 
     /// A request of another drive's resync or repair.
     pub(crate) fn hold_ask(&mut self, peer: PeerId, frame: Frame) -> Result<(), Refusal> {
+        self.drop_given_up();
         if self.bulk.asked.len() >= SOURCE_JOBS_MAX {
             return Err(Refusal::Retry);
         }
-        self.bulk.asked.push_back((peer, frame));
+        self.bulk.asked.push_back((self.now, peer, frame));
         Ok(())
+    }
+
+    /// Their askers have given up on them: the work would be for nobody, and delay what is still wanted.
+    fn drop_given_up(&mut self) {
+        let now = self.now;
+        while self.bulk.asked.front().is_some_and(|(at, ..)| now.saturating_sub(*at) >= RESYNC_TIMEOUT) {
+            self.bulk.asked.pop_front();
+        }
+    }
+
+    /// Nobody waits for these answers any more.
+    pub(crate) fn drop_asks_of(&mut self, gone: PeerId) {
+        self.bulk.asked.retain(|(_, peer, _)| *peer != gone);
     }
 
     fn may_log_copy(&self) -> bool {
@@ -79,8 +97,9 @@ impl<S: ObjectStore> Replica<S> {
             any = true;
             self.copy_answered(c.drive, c.pg, c.job, c.layer, &c.runs, Some(c.frame));
         }
+        self.drop_given_up();
         while self.may_serve() {
-            let Some((peer, frame)) = self.bulk.asked.pop_front() else { break };
+            let Some((_, peer, frame)) = self.bulk.asked.pop_front() else { break };
             any = true;
             let hdr = frame.hdr;
             let result = match hdr.kind {

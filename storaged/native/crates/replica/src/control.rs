@@ -118,6 +118,7 @@ impl<S: ObjectStore> Replica<S> {
 
     /// Everything known is logged, then every stream is drained.
     fn shut_down(&mut self, id: u64) {
+        self.stopping = true;
         self.log_due_stables(Micros::MAX);
         self.log_due_pgs(Micros::MAX);
         let op = self.ops.insert(Op { left: 0, then: Then::Control(id) });

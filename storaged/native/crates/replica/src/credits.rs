@@ -4,7 +4,7 @@
 //! unused is reserved in the store; an upper bound of it is logged before it is told, and
 //! stays reserved after an open until the volume restates or is sealed anew.
 
-use drystone_store::api::{MetaKey, ObjectStore};
+use drystone_store::api::{MetaKey, ObjectStore, Space};
 use drystone_types::consts::Micros;
 use drystone_types::{Frame, Gen, Reader, Status, VolumeId, Writer};
 
@@ -16,6 +16,9 @@ use crate::state::{Refusal, Then};
 /// STABLE requests without a write in between after which a volume counts as starved: an idle
 /// volume sends one, a waiting one polls every 50 ms.
 const POLLS_STARVED: u8 = 4;
+/// And after which a full drive says so whatever others still hold, about 5 s: an idle volume gives its slots back
+/// after one, so what has not come by then comes never (its client is gone, or the slots were lost with a connection).
+const POLLS_HOPELESS: u8 = 100;
 /// Most volumes one SESSION restates: all that one daemon can have attached.
 const RESTATE_MAX: usize = 65_536;
 
@@ -41,6 +44,8 @@ pub(crate) struct Grant {
     topped_at: Micros,
     /// STABLE requests since the last write that used a credit.
     polls: u8,
+    /// It was given something because it was starved, and has not used it: that is not asked back.
+    fed: bool,
 }
 
 impl Grant {
@@ -77,6 +82,21 @@ impl Grant {
     }
     pub(crate) fn reserved_at_open(&self) -> u64 {
         self.restated
+    }
+    /// Whether some of it can come to another volume: by a recall or from a pause, by a restatement, by RECOVERED.
+    fn may_come_back(&self) -> bool {
+        self.open() > GRANT_MIN || self.unrestated && self.restated > 0 || self.old > 0
+    }
+    /// The window after this one; it grows by use, and not while space is scarce.
+    fn next_window(&self, now: Micros, space: Space) -> u64 {
+        // One volume may hold at most a sixteenth of a drive unused, or a few would starve the others.
+        let most = (space.total / 16).clamp(GRANT_MIN, GRANT_MAX);
+        let fast = self.topped_at > 0 && now.saturating_sub(self.topped_at) < GRANT_FAST;
+        match (is_scarce(space), fast) {
+            (true, _) => self.window,
+            (false, true) => (self.window * 2).min(most),
+            (false, false) => self.window.max(GRANT_FIRST.min(most)),
+        }
     }
 }
 
@@ -119,30 +139,29 @@ impl<S: ObjectStore> Replica<S> {
         let g = &mut vol.grant;
         // A volume that polls without writing may count slots as used that never arrived here
         // (sent while this drive was out of the PG): without this it would wait for ever.
-        let starved = g.polls >= POLLS_STARVED && g.open() < GRANT_MAX;
+        // Bounded, because a client that only says STABLE would collect the whole drive.
+        let starved =
+            g.polls >= POLLS_STARVED && g.open() < GRANT_MAX || g.polls >= POLLS_HOPELESS && g.open() < 2 * GRANT_MAX;
         if gen != g.gen || !attached || !starved && g.open() * 2 >= g.window.max(1) {
             return;
         }
         let space = self.store.space();
-        let scarce = space.grantable < (space.total / 64).max(GRANT_MIN);
-        let window = if scarce { g.window.min(GRANT_MIN) } else { g.window };
+        let next = g.next_window(self.now, space);
+        // What was logged for a larger window, before a recall or a pause, still holds.
+        if next > g.window && next + g.restated <= g.bound {
+            g.window = next;
+        }
+        let window = if is_scarce(space) { g.window.min(GRANT_MIN) } else { g.window };
         let want = if starved { GRANT_MIN } else { window.saturating_sub(g.open()) };
         let room = g.bound.saturating_sub(g.outstanding());
         let add = want.min(room).min(space.grantable);
-        let fast = g.topped_at > 0 && self.now.saturating_sub(g.topped_at) < GRANT_FAST;
-        // One volume may hold at most a sixteenth of a drive unused, or a few would starve the others.
-        let most = (space.total / 16).clamp(GRANT_MIN, GRANT_MAX);
-        let next = match (scarce, fast) {
-            (true, _) => g.window,
-            (false, true) => (g.window * 2).min(most),
-            (false, false) => g.window.max(GRANT_FIRST.min(most)),
-        };
         // What is reserved from before an open must not keep new credits away either.
         let short = room < want || next > g.window;
         let bound = g.outstanding() + next.max(want);
         if add > 0 {
             g.topped_at = self.now;
             g.polls = 0;
+            g.fed |= starved;
             self.give(vol_id, add);
         }
         if short && space.grantable > 0 {
@@ -207,6 +226,7 @@ impl<S: ObjectStore> Replica<S> {
             return;
         }
         g.polls = 0;
+        g.fed = false;
         let before = slots.min(g.restated);
         g.restated -= before;
         let now = (slots - before).min(g.open());
@@ -214,7 +234,8 @@ impl<S: ObjectStore> Replica<S> {
         self.store.grant(-signed((before + now).saturating_sub(taken)));
     }
 
-    /// Slots a volume gives back unissued.
+    /// Slots a volume gives back unissued, when asked or after a pause. Its window shrinks: what comes back must not
+    /// be granted again at once, or both sides never rest. Use lets it grow again.
     pub(crate) fn take_back(&mut self, vol_id: VolumeId, gen: Gen, slots: u32) {
         let Some(vol) = self.vols.get_mut(&vol_id) else { return };
         let g = &mut vol.grant;
@@ -222,6 +243,9 @@ impl<S: ObjectStore> Replica<S> {
             return;
         }
         let slots = u64::from(slots).min(g.open());
+        g.window = g.window.min(GRANT_MIN);
+        g.fed = false;
+        g.polls = 0;
         g.used = g.used.wrapping_add(u32::try_from(slots).unwrap_or(0));
         self.store.grant(-signed(slots));
     }
@@ -230,28 +254,25 @@ impl<S: ObjectStore> Replica<S> {
     pub(crate) fn recall_wanted(&mut self, vol_id: VolumeId, gen: Gen) -> u32 {
         let space = self.store.space();
         let Some(vol) = self.vols.get_mut(&vol_id) else { return 0 };
-        if gen != vol.grant.gen || space.grantable >= (space.total / 64).max(GRANT_MIN) {
+        if gen != vol.grant.gen || vol.grant.fed || !is_scarce(space) {
             return 0;
         }
         let recall = vol.grant.open().saturating_sub(GRANT_MIN);
-        if recall > 0 {
-            // What comes back must not be granted again at once, or both sides never rest.
-            vol.grant.window = GRANT_MIN;
-        }
         self.stats.slots_recalled += recall;
         u32::try_from(recall).unwrap_or(0)
     }
 
-    /// Whether this volume has too little and nobody holds slots that could come to it. While others
-    /// hold unused slots they are recalled first: no wrong ENOSPC (L2).
+    /// Whether this volume has too little and nobody holds slots that could come to it. While others hold slots above
+    /// the smallest grant, those are recalled first: no wrong ENOSPC (L2). But not for ever. Asked only while the drive
+    /// is full; looks at every volume then.
     pub(crate) fn is_out_of_space(&self, vol_id: VolumeId, gen: Gen) -> bool {
         let space = self.store.space();
         let Some(vol) = self.vols.get(&vol_id) else { return false };
-        let mine = vol.grant.open();
-        gen == vol.grant.gen
-            && mine < GRANT_MIN
-            && space.grantable == 0
-            && space.granted.saturating_sub(mine) < GRANT_MIN
+        if gen != vol.grant.gen || space.grantable > 0 {
+            return false;
+        }
+        let short = vol.grant.open() < GRANT_MIN;
+        vol.grant.polls >= POLLS_HOPELESS || short && !self.vols.values().any(|v| v.grant.may_come_back())
     }
 
     /// RECOVERED: nothing of older generations can arrive any more.
@@ -313,6 +334,11 @@ fn read_session(r: &mut Reader<'_>) -> Option<Vec<(VolumeId, Gen, u32)>> {
         out.push((VolumeId(r.u64().ok()?), Gen(r.u32().ok()?), r.u32().ok()?));
     }
     Some(out)
+}
+
+/// Whether so little is left that volumes get what one write needs and no more.
+fn is_scarce(space: Space) -> bool {
+    space.grantable < (space.total / 64).max(GRANT_MIN)
 }
 
 fn signed(slots: u64) -> i64 {

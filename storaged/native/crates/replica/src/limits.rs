@@ -62,11 +62,22 @@ pub const SOURCE_BUSY: usize = 2;
 /// The same without clients.
 pub const SOURCE_IDLE: usize = 16;
 /// Reads of a block that must fail at every in-sync member before it counts as lost: once may be the moment.
-pub const UNREADABLE_TRIES: u8 = 2;
-/// Pause before the second of them.
+pub const UNREADABLE_TRIES: u32 = 2;
+/// Time between the first and the last of them at least: a device that recovers from a reset is back by then.
+pub const UNREADABLE_SPREAD: Micros = 5_000_000;
+/// Pause before a member is asked again whose device could not read, or that gave no answer; it doubles.
 pub const UNREADABLE_PAUSE: Micros = 250_000;
+/// And is this long at most: one request per chunk, and the member may be back any moment.
+pub const UNREADABLE_PAUSE_MAX: Micros = 5_000_000;
+/// Most blocks that one copy of a PG gives up as lost by itself: rot is rare, so more of it is a sick device or a
+/// defect, and a copy of it would only hide that.
+pub const LOST_MAX: usize = 64;
+/// A copy that was held for that begins again after this long.
+pub const HELD_AGAIN: Micros = 60_000_000;
 /// Pause before a source that refused is asked again.
 pub const RESYNC_BACKOFF: Micros = 20_000;
+/// Pause at most before a source that fails again and again is asked: it doubles up to here.
+pub const RESYNC_BACKOFF_MAX: Micros = 1_280_000;
 /// A finished copy is told again while the promotion has not come.
 pub const COMPLETE_AGAIN: Micros = 1_000_000;
 /// DIGEST and COPY requests served at a time: bounds the reads a joiner can queue before clients'.

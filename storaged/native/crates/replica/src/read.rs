@@ -94,7 +94,7 @@ impl<S: ObjectStore> Replica<S> {
             self.refuse(peer, h, refusal);
             return;
         }
-        if blocks.contains(&BlockRead::Corrupt) {
+        if blocks.iter().any(|b| matches!(b, BlockRead::Corrupt | BlockRead::Failed)) {
             self.stats.bad_blocks += 1;
             self.repair_corrupt(h, lineage, chain, blocks);
             self.send(peer, h, Status::BadChecksum, Vec::new());
@@ -121,7 +121,7 @@ impl<S: ObjectStore> Replica<S> {
     fn repair_corrupt(&mut self, h: &Header, lineage: VolumeId, chain: &[LayerId], blocks: &[BlockRead]) {
         let chunk = h.block / u64::from(CHUNK_BLOCKS);
         let first = u16::try_from(h.block % u64::from(CHUNK_BLOCKS)).unwrap_or(0);
-        for (block, _) in (first..).zip(blocks).filter(|(_, b)| matches!(b, BlockRead::Corrupt | BlockRead::Bad)) {
+        for (block, _) in (first..).zip(blocks).filter(|(_, b)| needs_repair(b)) {
             let keys = chain.iter().map(|layer| ObjKey { layer: *layer, chunk });
             let holder = keys.into_iter().find(|key| self.store.held(*key, block) != Held::Absent);
             if let Some(key) = holder {
@@ -160,7 +160,7 @@ impl<S: ObjectStore> Replica<S> {
         }
         match found {
             None => self.refuse(peer, &hdr, Refusal::Invalid),
-            Some((_, BlockRead::Corrupt)) => {
+            Some((_, BlockRead::Corrupt | BlockRead::Failed)) => {
                 self.stats.bad_blocks += 1;
                 self.send(peer, &hdr, Status::BadChecksum, Vec::new());
             }
@@ -187,6 +187,11 @@ impl<S: ObjectStore> Replica<S> {
         self.send(peer, h, Status::Ok, map.to_vec());
         Ok(())
     }
+}
+
+/// What another copy may have. A failed read too: the device may never give this place again.
+fn needs_repair(block: &BlockRead) -> bool {
+    matches!(block, BlockRead::Corrupt | BlockRead::Failed | BlockRead::Bad)
 }
 
 /// First block in the chunk and count, inside one chunk.

@@ -12,7 +12,7 @@ use crate::limits::{HOPELESS_MAX, REPAIRS_MAX, REPAIR_AGAIN_MAX, REPAIR_AGAIN_MI
 use crate::replica::Replica;
 use crate::requests::Ask;
 use crate::resync::compare::{cells, object};
-use crate::resync::wire::{decode_cells, encode_runs};
+use crate::resync::wire::{decode_cells, encode_runs, CopyCell};
 use crate::state::{Op, Role, Then};
 
 /// One block being healed.
@@ -84,6 +84,13 @@ impl<S: ObjectStore> Replica<S> {
         self.repairs.open.insert(id, Repair { pg, vol, want: None, asked: Vec::new() });
         let op = self.ops.insert(Op { left: 1, then: Then::RepairDigest(key, block) });
         self.store.digest(vol, key.chunk, op);
+    }
+
+    /// Blocks that no copy could give: tried again with growing pauses, a member that returns may have them.
+    pub(crate) fn heal_later(&mut self, pg: PgId, blocks: Vec<(VolumeId, ObjKey, u16)>) {
+        for (vol, key, block) in blocks {
+            self.repairs.put_off((key, block), pg, vol, self.now);
+        }
     }
 
     /// Tries again what nobody could heal.
@@ -210,7 +217,7 @@ fn healing(
     let csum = *frame.csums.first()?;
     let cells = decode_cells(&frame.meta).ok().filter(|_| frame.hdr.status == Status::Ok)?;
     let number = key.chunk * u64::from(CHUNK_BLOCKS) + u64::from(block);
-    let right = cells.first() == Some(&Some((BlockKind::Data, version)))
+    let right = cells.first() == Some(&CopyCell::Held(BlockKind::Data, version))
         && drystone_csum::block_csum(vol, number, frame.data.as_slice()) == csum;
     right.then(|| (version, csum, frame.data.clone()))
 }

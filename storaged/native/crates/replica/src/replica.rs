@@ -67,6 +67,8 @@ pub struct Replica<S: ObjectStore> {
     pub(crate) last_client: Micros,
     pub(crate) usage_at: Micros,
     pub(crate) failed: bool,
+    /// The drive is being closed.
+    pub(crate) stopping: bool,
     pub(crate) stats: Stats,
     pub(crate) dev: Vec<DevOp>,
 }
@@ -156,6 +158,7 @@ impl<S: ObjectStore> Replica<S> {
             }
             Event::PeerGone(peer) => {
                 self.peers.remove(&peer.0);
+                self.drop_asks_of(peer);
             }
             Event::Frame { peer, frame } => self.on_frame(peer, frame),
             Event::DriveReply { drive, frame } => self.on_drive_reply(drive, frame),
@@ -200,7 +203,8 @@ impl<S: ObjectStore> Replica<S> {
         let result = self.store.append(stream, space, rec, data, token);
         if let Err(error) = result {
             self.recs.remove(token);
-            if error == AppendError::Failed {
+            // A store that is being closed refuses everything too.
+            if error == AppendError::Failed && !self.stopping {
                 self.fail("the log refuses records");
             }
             return Err(error);

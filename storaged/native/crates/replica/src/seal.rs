@@ -195,7 +195,7 @@ impl<S: ObjectStore> Replica<S> {
         match role {
             Role::Out => true,
             Role::InSync => false,
-            Role::Joining(join) => e.since_join != Some(join) && !self.is_copied(pg, vol, e.key.chunk),
+            Role::Joining(join) => e.since_join != Some(join) && !self.is_copied(pg, vol, e.key, e.block),
         }
     }
 

@@ -139,6 +139,7 @@ impl<S: ObjectStore> Replica<S> {
             last_client: 0,
             usage_at: USAGE_PERIOD,
             failed: false,
+            stopping: false,
             stats: Stats::default(),
             dev: Vec::new(),
         }

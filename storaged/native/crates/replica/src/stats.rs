@@ -87,6 +87,8 @@ counters! {
     resync_kept,
     /// Blocks that no in-sync copy could read, recorded as bad by this joiner.
     resync_bad_blocks,
+    /// Copies held because more was lost than a copy gives up by itself.
+    copies_held,
     /// Answers of resync that waited for clients' requests.
     resync_held,
     /// Source changes.

@@ -119,8 +119,10 @@ impl<S: ObjectStore> Replica<S> {
             } else if place.version <= stable {
                 self.stats.blocks_skipped += 1;
                 continue;
-            } else if let Held::Known { version, durable, token, .. } = held {
-                if place.version <= version {
+            } else if let Held::Known { version, durable, token, kind } = held {
+                // Bytes that a copy had given up: an OK must stand for them, not for the mark of their loss.
+                let gives_back = version == place.version && kind == BlockKind::Bad && place.kind != BlockKind::Bad;
+                if place.version <= version && !gives_back {
                     self.stats.blocks_skipped += 1;
                     if !durable && self.cfg.rules.on(Rule::R6b) && !plan.waits.contains(&token) {
                         plan.waits.push(token);
@@ -142,7 +144,7 @@ impl<S: ObjectStore> Replica<S> {
         if !self.cfg.rules.on(Rule::R5) {
             return false;
         }
-        self.store.since_join(key, block) != Some(join) && !self.is_copied(pg, vol, key.chunk)
+        self.store.since_join(key, block) != Some(join) && !self.is_copied(pg, vol, key, block)
     }
 
     fn append_runs(

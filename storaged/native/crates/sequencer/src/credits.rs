@@ -32,6 +32,7 @@ impl Sequencer {
             d.granted = hdr.credits;
             d.full = false;
             let wake = d.starved || !d.waiters.is_empty();
+            self.arm_spare(dx);
             if wake {
                 self.pump_due = true;
                 self.wake(dx);
@@ -43,6 +44,7 @@ impl Sequencer {
         if need == 0 {
             return;
         }
+        self.credit_used_at = self.now;
         for dx in drives {
             if let Some(d) = self.drive_mut(*dx) {
                 d.used = d.used.wrapping_add(need);
@@ -75,6 +77,8 @@ impl Sequencer {
             let short = d.free() < need || d.free() > u32::MAX / 2;
             if short {
                 d.starved = true;
+                // Its last word may be old: it is asked again before a write fails.
+                d.full = d.full && d.polling;
                 full = full || d.full && pg.insync.contains(&dx);
                 self.poll(dx);
             }
@@ -151,7 +155,7 @@ impl Sequencer {
 
     /// Unissued slots go back with one STABLE that is never repeated: given back twice they
     /// would be issued twice.
-    fn give_back(&mut self, dx: Dx, wanted: u32) {
+    pub(crate) fn give_back(&mut self, dx: Dx, wanted: u32) {
         let Some(d) = self.drive_mut(dx) else { return };
         let free = d.free();
         if d.give_back > 0 || free > u32::MAX / 2 {

@@ -66,6 +66,7 @@ impl Sequencer {
         }
         if let Some(d) = self.drain.as_mut().filter(|d| !d.told) {
             d.told = true;
+            self.give_spare();
             self.tell_stable();
         }
         if !self.stable_unknown() {

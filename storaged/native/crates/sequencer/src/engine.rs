@@ -80,6 +80,9 @@ pub struct Sequencer {
     pub(crate) drain: Option<Drain>,
     pub(crate) stable_armed: bool,
     pub(crate) last_write_at: Micros,
+    pub(crate) spare_armed: bool,
+    /// When credits were last used.
+    pub(crate) credit_used_at: Micros,
     pub(crate) stats: Stats,
     pub(crate) zeros: Buf,
 }
@@ -131,6 +134,8 @@ impl Sequencer {
             drain: None,
             stable_armed: false,
             last_write_at: 0,
+            spare_armed: false,
+            credit_used_at: 0,
             stats: Stats::default(),
             zeros: zeros(),
         })
@@ -184,6 +189,7 @@ impl Sequencer {
                 Timer::Map => self.ask_map_again(),
                 Timer::Drain => self.drain_over(),
                 Timer::Stable => self.stable_due(),
+                Timer::Spare => self.spare_due(),
             }
         }
     }
@@ -217,6 +223,7 @@ impl Sequencer {
             Timer::Map => self.map_asked_at.is_none(),
             Timer::Drain => self.drain.is_none(),
             Timer::Stable => !self.stable_armed,
+            Timer::Spare => !self.spare_armed,
         }
     }
 

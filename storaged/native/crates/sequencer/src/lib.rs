@@ -31,6 +31,7 @@ mod request;
 mod retry;
 mod rmw;
 mod slab;
+mod spare;
 mod stable;
 mod stall;
 mod stats;

@@ -34,6 +34,8 @@ pub(crate) enum Timer {
     Drain,
     /// Idle: STABLE alone.
     Stable,
+    /// Credits unused for a while: they go back.
+    Spare,
 }
 
 /// All deadlines of one sequencer.

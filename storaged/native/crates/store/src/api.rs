@@ -195,6 +195,8 @@ pub enum BlockRead {
     Data(Buf, u64),
     /// The stored bytes do not match their checksum.
     Corrupt,
+    /// The device could not be read this time: nothing is known of the stored bytes.
+    Failed,
     /// A BAD record.
     Bad,
 }

@@ -32,8 +32,12 @@ impl LogStore {
         match space {
             SpaceClass::Granted => self.granted = self.granted.saturating_sub(slots),
             SpaceClass::Free if now.grantable < slots => return Err(AppendError::Full),
-            // Half of the reserve stays with GC, which could not end its work without it.
-            SpaceClass::Reserve if used + slots + now.reserve / 2 > now.total => return Err(AppendError::Full),
+            // Half of the reserve stays with GC, which could not end its work without it. What takes no room for
+            // good is no danger to it and waits for its turn in the queue: a full drive is cured by what deletes, and
+            // a refused overwrite would cost a copy.
+            SpaceClass::Reserve if used + slots + now.reserve / 2 > now.total && self.adds_data(&rec) => {
+                return Err(AppendError::Full)
+            }
             _ => {}
         }
         self.pending_slots += slots - 1;
@@ -43,6 +47,14 @@ impl LogStore {
             s.push(queued);
         }
         Ok(())
+    }
+
+    /// Whether a record makes more blocks live: data where none is indexed.
+    fn adds_data(&self, rec: &Record) -> bool {
+        let Record::Blocks(b) = rec else { return false };
+        let object = self.index.get(b.key);
+        let has_data = |block| object.and_then(|o| o.leaf.get(block)).is_some_and(|loc| loc.is_data());
+        b.kind == BlockKind::Data && !(b.first..b.first.saturating_add(b.count)).all(has_data)
     }
 
     fn queued(&mut self, rec: Record, data: Buf, token: Token, lsn: u64) -> Queued {

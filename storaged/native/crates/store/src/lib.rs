@@ -27,6 +27,7 @@ pub mod ranges;
 mod reader;
 mod recover;
 mod replay;
+mod rescue;
 pub mod segment;
 mod segs;
 mod store;

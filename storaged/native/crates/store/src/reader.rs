@@ -7,12 +7,14 @@ use crate::group::{Expect, GroupHeader};
 use crate::index::Index;
 use crate::layout::Layout;
 use crate::loc::{Loc, SLOT};
+use crate::rescue;
+use crate::segment::SummaryGroup;
 use crate::segs::Segs;
 use drystone_csum::block_csum;
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{Buf, Epoch, LayerId, ObjKey, Version, VolumeId};
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A header at most this many slots before the data is read in the same operation.
 const ADJACENT_MAX: u64 = 3;
@@ -68,6 +70,8 @@ pub struct ReadJob {
     pub missing: usize,
     /// Segments that must not be reused meanwhile (I14).
     pub pins: SmallVec<[u32; 4]>,
+    /// Group headers of a digest, decoded; `None` = it does not decode.
+    headers: BTreeMap<u64, Option<GroupHeader>>,
 }
 
 /// What planning needs of the store.
@@ -178,7 +182,7 @@ impl View<'_> {
         let mut pins: SmallVec<[u32; 4]> = parts.iter().filter_map(|p| self.layout.seg_of(p.slot)).collect();
         pins.sort_unstable();
         pins.dedup();
-        ReadJob { token, kind, missing: parts.len(), parts, pins }
+        ReadJob { token, kind, missing: parts.len(), parts, pins, headers: BTreeMap::new() }
     }
 }
 
@@ -214,11 +218,18 @@ pub fn find_entry(header: &GroupHeader, key: ObjKey, block: u16, loc: Loc) -> Op
     found
 }
 
+fn decode(layout: &Layout, segs: &Segs, part: &Part) -> Option<GroupHeader> {
+    let seg_seq = segs.get(layout.seg_of(part.slot)?)?.seq;
+    let bytes = part.buf.as_ref()?.as_slice();
+    GroupHeader::decode(bytes, Expect { seg_seq, slot: part.slot }).ok().map(|h| h.0)
+}
+
 /// Resolves finished jobs.
 struct Proof<'a> {
     view: View<'a>,
     parts: &'a [Part],
     headers: BTreeMap<u64, Option<GroupHeader>>,
+    summaries: BTreeMap<u32, Vec<SummaryGroup>>,
 }
 
 impl Proof<'_> {
@@ -226,6 +237,11 @@ impl Proof<'_> {
         let part = self.parts.iter().find(|p| (p.slot..p.slot + p.slots).contains(&slot))?;
         let at = (slot - part.slot) as usize * SLOT;
         part.buf.as_ref().map(|b| b.slice(at..at + SLOT)).filter(|b| b.len() == SLOT)
+    }
+    /// Whether the device refused to read a slot.
+    fn unread(&self, slot: u64) -> bool {
+        let part = self.parts.iter().find(|p| (p.slot..p.slot + p.slots).contains(&slot));
+        part.is_some_and(|p| p.buf.as_ref().is_none_or(|b| b.as_slice().is_empty()))
     }
     fn header(&mut self, slot: u64) -> Option<&GroupHeader> {
         if !self.headers.contains_key(&slot) {
@@ -245,6 +261,9 @@ impl Proof<'_> {
             let header = self.header(w.loc.header())?;
             find_entry(header, w.key, w.block, w.loc)?.1
         });
+        if self.unread(w.loc.slot()) || (known.is_none() && self.unread(w.loc.header())) {
+            return BlockRead::Failed;
+        }
         let (Some(csum), Some(data)) = (known, self.slot(w.loc.slot())) else { return BlockRead::Corrupt };
         let number = w.key.chunk.wrapping_mul(u64::from(CHUNK_BLOCKS)).wrapping_add(u64::from(w.block));
         if block_csum(vol, number, data.as_slice()) != csum {
@@ -271,13 +290,26 @@ impl Proof<'_> {
         };
         Some((kind, answer))
     }
+    /// The version that the segment's summary has for a block whose header is rotten.
+    fn summarised(&mut self, key: ObjKey, block: u16, loc: Loc) -> Option<Version> {
+        let (layout, segs) = (self.view.layout, self.view.segs);
+        let seg = layout.seg_of(loc.header())?;
+        let parts = self.parts;
+        let groups =
+            self.summaries.entry(seg).or_insert_with(|| rescue::groups(layout, segs, parts, seg).unwrap_or_default());
+        let rel = loc.header() - layout.seg_start(seg);
+        let group = groups.iter().find(|g| u64::from(g.rel) == rel)?;
+        rescue::version_in(group, key, block, loc)
+    }
     /// A block whose header is rotten appears with a checksum that matches nothing, so that a
     /// comparison with another copy finds it.
     fn digest(&mut self, plan: DigestPlan) -> ObjectDigest {
         let mut runs: Vec<DigestRun> = Vec::new();
         for (block, loc, known) in plan.blocks {
             let found = self.header(loc.header()).and_then(|h| find_entry(h, plan.key, block, loc));
-            let version = found.map(|f| f.0.version).or(known).unwrap_or(Version::ZERO);
+            let found = found.map(|(entry, csum)| (entry.version, csum));
+            let version = found.map(|f| f.0).or(known).or_else(|| self.summarised(plan.key, block, loc));
+            let version = version.unwrap_or(Version::ZERO);
             // What a read would compare with, or a reader of both would never see them agree.
             let csum = found.and_then(|f| f.1).or_else(|| self.cached(loc)).unwrap_or(0);
             let kind = loc.kind();
@@ -298,9 +330,26 @@ impl Proof<'_> {
 }
 
 impl ReadJob {
+    /// Adds what else is to be read now that every part is here: for a digest, the summaries of closed segments with
+    /// a header that does not decode. Tells whether there is anything.
+    pub fn more(&mut self, layout: &Layout, segs: &Segs) -> bool {
+        if !matches!(self.kind, Kind::Digest(_)) {
+            return false;
+        }
+        if self.headers.is_empty() {
+            self.headers = self.parts.iter().map(|p| (p.slot, decode(layout, segs, p))).collect();
+        }
+        let rotten = self.headers.iter().filter(|(_, h)| h.is_none());
+        let damaged: BTreeSet<u32> = rotten.filter_map(|(slot, _)| layout.seg_of(*slot)).collect();
+        let new = damaged.into_iter().filter_map(|seg| rescue::next_part(layout, segs, &self.parts, seg));
+        let new: Vec<Part> = new.collect();
+        self.missing = new.len();
+        self.parts.extend(new);
+        self.missing > 0
+    }
     /// The answer, once no part is missing.
     pub fn resolve(self, view: View<'_>) -> StoreEvent {
-        let mut proof = Proof { view, parts: &self.parts, headers: BTreeMap::new() };
+        let mut proof = Proof { view, parts: &self.parts, headers: self.headers, summaries: BTreeMap::new() };
         match self.kind {
             Kind::Read(vol, plans) => {
                 let blocks = plans.into_iter().map(|p| match p {

@@ -124,6 +124,11 @@ impl Segs {
     pub fn stick(&mut self, seg: u32) {
         self.set(seg, SegState::Stuck);
     }
+    /// Lets segments that were left alone be collected again.
+    pub fn unstick(&mut self) {
+        let stuck = self.list.iter_mut().filter(|s| s.state == SegState::Stuck);
+        stuck.for_each(|s| s.state = SegState::Closed);
+    }
     fn set(&mut self, seg: u32, state: SegState) {
         if let Some(s) = self.list.get_mut(seg as usize) {
             s.state = state;

@@ -259,13 +259,17 @@ impl LogStore {
         }
         job.pins.iter().for_each(|s| self.segs.pin(*s));
         self.next_job += 1;
-        for (i, part) in job.parts.iter().enumerate() {
+        self.read_parts(self.next_job, job, 0);
+    }
+    /// Starts the reads of a job from part `from` on.
+    fn read_parts(&mut self, id: u64, job: ReadJob, from: usize) {
+        for (i, part) in job.parts.iter().enumerate().skip(from) {
             self.next_op += 1;
-            self.ops.insert(self.next_op, Op::Read(self.next_job, i));
+            self.ops.insert(self.next_op, Op::Read(id, i));
             let len = (part.slots * SLOT as u64) as u32;
             self.out.push(DevOp::Read { id: self.next_op, offset: part.slot * SLOT as u64, len });
         }
-        self.jobs.insert(self.next_job, job);
+        self.jobs.insert(id, job);
     }
     fn read_done(&mut self, id: u64, part: usize, result: DevResult, events: &mut Vec<StoreEvent>) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
@@ -276,7 +280,11 @@ impl LogStore {
         if job.missing > 0 {
             return;
         }
-        let Some(job) = self.jobs.remove(&id) else { return };
+        let Some(mut job) = self.jobs.remove(&id) else { return };
+        let had = job.parts.len();
+        if job.more(&self.layout, &self.segs) {
+            return self.read_parts(id, job, had);
+        }
         for seg in &job.pins {
             self.unpin(*seg);
         }

@@ -94,6 +94,8 @@ impl LogStore {
         if self.walks.scrub_next.is_none() {
             self.walks.scrub_next = Some(0);
             self.walks.scrub_seen = (0, 0);
+            // What garbage collection could not read once it may try again.
+            self.segs.unstick();
             let open = self.segs.iter().filter(|(_, s)| s.state == SegState::Open && s.end_gseq > 0);
             self.walks.scrub_waits = open.map(|(n, s)| (n, s.seq, false)).collect();
         }
@@ -274,6 +276,7 @@ impl LogStore {
     pub(crate) fn walk_read_done(&mut self, which: usize, result: DevResult) {
         let Some(mut w) = self.walks.slot(which).take() else { return };
         w.reading = false;
+        let unread = matches!(result, DevResult::Failed(_));
         let buf = if let DevResult::Ok(buf) = result { buf } else { Buf::empty() };
         match w.stage {
             Stage::Footer => {
@@ -292,7 +295,10 @@ impl LogStore {
                 w.stage = if next + 1 < self.layout.seg_slots { Stage::Scan(next) } else { Stage::Groups };
             }
             Stage::Groups => {
-                self.walk_span(which, &w, &buf);
+                // Bytes that could not be read must not be moved as if they were rotten: they stay where they are.
+                if !(unread && which == GC) {
+                    self.walk_span(which, &w, &buf);
+                }
                 w.next = w.span.0;
             }
         }
@@ -337,6 +343,9 @@ impl LogStore {
         if !b.has_data() {
             if which == GC {
                 self.enqueue_move(b, x, Vec::new(), Buf::empty(), false);
+            } else if b.kind == BlockKind::Bad {
+                // Lost once; a member that came back since may have it.
+                rotten.extend((x.first..x.first + x.count).map(|block| (b.vol, b.key, block)));
             }
             return;
         }

@@ -57,7 +57,7 @@ fn check_honest(dev: &mut CrashDev, what: &str) {
     for (at, b) in (0u16..).zip(blocks) {
         match b {
             BlockRead::Data(d, _) => assert_eq!(d.as_slice(), block(2, K, at, version_of(at)), "{what}: block {at}"),
-            BlockRead::Corrupt => {}
+            BlockRead::Corrupt | BlockRead::Failed => {}
             other => assert!(report.suspect.is_some(), "{what}: block {at} is {other:?} and nothing is suspected"),
         }
     }
@@ -174,7 +174,7 @@ fn a_failed_write_fails_the_drive_and_a_failed_read_only_its_blocks() {
             store.complete(id, DevResult::Failed("EIO"), &mut events);
         }
     }
-    assert!(matches!(&events[..], [StoreEvent::Read(5, b)] if b.iter().all(|x| *x == BlockRead::Corrupt)));
+    assert!(matches!(&events[..], [StoreEvent::Read(5, b)] if b.iter().all(|x| *x == BlockRead::Failed)));
     let (rec, data) = record(BlockKind::Data, K, 0, 1, Version::new(2, 1));
     store.append(Stream::Small, SpaceClass::Free, Record::Blocks(rec.clone()), data.clone(), 6).unwrap();
     let mut ops = Vec::new();
@@ -299,4 +299,94 @@ fn a_scrub_of_an_empty_drive_ends_at_once() {
     store.start_scrub();
     let events = settle(&mut store, &mut dev, &mut Rng(1));
     assert_eq!(events, [StoreEvent::ScrubDone(0, 0)]);
+}
+
+#[test]
+fn a_rotten_group_header_does_not_hide_the_version_that_the_summary_has() {
+    let (mut dev, mut store) = open_and_rotten();
+    let mut rng = Rng(9);
+    // A scrub closes the segments; the header is three slots before the data of block 22.
+    store.start_scrub();
+    settle(&mut store, &mut dev, &mut rng);
+    store.set_stable(VolumeId(2), Version::new(1, 2), true);
+    let bytes = block(2, K, 22, Version::new(1, 2));
+    let at = dev.bytes().chunks(4096).position(|c| c == bytes).unwrap();
+    dev.with_bytes(|b| b[(at - 3) * 4096 + 100] ^= 1);
+    store.digest(VolumeId(2), K.chunk, 77);
+    let events = settle(&mut store, &mut dev, &mut rng);
+    let runs: Vec<_> = events
+        .iter()
+        .filter_map(|e| match e {
+            StoreEvent::Digest(77, o) => {
+                Some(o.iter().flat_map(|o| o.runs.iter().map(|r| (r.first, r.count, r.version))).collect::<Vec<_>>())
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(runs[0].iter().all(|r| r.2 > Version::ZERO), "{runs:?}");
+}
+
+#[test]
+fn a_scrub_names_bad_blocks_too() {
+    let mut dev = new_dev(40);
+    let (mut store, _) = open(&mut dev, 1);
+    let mut rng = Rng(3);
+    for (token, kind) in [(1, BlockKind::Data), (2, BlockKind::Bad)] {
+        let (rec, data) = record(kind, K, token as u16 * 10, 2, Version::new(1, token));
+        store.append(Stream::Large, SpaceClass::Reserve, Record::Blocks(rec), data, token).unwrap();
+        settle(&mut store, &mut dev, &mut rng);
+    }
+    store.start_scrub();
+    let events = settle(&mut store, &mut dev, &mut rng);
+    let bad = [20, 21].map(|block| (VolumeId(2), K, block)).to_vec();
+    assert!(events.contains(&StoreEvent::Rotten(bad)), "{events:?}");
+}
+
+/// Overwrites single blocks until garbage collection has read a few spans; those reads fail.
+fn collect_blindly(store: &mut LogStore, dev: &mut CrashDev) -> (Vec<u64>, u32) {
+    let (mut rng, mut held, mut failed) = (Rng(5), vec![0u64; 1024], 0);
+    let mut seq = 0;
+    for round in 0..4000 {
+        let at = if round < 1024 { round as u16 } else { rng.below(1024) as u16 };
+        seq += 1;
+        let (rec, data) = record(BlockKind::Data, K, at, 1, Version::new(1, seq));
+        store.append(Stream::Small, SpaceClass::Reserve, Record::Blocks(rec), data, seq).unwrap();
+        held[usize::from(at)] = seq;
+        let mut events = Vec::new();
+        for _ in 0..64 {
+            let mut ops = Vec::new();
+            store.poll(&mut ops);
+            if ops.is_empty() {
+                break;
+            }
+            for op in ops {
+                // Nothing but the walk of a collection reads more than two slots here.
+                let blind = matches!(op, DevOp::Read { len, .. } if len > 4 * 4096) && failed < 3;
+                let (DevOp::Write { id, .. }
+                | DevOp::Read { id, .. }
+                | DevOp::Flush { id }
+                | DevOp::Discard { id, .. }) = op;
+                dev.start(op);
+                let done = dev.finish(id);
+                failed += u32::from(blind);
+                store.complete(id, if blind { DevResult::Failed("EIO") } else { done }, &mut events);
+            }
+        }
+        assert!(!events.iter().any(|e| matches!(e, StoreEvent::Failed(_))), "{events:?}");
+    }
+    (held, failed)
+}
+
+#[test]
+fn garbage_collection_leaves_what_it_cannot_read_as_it_is() {
+    let mut dev = new_dev(40);
+    let (mut store, _) = open(&mut dev, 1);
+    let (held, failed) = collect_blindly(&mut store, &mut dev);
+    assert_eq!(failed, 3, "it never read");
+    settle(&mut store, &mut dev, &mut Rng(1));
+    for (at, seq) in (0u16..).zip(&held) {
+        let want = block(2, K, at, Version::new(1, *seq));
+        let got = read(&mut store, &mut dev, 2, &[10], 1, at, 1);
+        assert!(matches!(&got[..], [BlockRead::Data(d, _)] if d.as_slice() == want), "block {at}: {got:?}");
+    }
 }

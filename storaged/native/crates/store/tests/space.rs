@@ -226,6 +226,31 @@ fn a_freed_layer_gives_its_space_back_to_the_last_slot() {
     w.check_content();
 }
 
+#[test]
+fn i20_a_full_drive_takes_any_number_of_overwrites_and_everything_that_deletes() {
+    let mut w = World::new(64, config());
+    let chunks = w.fill_by(256);
+    let space = w.store.space();
+    // Far more than the reserve at once: all of it waits for its turn, nothing is refused.
+    let runs = (space.reserve * 2 / 256).min((chunks - 1) * 4);
+    assert!(runs * 256 > space.reserve);
+    for n in 0..runs {
+        let at = (n % 4) as u16 * 256;
+        assert_eq!(w.append(SpaceClass::Reserve, n / 4, at, 256), Ok(()), "overwrite {n}");
+    }
+    // Data where none was adds to what is live: that much room there is not.
+    assert_eq!(w.append(SpaceClass::Reserve, chunks + 1, 0, 256), Err(AppendError::Full));
+    assert_eq!(w.trim(0, 0, 1024), Ok(()));
+    let records = [Record::Meta(MetaKey::Seal(VolumeId(1)), Vec::new()), Record::FreeLayer(LayerId(999))];
+    for (n, record) in records.into_iter().enumerate() {
+        let token = 1_000_000 + n as u64;
+        assert_eq!(w.store.append(Stream::Small, SpaceClass::Reserve, record, Buf::empty(), token), Ok(()));
+    }
+    w.settle();
+    w.check_figures();
+    w.check_content();
+}
+
 /// Runs operations one by one and checks that no discard meets anything that counts or is on its way.
 fn run_checked(w: &mut World, seen: &mut u64) {
     let overlap = |a: (u64, u64), b: (u64, u64)| a.0 < b.0 + b.1 && b.0 < a.0 + a.1;

@@ -1,6 +1,6 @@
 //! One chunk of the copy: both digests, what differs, and the records that make ours equal.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use drystone_store::api::{AppendError, BlockKind, BlockRecord, ObjectDigest, ObjectStore, Record, SpaceClass, Stream};
 use drystone_types::consts::{BLOCK_SIZE, CHUNK_BLOCKS};
@@ -12,6 +12,12 @@ use super::{Fetch, Phase, Resync};
 use crate::limits::RESYNC_BACKOFF;
 use crate::replica::Replica;
 use crate::state::Then;
+
+/// What a source holds of a block; `None` = nothing.
+type Held = Option<(BlockKind, Version)>;
+
+/// A block that was fetched: its number, what it is, and the place of its data in the frame.
+pub(super) type Copied = (u16, Held, Option<usize>);
 
 impl<S: ObjectStore> Replica<S> {
     pub(crate) fn digest_answered(&mut self, drive: DriveId, id: PgId, job: u64, frame: Option<Frame>) {
@@ -39,11 +45,12 @@ impl<S: ObjectStore> Replica<S> {
 
     fn job_failed(&mut self, id: PgId, rs: &mut Resync, job: u64, drive: DriveId, frame: Option<Frame>, epoch: Epoch) {
         rs.requeue(job);
-        let stale = frame.as_ref().is_some_and(|f| f.hdr.status == Status::Ok && f.hdr.pg_epoch != epoch);
-        if !stale && rs.source == Some(drive) {
+        if is_stale(&frame, epoch) {
+            return;
+        }
+        if rs.source == Some(drive) {
             self.source_failed(id, rs, frame.map(|f| f.hdr.status));
-        } else if !stale {
-            // Another in-sync member, asked for what the source cannot read: it may be back soon, or is dropped.
+        } else {
             rs.pause_until = self.now + RESYNC_BACKOFF;
             self.wake_at(rs.pause_until);
         }
@@ -70,9 +77,11 @@ impl<S: ObjectStore> Replica<S> {
         let ours = entry.ours.take().unwrap_or_default();
         let (vol, chunk) = entry.chunk;
         let mut copies = VecDeque::new();
+        let mut own = BTreeMap::new();
         for layer in layers(&theirs, &ours) {
             let key = ObjKey { layer, chunk };
             let todos = self.differences(rs.join, key, object(&theirs, layer), object(&ours, layer));
+            note_own(&mut own, layer, &todos, object(&ours, layer));
             let mut fetch = Vec::new();
             for (first, count, todo) in runs(&todos) {
                 match todo {
@@ -86,7 +95,7 @@ impl<S: ObjectStore> Replica<S> {
             copies.extend(pack(&fetch).into_iter().map(|runs| Fetch { from: None, layer, runs }));
         }
         if let Some(entry) = rs.jobs.get_mut(&job) {
-            entry.copies = copies;
+            (entry.copies, entry.own) = (copies, own);
         }
         self.end_chunk(id, rs, job);
     }
@@ -130,8 +139,10 @@ impl<S: ObjectStore> Replica<S> {
         }
         if let Some(entry) = rs.jobs.remove(&job) {
             rs.done.insert(entry.chunk);
+            rs.lost.extend(entry.lost.into_iter().map(|(layer, block, v)| ((entry.chunk, layer, block), v)));
             rs.chunks += 1;
             self.stats.resync_chunks += 1;
+            self.hold_lost(rs);
         }
     }
 
@@ -150,12 +161,24 @@ impl<S: ObjectStore> Replica<S> {
             entry.in_flight = entry.in_flight.saturating_sub(1);
             let chunk = entry.chunk;
             let cells = self.usable(&frame, epoch).and_then(|f| checked_cells(f, chunk, asked));
+            let now = self.now;
             match (cells, frame) {
-                (Some(mut cells), Some(f)) => {
-                    if let Some(entry) = rs.jobs.get_mut(&job) {
-                        entry.sort_out_unread(drive, layer, &mut cells);
-                    }
+                (Some(cells), Some(f)) => {
+                    let stable = self.vols.get(&chunk.0).map_or(Version::ZERO, |v| v.stable);
+                    let cells = match rs.jobs.get_mut(&job) {
+                        Some(entry) => entry.sort_out_unread(drive, layer, cells, (stable, now)),
+                        None => Vec::new(),
+                    };
+                    rs.fails.remove(&drive);
                     self.apply_copy(id, &mut rs, chunk, layer, &cells, &f);
+                    self.end_chunk(id, &mut rs, job);
+                }
+                // Another in-sync member, asked for what the source cannot read: it may be back soon, or is dropped.
+                (None, f)
+                    if rs.source != Some(drive)
+                        && !is_stale(&f, epoch)
+                        && rs.note_failed(job, drive, layer, asked, now) =>
+                {
                     self.end_chunk(id, &mut rs, job);
                 }
                 // Bytes that do not match their checksums are as good as none: ask another.
@@ -174,7 +197,7 @@ impl<S: ObjectStore> Replica<S> {
         rs: &mut Resync,
         chunk: super::ChunkId,
         layer: LayerId,
-        cells: &[(u16, CopyCell, Option<usize>)],
+        cells: &[Copied],
         frame: &Frame,
     ) {
         let key = ObjKey { layer, chunk: chunk.1 };
@@ -185,7 +208,7 @@ impl<S: ObjectStore> Replica<S> {
                 rest = rest.get(1..).unwrap_or(&[]);
                 continue;
             }
-            let same = |(i, (block, c, _)): (u16, &(u16, CopyCell, Option<usize>))| {
+            let same = |(i, (block, c, _)): (u16, &Copied)| {
                 *c == cell && *block == first + i && (i == 0 || self.store.since_join(key, *block) != Some(rs.join))
             };
             let n = (0u16..).zip(rest).take_while(|(i, c)| same((*i, c))).count();
@@ -209,7 +232,7 @@ impl<S: ObjectStore> Replica<S> {
         vol: VolumeId,
         key: ObjKey,
         (first, count): (u16, u16),
-        cell: CopyCell,
+        cell: Held,
         data: Option<(Vec<u64>, Buf)>,
     ) {
         if rs.phase == Phase::Stopped {
@@ -255,6 +278,26 @@ impl<S: ObjectStore> Replica<S> {
     }
 }
 
+/// Versions of the data of ours that is to be replaced by other data.
+fn note_own(
+    own: &mut BTreeMap<(LayerId, u16), Version>,
+    layer: LayerId,
+    todos: &[(u16, Todo)],
+    ours: Option<&ObjectDigest>,
+) {
+    let fetched = |block: u16| todos.binary_search_by_key(&block, |t| t.0).ok().and_then(|i| todos.get(i));
+    for run in ours.into_iter().flat_map(|o| &o.runs).filter(|r| r.kind == BlockKind::Data) {
+        for block in (run.first..run.first + run.count).filter(|b| matches!(fetched(*b), Some((_, Todo::Fetch)))) {
+            own.insert((layer, block), run.version);
+        }
+    }
+}
+
+/// An answer of another epoch says nothing about who gave it.
+fn is_stale(frame: &Option<Frame>, epoch: Epoch) -> bool {
+    frame.as_ref().is_some_and(|f| f.hdr.status == Status::Ok && f.hdr.pg_epoch != epoch)
+}
+
 /// An OK answer that was refused for its bytes counts as a bad source.
 fn bad_if_ok(mut frame: Frame) -> Frame {
     if frame.hdr.status == Status::Ok {
@@ -275,7 +318,7 @@ fn checked_cells(
     let mut out = Vec::with_capacity(cells.len());
     let mut at = 0usize;
     for (block, cell) in blocks.clone().zip(&cells) {
-        let place = if matches!(cell, Some((BlockKind::Data, _))) {
+        let place = if matches!(cell, CopyCell::Held(BlockKind::Data, _)) {
             let number = chunk * u64::from(CHUNK_BLOCKS) + u64::from(block);
             let csum = frame.csums.get(at)?;
             if drystone_csum::block_csum(vol, number, frame.data.block(at).as_slice()) != *csum {

@@ -52,6 +52,8 @@ pub(crate) fn object(objects: &[ObjectDigest], layer: LayerId) -> Option<&Object
 /// What the source's state asks of ours; `None` = equal.
 pub(crate) fn todo(theirs: Option<Cell>, ours: Option<Cell>) -> Option<Todo> {
     match (theirs, ours) {
+        // Both have given it up; another in-sync member may have its bytes.
+        (Some(Cell { kind: BlockKind::Bad, .. }), Some(Cell { kind: BlockKind::Bad, .. })) => Some(Todo::Fetch),
         (theirs, ours) if theirs == ours => None,
         (None, _) => Some(Todo::Forget),
         // One version is one write: these are the bytes that the source lost.

@@ -2,21 +2,23 @@
 
 use drystone_store::api::ObjectStore;
 use drystone_types::consts::CHUNK_BLOCKS;
-use drystone_types::{DriveId, Epoch, Flags, Frame, Header, MsgType, PgId, Status, VolumeId};
+use drystone_types::{DriveId, Epoch, Flags, Frame, Header, MsgType, ObjKey, PgId, Status, VolumeId};
 
 use super::wire::{decode_list, encode_chunk_ask, encode_list_ask, encode_runs};
 use super::{Fetch, Job, Phase, Resync};
 use crate::api::{Action, LeaveWhy, Report};
 use crate::limits::{
-    COMPLETE_AGAIN, DIGEST_LIST_MAX, RESYNC_BACKOFF, RESYNC_BUSY, RESYNC_IDLE, RESYNC_JOBS_MAX, RESYNC_TIMEOUT,
+    COMPLETE_AGAIN, DIGEST_LIST_MAX, RESYNC_BACKOFF, RESYNC_BACKOFF_MAX, RESYNC_BUSY, RESYNC_IDLE, RESYNC_JOBS_MAX,
+    RESYNC_TIMEOUT,
 };
 use crate::replica::Replica;
 use crate::requests::Ask;
 use crate::state::{Op, Role, Then};
 
 impl<S: ObjectStore> Replica<S> {
-    pub(crate) fn is_copied(&self, pg: PgId, vol: VolumeId, chunk: u64) -> bool {
-        self.pgs.get(&pg).and_then(|pg| pg.resync.as_ref()).is_some_and(|rs| rs.is_copied((vol, chunk)))
+    pub(crate) fn is_copied(&self, pg: PgId, vol: VolumeId, key: ObjKey, block: u16) -> bool {
+        let rs = self.pgs.get(&pg).and_then(|pg| pg.resync.as_ref());
+        rs.is_some_and(|rs| rs.is_copied((vol, key.chunk), key.layer, block))
     }
 
     pub(crate) fn start_resync(&mut self, id: PgId) {
@@ -112,6 +114,11 @@ impl<S: ObjectStore> Replica<S> {
                 self.tell_no_space(id, rs);
                 return false;
             }
+            Phase::Held if rs.tell_again > self.now => {
+                self.wake_at(rs.tell_again);
+                return false;
+            }
+            Phase::Held => rs.phase = Phase::NeedList,
             Phase::Draining | Phase::Listing => return false,
             Phase::NeedList | Phase::Page => {}
         }
@@ -205,7 +212,12 @@ impl<S: ObjectStore> Replica<S> {
                 rs.cursor = Some(end);
                 rs.phase = Phase::NeedList;
             }
-            None => self.drain_copy(id, rs),
+            None => {
+                self.put_lost(id, rs);
+                if rs.phase != Phase::Stopped {
+                    self.drain_copy(id, rs);
+                }
+            }
         }
     }
 
@@ -286,9 +298,16 @@ impl<S: ObjectStore> Replica<S> {
 
     /// NACK and RETRY pass by themselves; anything else asks another in-sync member.
     pub(super) fn source_failed(&mut self, id: PgId, rs: &mut Resync, status: Option<Status>) {
-        rs.pause_until = self.now + RESYNC_BACKOFF;
+        let passes = matches!(status, Some(Status::NackEpoch | Status::Retry));
+        let mut pause = RESYNC_BACKOFF;
+        if let Some(source) = rs.source.filter(|_| !passes) {
+            let fails = rs.fails.entry(source).or_default();
+            pause = (pause << (*fails).min(16)).min(RESYNC_BACKOFF_MAX);
+            *fails = fails.saturating_add(1);
+        }
+        rs.pause_until = self.now + pause;
         self.wake_at(rs.pause_until);
-        if matches!(status, Some(Status::NackEpoch | Status::Retry)) {
+        if passes {
             return;
         }
         self.stats.resync_source_changes += 1;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use drystone_store::api::ObjectDigest;
 use drystone_types::consts::Micros;
-use drystone_types::{DriveId, Epoch, LayerId, VolumeId};
+use drystone_types::{DriveId, Epoch, LayerId, ObjKey, Version, VolumeId};
 
 use unread::Unread;
 
@@ -36,6 +36,8 @@ pub(crate) enum Phase {
     Complete,
     /// No space: this drive asked to leave.
     Stopped,
+    /// More was lost than a copy gives up by itself: the operator is asked, and it begins again later.
+    Held,
 }
 
 /// The copy of one PG. In RAM only: a restart begins again at the first chunk (B6).
@@ -56,6 +58,12 @@ pub(crate) struct Resync {
     /// The source is left alone until then.
     pub pause_until: Micros,
     pub tell_again: Micros,
+    /// How often each source failed in a row.
+    pub fails: BTreeMap<DriveId, u32>,
+    /// Blocks of finished chunks that every in-sync member has lost: void until they are put as BAD, at the end.
+    pub lost: BTreeMap<(ChunkId, LayerId, u16), Version>,
+    /// Those that were.
+    pub bad: Vec<(VolumeId, ObjKey, u16)>,
     pub chunks: u64,
     pub bytes: u64,
 }
@@ -71,7 +79,11 @@ pub(crate) struct Job {
     pub compared: bool,
     /// Blocks that a source could not read.
     pub unread: BTreeMap<(LayerId, u16), Unread>,
-    /// They are not asked for again before this.
+    /// Data of ours that is to be replaced.
+    pub own: BTreeMap<(LayerId, u16), Version>,
+    /// What every in-sync member has lost.
+    pub lost: Vec<(LayerId, u16, Version)>,
+    /// What is unread is not asked for again before this.
     pub not_before: Micros,
 }
 
@@ -93,6 +105,8 @@ impl Job {
             in_flight: 0,
             compared: false,
             unread: BTreeMap::new(),
+            own: BTreeMap::new(),
+            lost: Vec::new(),
             not_before: 0,
         }
     }
@@ -113,16 +127,28 @@ impl Resync {
             listing: 0,
             pause_until: 0,
             tell_again: 0,
+            fails: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            bad: Vec::new(),
             chunks: 0,
             bytes: 0,
         }
     }
 
-    /// Whether the blocks of a chunk are no longer void.
-    pub(crate) fn is_copied(&self, chunk: ChunkId) -> bool {
+    /// Whether a block is no longer void.
+    pub(crate) fn is_copied(&self, chunk: ChunkId, layer: LayerId, block: u16) -> bool {
+        if !self.lost.is_empty() && self.lost.contains_key(&(chunk, layer, block)) {
+            return false;
+        }
         matches!(self.phase, Phase::Draining | Phase::Complete)
             || self.cursor.is_some_and(|cursor| chunk <= cursor)
             || self.done.contains(&chunk)
+    }
+
+    /// A member other than the source did not answer about blocks that the source cannot read; tells whether these
+    /// were all that was asked for.
+    fn note_failed(&mut self, job: u64, drive: DriveId, layer: LayerId, asked: &[(u16, u16)], now: Micros) -> bool {
+        self.jobs.get_mut(&job).is_some_and(|entry| entry.note_failed(drive, layer, asked, now))
     }
 
     /// Starts a chunk again, first in the queue.

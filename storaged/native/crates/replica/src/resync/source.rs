@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use drystone_store::api::{BlockKind, BlockRead, ObjectDigest, ObjectStore};
 use drystone_types::consts::{CHUNK_BLOCKS, FRAME_META_MAX};
-use drystone_types::{Flags, Frame, Header, ObjKey, Status};
+use drystone_types::{Flags, Frame, Header, ObjKey, Status, Version};
 
 use super::compare::{cells, object, Cell};
 use super::wire::{
@@ -188,18 +188,25 @@ impl<S: ObjectStore> Replica<S> {
             }
             for (block, read) in (*first..).zip(data) {
                 let cell = held.get(usize::from(block)).copied().flatten();
-                if *read == BlockRead::Corrupt {
+                if matches!(read, BlockRead::Corrupt | BlockRead::Failed) {
+                    let Some(cell) = cell.filter(|c| c.kind == BlockKind::Data) else { return Err(Status::Retry) };
                     self.stats.bad_blocks += 1;
                     self.repair_block(job.hdr.pg, job.hdr.vol, key, block);
                     corrupt = true;
-                    out.push(cell.map(|c| (BlockKind::Bad, c.version)));
+                    // Only what was read and does not match is lost; nor is anything whose version is not known.
+                    let known = *read == BlockRead::Corrupt && cell.version > Version::ZERO;
+                    out.push(if known {
+                        CopyCell::Held(BlockKind::Bad, cell.version)
+                    } else {
+                        CopyCell::Failed(cell.version)
+                    });
                     blocks.push(BlockRead::Bad);
                     continue;
                 }
                 if !agree(cell, read) {
                     return Err(Status::Retry);
                 }
-                out.push(cell.map(|c| (c.kind, c.version)));
+                out.push(cell.map_or(CopyCell::Absent, |c| CopyCell::Held(c.kind, c.version)));
                 blocks.push(read.clone());
             }
         }

@@ -178,14 +178,29 @@ pub(crate) fn decode_runs(meta: &[u8]) -> Result<Vec<(u16, u16)>, CodecError> {
     }
 }
 
-/// One block of a COPY answer; `None` = the source holds nothing there now.
-pub(crate) type CopyCell = Option<(BlockKind, Version)>;
+/// One block of a COPY answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CopyCell {
+    /// The source holds nothing there now.
+    Absent,
+    /// What it holds; BAD also stands for bytes that do not match their checksum.
+    Held(BlockKind, Version),
+    /// Its device could not read the bytes this time: nothing is known of them.
+    Failed(Version),
+}
+
+/// Kind of a block that the device could not read, in a COPY answer.
+const FAILED: u8 = 5;
 
 pub(crate) fn encode_cells(cells: &[CopyCell]) -> Vec<u8> {
     let mut w = Writer::new();
     w.count(cells.len());
     for cell in cells {
-        let (kind, version) = cell.map_or((0, Version::ZERO), |(kind, version)| (kind as u8, version));
+        let (kind, version) = match *cell {
+            CopyCell::Absent => (0, Version::ZERO),
+            CopyCell::Held(kind, version) => (kind as u8, version),
+            CopyCell::Failed(version) => (FAILED, version),
+        };
         w.u8(kind).u32(version.gen.0).u64(version.seq);
     }
     w.finish()
@@ -196,9 +211,14 @@ pub(crate) fn decode_cells(meta: &[u8]) -> Result<Vec<CopyCell>, CodecError> {
     let n = r.count(FRAME_BLOCKS_MAX as usize)?;
     let mut cells = Vec::with_capacity(n);
     for _ in 0..n {
-        let kind = kind_of(r.u8()?)?;
+        let raw = r.u8()?;
+        let kind = if raw == FAILED { None } else { kind_of(raw)? };
         let version = decode_version(&mut r)?;
-        cells.push(kind.map(|kind| (kind, version)));
+        cells.push(match kind {
+            Some(kind) => CopyCell::Held(kind, version),
+            None if raw == FAILED => CopyCell::Failed(version),
+            None => CopyCell::Absent,
+        });
     }
     r.finish()?;
     Ok(cells)

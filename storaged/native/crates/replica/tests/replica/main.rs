@@ -3,8 +3,10 @@
 
 mod clients_first;
 mod fences;
+mod full;
 mod fuzz;
 mod joins;
+mod losses;
 #[cfg(feature = "mutations")]
 mod mutations;
 mod orders;

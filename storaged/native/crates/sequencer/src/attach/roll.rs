@@ -1,6 +1,7 @@
 //! A4: per (layer, block) the highest version of all replies goes, with its original version, to
 //! the members that lack it. Allowed below `min_insync`: nothing new is written.
 
+use core::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use drystone_csum::block_csum;
@@ -10,6 +11,7 @@ use smallvec::SmallVec;
 use crate::api::ReportKind;
 use crate::attach::Phase;
 use crate::ctl::REPEAT;
+use crate::drive::Dx;
 use crate::engine::Sequencer;
 use crate::pg::{DxList, PgIx};
 use crate::read::{Owner as ReadOwner, What};
@@ -34,9 +36,43 @@ pub(crate) struct Roll {
     version: Version,
     kind: u8,
     holders: DxList,
+    /// They have it as BAD: nothing to read, and nothing that a drop would save.
+    gave_up: DxList,
     lacking: DxList,
     /// Set while its holders could not read it: tried again in this round.
     retry: Option<u32>,
+}
+
+/// The highest version that the replies name for a block.
+struct Best {
+    version: Version,
+    kind: u8,
+    holders: DxList,
+    gave_up: DxList,
+}
+
+impl Default for Best {
+    fn default() -> Best {
+        Best { version: Version::ZERO, kind: BAD, holders: DxList::new(), gave_up: DxList::new() }
+    }
+}
+
+impl Best {
+    /// At equal versions a readable copy wins over one that was given up as bad: who has it as BAD lacks what
+    /// another one can still give.
+    fn add(&mut self, dx: Dx, version: Version, kind: u8) {
+        match (version, kind != BAD).cmp(&(self.version, self.kind != BAD)) {
+            Ordering::Greater => {
+                let bad = core::mem::take(&mut self.holders);
+                self.gave_up = if version == self.version { bad } else { DxList::new() };
+                (self.version, self.kind) = (version, kind);
+                self.holders.push(dx);
+            }
+            Ordering::Equal => self.holders.push(dx),
+            Ordering::Less if version == self.version => self.gave_up.push(dx),
+            Ordering::Less => {}
+        }
+    }
 }
 
 impl Sequencer {
@@ -69,24 +105,15 @@ impl Sequencer {
     fn plan_rolls(&mut self, ix: PgIx) -> Vec<Roll> {
         let Some(work) = self.attach.as_mut().and_then(|a| a.pg(ix)) else { return Vec::new() };
         let members: DxList = work.replies.iter().map(|r| r.0).collect();
-        let mut best: BTreeMap<(LayerId, u64), (Version, u8, DxList)> = BTreeMap::new();
+        let mut best: BTreeMap<(LayerId, u64), Best> = BTreeMap::new();
         for (dx, entries) in &work.replies {
             for e in entries {
-                let slot = best.entry((e.layer, e.block)).or_insert((Version::ZERO, BAD, DxList::new()));
-                // At equal versions a readable copy wins over one that an earlier attach gave up.
-                let rank = |v: Version, kind: u8| (v, kind != BAD);
-                if rank(e.version, e.kind) > rank(slot.0, slot.1) {
-                    let keep = if e.version == slot.0 { core::mem::take(&mut slot.2) } else { DxList::new() };
-                    *slot = (e.version, e.kind, keep);
-                }
-                if e.version == slot.0 {
-                    slot.2.push(*dx);
-                }
+                best.entry((e.layer, e.block)).or_default().add(*dx, e.version, e.kind);
             }
         }
         let lacking = |holders: &DxList| members.iter().copied().filter(|m| !holders.contains(m)).collect::<DxList>();
         best.into_iter()
-            .map(|((layer, block), (version, kind, holders))| Roll {
+            .map(|((layer, block), Best { version, kind, holders, gave_up })| Roll {
                 pg: ix,
                 layer,
                 block,
@@ -94,6 +121,7 @@ impl Sequencer {
                 kind,
                 lacking: lacking(&holders),
                 holders,
+                gave_up,
                 retry: None,
             })
             .filter(|roll| !roll.lacking.is_empty())
@@ -167,8 +195,9 @@ impl Sequencer {
     /// says so: BAD until overwritten.
     pub(crate) fn roll_unreadable(&mut self, r: u32) {
         let Some(roll) = self.attach.as_ref().and_then(|a| a.rolls.get(r)) else { return };
-        let holders = roll.holders.clone();
-        let last = self.pg(roll.pg).is_some_and(|pg| pg.insync.iter().all(|dx| holders.contains(dx)));
+        let (holders, gave_up) = (roll.holders.clone(), roll.gave_up.clone());
+        let useless = |dx| holders.contains(dx) || gave_up.contains(dx);
+        let last = self.pg(roll.pg).is_some_and(|pg| pg.insync.iter().all(useless));
         if last {
             return self.roll_fetched(r, BAD, Buf::empty());
         }

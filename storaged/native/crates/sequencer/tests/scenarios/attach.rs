@@ -174,6 +174,34 @@ fn a4_the_last_copy_that_cannot_be_read_is_rolled_as_bad_until_it_is_overwritten
 }
 
 #[test]
+fn a4_a_member_that_gave_a_block_up_gets_the_bytes_that_another_one_still_has() {
+    let mut w = crashed();
+    phantom(&mut w, 1, 5, 10, 4);
+    phantom(&mut w, 2, 5, 10, 1);
+    phantom(&mut w, 3, 5, 10, 4);
+    w.attach();
+    assert_eq!(w.seq.state(), State::Active);
+    for drive in 1..=3 {
+        assert_eq!(w.rep(drive).cells[&(HEAD, 5)].kind, 1, "drive {drive}");
+    }
+    assert_eq!(w.seq.stats().rolls_bad, 0);
+}
+
+#[test]
+fn a4_no_drive_is_dropped_for_a_block_that_the_others_have_given_up_already() {
+    let mut w = crashed();
+    phantom(&mut w, 1, 5, 10, 1);
+    phantom(&mut w, 2, 5, 10, 4);
+    phantom(&mut w, 3, 5, 10, 4);
+    w.rep(1).broken = vec![5];
+    w.attach();
+    assert_eq!(w.seq.state(), State::Active);
+    assert!(w.reports().iter().all(|(_, what)| *what != ReportKind::DriveError), "{:?}", w.reports());
+    let read = w.io(Io::Read { offset: 5 * 4096, len: 4096 });
+    assert_eq!(w.done[&read], Err(IoError::Eio));
+}
+
+#[test]
 fn a4_an_unreadable_holder_that_is_not_the_last_copy_is_reported_for_its_drop() {
     let mut w = crashed();
     phantom(&mut w, 1, 5, 10, 1);

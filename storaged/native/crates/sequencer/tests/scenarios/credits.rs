@@ -157,3 +157,53 @@ fn issued_slots_are_restated_after_a_reconnect() {
     assert_eq!(w.seq.issued_slots(DriveId(3)), 3);
     assert_eq!(w.seq.issued_slots(DriveId(1)), 0);
 }
+
+#[test]
+fn credits_that_an_idle_volume_does_not_need_go_back_once_and_then_it_is_silent() {
+    let mut w = granted(1000);
+    let tag = w.write(0, &pattern(1, 4096));
+    assert!(w.ok(tag));
+    w.pass(900_000);
+    assert_eq!(w.rep(1).returned, 0, "a short pause costs nothing");
+    w.pass(200_000);
+    for d in 1..=3 {
+        assert_eq!(w.rep(d).returned, 1000 - 2 - 257, "what the largest write needs stays");
+    }
+    assert_eq!(w.seq.next_deadline(), None);
+    let tag = w.write(0, &pattern(1, 256 * 4096));
+    assert!(w.ok(tag));
+}
+
+#[test]
+fn credits_in_use_do_not_go_back() {
+    let mut w = granted(1000);
+    for i in 0..20 {
+        let tag = w.write(i * 4096, &pattern(1, 4096));
+        assert!(w.ok(tag));
+        w.pass(300_000);
+    }
+    assert_eq!(w.rep(1).returned, 0);
+    w.pass(1_500_000);
+    assert_eq!(w.rep(1).returned, 1000 - 40 - 257);
+}
+
+#[test]
+fn l2_a_drive_that_was_full_is_asked_again_before_a_write_fails() {
+    let mut w = granted(2);
+    for d in 1..=3 {
+        w.rep(d).full = true;
+    }
+    w.write(0, &pattern(1, 4096));
+    let tag = w.write(4096, &pattern(1, 4096));
+    w.pass(60_000);
+    assert_eq!(w.done[&tag], Err(IoError::NoSpace));
+    w.pass(5_000_000);
+    // Another volume was trimmed meanwhile; nobody told this one.
+    for d in 1..=3 {
+        w.rep(d).full = false;
+        w.rep(d).granted = 10;
+    }
+    let tag = w.write(4096, &pattern(1, 4096));
+    w.pass(200_000);
+    assert!(w.ok(tag));
+}

@@ -171,7 +171,8 @@ impl Rep {
                 assert_eq!(req.csums[i as usize], block_csum(lineage, h.block + i, data.as_slice()), "wrong checksum");
             }
             let key = (h.layer, h.block + i);
-            let newer = self.cells.get(&key).is_none_or(|c| c.version < h.version());
+            let given_back = |c: &Cell| c.version == h.version() && c.kind == 4 && kind != 4;
+            let newer = self.cells.get(&key).is_none_or(|c| c.version < h.version() || given_back(c));
             if newer && h.version() > self.stable {
                 self.cells.insert(key, Cell { version: h.version(), kind, data, pg: h.pg });
             }

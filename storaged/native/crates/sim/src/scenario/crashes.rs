@@ -26,7 +26,7 @@ pub fn all() -> Vec<Scenario> {
 
 /// A drive that garbage collection never leaves in peace.
 fn nearly_full() -> Plan {
-    Plan { drive_slots: 800, chunks: 8, depth: 16, ..Plan::quiet() }
+    Plan { drive_slots: 2_500, chunks: 8, depth: 16, ..Plan::quiet() }
 }
 
 fn everything(s: &mut Script, power: bool) {

@@ -1,5 +1,9 @@
 //! Credits, full drives and many versions.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use drystone_store::api::ObjectStore;
 use drystone_types::{DriveId, MsgType, Rule};
 
 use super::{Scenario, Script};
@@ -19,6 +23,10 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("L2 ENOSPC only when an in-sync member is full, and trimming cures it", None, full)
             .in_world(small_drives),
         Scenario::new("L2 three volumes share the last slots", None, three_volumes).in_world(three_small),
+        Scenario::new("L2 eight volumes hold less than a write each", None, eight_volumes).in_world(eight_small),
+        Scenario::new("L2 an idle volume's credits go to the others, once", None, idle_credits).in_world(three_idle),
+        Scenario::new("I20 a full drive takes many overwrites at once", None, overwrites).in_world(small_drives),
+        Scenario::new("L2 the client that holds the last credits is dead", None, dead_holder).in_world(three_idle),
         Scenario::new("a drive becomes full during resync", None, full_joiner).in_world(eight_chunks),
         Scenario::new("L3 promises outlive a restart", None, promises_outlive).in_world(small_drives),
     ]
@@ -35,6 +43,15 @@ fn eight_chunks() -> Plan {
 
 fn three_small() -> Plan {
     Plan { volumes: 3, ..small_drives() }
+}
+
+fn eight_small() -> Plan {
+    Plan { volumes: 8, ..small_drives() }
+}
+
+/// Large enough that a volume at rest was granted more than it needs.
+fn three_idle() -> Plan {
+    Plan { volumes: 3, drive_slots: 12_000, chunks: 20, ..Plan::quiet() }
 }
 
 fn no_stable(f: &crate::world::FrameFacts) -> HookVerdict {
@@ -151,7 +168,7 @@ fn full_joiner(s: &mut Script) {
     let serial = s.w.fresh();
     s.w.meta.drives.insert(id, DriveRecord { nonce: 0, serial, node: node_uuid(2) });
     let drive = &mut s.w.drives[2];
-    (drive.id, drive.serial, drive.dev) = (id, serial, storage::blank_device(100));
+    (drive.id, drive.serial, drive.dev) = (id, serial, storage::blank_device(1_750));
     s.w.start_server(2);
     s.until("the joiner leaves", |w| w.counts.get("leave.no_space") > 0);
     s.write_wait(0, 1);
@@ -164,15 +181,87 @@ fn full_joiner(s: &mut Script) {
 
 /// Three volumes write in turn until each was refused for space: none may wait for the others.
 fn three_volumes(s: &mut Script) {
-    s.until("every volume", |w| (0..3).all(|c| w.clients[c].was_active));
+    share(s, 3);
+}
+
+/// What each has left is too little for a write, together it were enough: nobody waits for that.
+fn eight_volumes(s: &mut Script) {
+    share(s, 8);
+}
+
+fn share(s: &mut Script, volumes: usize) {
+    s.until("every volume", |w| (0..volumes).all(|c| w.clients[c].was_active));
     for run in 0..45 {
-        let ops: Vec<_> = (0..3).map(|c| s.issue(c, What::Write(0), run * 200, 200)).collect();
+        let ops: Vec<_> = (0..volumes).map(|c| s.issue(c, What::Write(0), run * 200, 200)).collect();
         for op in ops {
             s.wait(op);
         }
-        if s.count("io.no_space") > 6 {
+        if s.count("io.no_space") > 2 * volumes as u64 {
             return;
         }
     }
     s.demand("the drives never became full", false);
+}
+
+/// Slots promised and not used on a drive.
+fn promised(s: &Script, d: usize) -> u64 {
+    s.w.drives[d].replica.as_ref().map_or(0, |r| r.store().space().granted)
+}
+
+/// Volumes at rest keep what one write needs; then they say nothing more.
+fn idle_credits(s: &mut Script) {
+    s.until("every volume", |w| (0..3).all(|c| w.clients[c].was_active));
+    s.write_wait(0, 1);
+    let before = promised(s, 0);
+    s.demand("more was granted than needed at rest", before > 3 * 300);
+    s.run(3_000_000);
+    for d in 0..3 {
+        let now = promised(s, d);
+        s.demand("idle volumes kept credits", now <= 3 * 257);
+    }
+    let said = Arc::new(AtomicU64::new(0));
+    let more = said.clone();
+    s.hook(move |f| {
+        more.fetch_add(u64::from(f.hdr.kind == MsgType::Stable), Ordering::Relaxed);
+        false
+    });
+    s.run(20_000_000);
+    s.unhook();
+    s.demand("idle volumes went on talking", said.load(Ordering::Relaxed) == 0);
+    let op = s.issue(0, What::Write(0), 0, 1000);
+    s.wait(op);
+}
+
+/// More overwrites at once than the reserve holds: none is refused, no copy is dropped for it.
+fn overwrites(s: &mut Script) {
+    let runs = fill(s).min(24);
+    let errors = s.count("io.no_space");
+    for round in 0..3 {
+        let ops: Vec<_> = (0..runs).map(|run| s.issue(0, What::Write(0), run * 200, 190 + round)).collect();
+        for op in ops {
+            s.wait(op);
+        }
+    }
+    let refused = s.count("io.no_space") > errors;
+    s.demand("an overwrite was refused", !refused);
+    let whole = s.w.meta.pg(0).is_some_and(|r| r.insync.len() == 3);
+    s.demand("a copy was dropped for it", whole);
+    s.read_each(0, 1);
+}
+
+/// Its credits never come back; who waits for them is told in the end.
+fn dead_holder(s: &mut Script) {
+    s.until("every volume", |w| (0..3).all(|c| w.clients[c].was_active));
+    for c in 1..3 {
+        s.w.kill_client(c);
+    }
+    let full = (0..100).any(|run| {
+        let before = s.count("io.no_space");
+        let op = s.issue(0, What::Write(0), run * 200, 200);
+        s.wait(op);
+        s.count("io.no_space") > before
+    });
+    s.demand("the drives never became full", full);
+    let held = promised(s, 0);
+    s.demand("the dead held nothing", held > 2 * 300);
 }

@@ -71,7 +71,7 @@ pub fn counters(store: &Store) -> String {
 /// A blank medium for a drive of about so many slots of data.
 pub fn blank_device(slots: u64) -> Device {
     // Headers, summaries and the checkpoint take a part of each segment.
-    Device::new((slots + slots / 5) * 4096 + 32 * SEGMENT_BYTES)
+    Device::new((slots + slots / 5) * 4096 + 24 * SEGMENT_BYTES)
 }
 
 /// Flips a bit in a few sectors that hold a consumer's data. Returns how many.

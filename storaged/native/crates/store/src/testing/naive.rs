@@ -6,7 +6,7 @@
 
 use crate::api::*;
 use drystone_types::{Buf, Epoch, Gen, LayerId, ObjKey, PgId, Version, VolumeId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A durable block.
 #[derive(Clone, Debug)]
@@ -64,6 +64,8 @@ pub struct NaiveStore {
     pub(super) total: u64,
     pub(super) granted: u64,
     failed: bool,
+    /// Blocks that the device cannot read now.
+    pub(super) unreadable: BTreeSet<(ObjKey, u16)>,
     /// Records that are refused, and why.
     pub(super) refused: Option<Refused>,
 }
@@ -91,6 +93,14 @@ impl NaiveStore {
         if let Some(b) = self.objects.get_mut(&key).and_then(|o| o.blocks.get_mut(&block)) {
             b.csum ^= 1;
             b.data = Buf::empty();
+        }
+    }
+    /// The device cannot read a block (`true`), or can again: it reads as `Failed` meanwhile.
+    pub fn unreadable(&mut self, key: ObjKey, block: u16, on: bool) {
+        if on {
+            self.unreadable.insert((key, block));
+        } else {
+            self.unreadable.remove(&(key, block));
         }
     }
     /// Makes the device fail: nothing more becomes durable.

@@ -47,11 +47,18 @@ impl NaiveStore {
             }
         }
     }
+    fn shown(&self, vol: VolumeId, key: ObjKey, at: u16, b: &Block) -> BlockRead {
+        if b.kind == BlockKind::Data && self.unreadable.contains(&(key, at)) {
+            BlockRead::Failed
+        } else {
+            Self::show(vol, key, at, b)
+        }
+    }
     fn resolve(&self, vol: VolumeId, chain: &[LayerId], chunk: u64, at: u16) -> BlockRead {
         let mut found = chain.iter().filter_map(|layer| {
             let key = ObjKey { layer: *layer, chunk };
             let b = self.objects.get(&key)?.blocks.get(&at)?;
-            (b.kind != BlockKind::Hole).then(|| Self::show(vol, key, at, b))
+            (b.kind != BlockKind::Hole).then(|| self.shown(vol, key, at, b))
         });
         found.next().unwrap_or(BlockRead::Absent)
     }
@@ -167,12 +174,12 @@ impl ObjectStore for NaiveStore {
     }
     fn read(&mut self, vol: VolumeId, chain: &[LayerId], chunk: u64, first: u16, count: u16, token: Token) {
         let blocks = self.read_all(vol, chain, chunk, first, count);
-        let stored = blocks.iter().any(|b| matches!(b, BlockRead::Data(..) | BlockRead::Corrupt));
+        let stored = blocks.iter().any(|b| matches!(b, BlockRead::Data(..) | BlockRead::Corrupt | BlockRead::Failed));
         self.answer(StoreEvent::Read(token, blocks), stored);
     }
     fn read_exact(&mut self, vol: VolumeId, key: ObjKey, block: u16, version: Version, token: Token) {
         let found = self.objects.get(&key).and_then(|o| o.blocks.get(&block)).filter(|b| b.version == version);
-        let answer = found.map(|b| (b.kind, Self::show(vol, key, block, b)));
+        let answer = found.map(|b| (b.kind, self.shown(vol, key, block, b)));
         let stored = answer.is_some();
         self.answer(StoreEvent::ReadExact(token, answer), stored);
     }
@@ -216,7 +223,10 @@ impl ObjectStore for NaiveStore {
     fn start_scrub(&mut self) {
         let mut rotten = Vec::new();
         for (key, o) in &self.objects {
-            let bad = o.blocks.iter().filter(|(at, b)| Self::show(o.vol, *key, **at, b) == BlockRead::Corrupt);
+            let bad = o
+                .blocks
+                .iter()
+                .filter(|(at, b)| matches!(Self::show(o.vol, *key, **at, b), BlockRead::Corrupt | BlockRead::Bad));
             rotten.extend(bad.map(|(at, _)| (o.vol, *key, *at)));
         }
         let done = StoreEvent::ScrubDone(self.live(), rotten.len() as u64);
