@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 
 from drystone_common.errors import InvariantError, UnavailableError
 from drystone_storaged.agent.process import Background
 from drystone_storaged.agent.pump import EVENTS_MAX, Pump
+
+MAILBOX = Path(__file__).parents[2] / "storaged/native/crates/link/src/mailbox.rs"
+
+
+def test_both_sides_agree_when_events_may_have_been_lost():
+    found = re.search(r"const EVENTS_MAX: usize = ([\d_]+);", MAILBOX.read_text())
+    assert found
+    assert int(found[1]) == EVENTS_MAX
 
 
 class FakeCore:

@@ -125,6 +125,10 @@ def test_acknowledged_data_outlives_a_killed_server_and_then_everything(cluster,
 
     cluster("local", "down")
     cluster("local", "up")
+    for node in ("node-1", "node-2", "node-3"):
+        failed = {"drive_failed", "invariant_broken", "engine_report", "close_not_reported"}
+        bad = [e for e in cluster.log(f"{node}-server") if e["event"] in failed]
+        assert not bad, "closing the log is no failure of the drive"
     opened = [e for e in cluster.log("node-1-server") if e["event"] == "drive_open"]
     assert opened[-1]["replayed_bytes"] < size // 4, "a clean stop leaves a checkpoint"
     third = cluster.json("volume", "attach", "db", "--as", "export")

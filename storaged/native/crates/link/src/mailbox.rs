@@ -7,8 +7,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Events kept for a process that does not take them; beyond it the oldest are lost, which costs a
-/// repetition at most: everything that matters is asked for again by the cores.
+/// Events kept for a process that does not take them; beyond it the oldest are lost. Not all of them are
+/// asked for again by the cores, so a process that finds this many at once must end and begin anew
+/// (`agent/pump.py` has the same number; a test compares them).
 const EVENTS_MAX: usize = 65_536;
 
 struct Shared<E> {

@@ -6,6 +6,8 @@ use drystone_types::*;
 
 use crate::rig::*;
 
+/// Most slots one volume may hold unused (limits.rs).
+const GRANT_MAX: u64 = 16_384;
 /// Polls of five seconds, and some.
 const POLLS_MAX: u32 = 120;
 
@@ -114,6 +116,16 @@ fn l2_what_another_volume_can_give_back_is_waited_for_but_not_for_ever() {
     volumes[1].give(&mut rig, spare);
     let open = (0..8).map(|_| (volumes[0].poll(&mut rig).0, volumes[0].open())).last().unwrap();
     assert!(open.0 != Status::Full && open.1 >= spare.min(257), "{open:?}");
+}
+
+#[test]
+fn l2_a_client_that_only_says_stable_does_not_collect_the_drive() {
+    let (mut rig, mut volumes) = world(4_000_000, 1);
+    for _ in 0..20_000 {
+        volumes[0].poll(&mut rig);
+    }
+    let open = u64::from(volumes[0].open());
+    assert!(open <= 2 * GRANT_MAX + 257, "{open} slots, never used");
 }
 
 #[test]

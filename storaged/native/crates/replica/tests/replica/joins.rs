@@ -4,15 +4,6 @@ use crate::rig::*;
 use drystone_replica::{Action, Event};
 use drystone_types::*;
 
-/// Drive 3 joins in epoch 2 having been in sync before; sealed generation 1 is known from then.
-fn joining() -> Rig {
-    let mut rig = Rig::active(3);
-    assert_eq!(rig.write(1, 9, 0, 9), Status::Ok);
-    rig.map(map(2, 2, &[1, 2], &[]));
-    rig.map(map(3, 3, &[1, 2], &[joiner(3, 3, 1)]));
-    rig
-}
-
 #[test]
 fn a_joiner_answers_retry_until_the_generations_are_applied() {
     let mut rig = joining();

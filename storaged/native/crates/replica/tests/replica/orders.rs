@@ -82,15 +82,6 @@ fn an_order_is_done_only_when_everything_it_deletes_is_durable() {
     assert_eq!(of_volume(&rig), []);
 }
 
-/// Drive 3 joins and waits for the generations.
-fn joining() -> Rig {
-    let mut rig = Rig::active(3);
-    assert_eq!(rig.write(1, 9, 0, 9), Status::Ok);
-    rig.map(map(2, 2, &[1, 2], &[]));
-    rig.map(map(3, 3, &[1, 2], &[joiner(3, 3, 1)]));
-    rig
-}
-
 #[test]
 fn a_joiner_that_cannot_log_a_generation_fails_and_never_admits_the_old_writer() {
     for why in [AppendError::Full, AppendError::Failed] {

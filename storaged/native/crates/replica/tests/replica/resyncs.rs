@@ -145,9 +145,7 @@ fn b6_a_power_cut_of_the_joiner_begins_the_copy_again() {
     for _ in 0..3 {
         w.deliver();
     }
-    let rig = w.drives.remove(&3).unwrap();
-    w.drives.insert(3, rig.restart(2));
-    w.wire.clear();
+    w.restart(3, 2);
     w.drive(3).map(map(3, 3, &[1, 2], &[joiner(3, 3, 0)]));
     w.settle();
     assert_eq!(w.completes, [(3, 3)]);

@@ -321,3 +321,12 @@ pub fn seal_reply(frame: &Frame) -> SealReply {
     r.finish().unwrap();
     reply
 }
+
+/// Drive 3 joins in epoch 2 having been in sync before; sealed generation 1 is known from then.
+pub fn joining() -> Rig {
+    let mut rig = Rig::active(3);
+    assert_eq!(rig.write(1, 9, 0, 9), Status::Ok);
+    rig.map(map(2, 2, &[1, 2], &[]));
+    rig.map(map(3, 3, &[1, 2], &[joiner(3, 3, 1)]));
+    rig
+}

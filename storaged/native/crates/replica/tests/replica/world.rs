@@ -25,6 +25,12 @@ impl World {
     pub fn new() -> World {
         World::with((1..=3).map(|d| (d, Rig::active(d))).collect())
     }
+    /// A drive's process ends and begins anew; what was on the wire is lost.
+    pub fn restart(&mut self, drive: u32, nonce: u64) {
+        let rig = self.drives.remove(&drive).unwrap();
+        self.drives.insert(drive, rig.restart(nonce));
+        self.wire.clear();
+    }
     pub fn with(drives: BTreeMap<u32, Rig>) -> World {
         World { drives, wire: Vec::new(), completes: Vec::new(), actions: Vec::new(), tap: None }
     }

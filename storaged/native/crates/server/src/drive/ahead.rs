@@ -62,9 +62,16 @@ impl Ahead {
         let due = self.running.is_none() && ready < limit && ready < group.end + LOW;
         due.then(|| ready..(ready + STEP).min(limit))
     }
-    /// The first hole within what [`Ahead::wrote`] returned; returns what to fill with zeros.
-    pub fn found(&mut self, asked: &Range<u64>, hole: Option<Range<u64>>) -> Option<Range<u64>> {
-        let Some(hole) = hole.filter(|h| h.start < h.end) else {
+    /// The first hole within what [`Ahead::wrote`] returned; returns what to fill with zeros. What is
+    /// being `written` may still look like a hole, and zeros must never land on it: then nothing is.
+    pub fn found<'a>(
+        &mut self,
+        asked: &Range<u64>,
+        hole: Option<Range<u64>>,
+        mut written: impl Iterator<Item = &'a Range<u64>>,
+    ) -> Option<Range<u64>> {
+        let free = |h: &Range<u64>| h.start < h.end && written.all(|w| w.end <= h.start || h.end <= w.start);
+        let Some(hole) = hole.filter(free) else {
             self.ready_to(asked.start, asked.end);
             return None;
         };
@@ -106,7 +113,7 @@ mod tests {
         let mut ahead = ahead();
         let asked = ahead.wrote(&at(8192, 8192)).unwrap();
         assert_eq!(asked, at(16384, STEP));
-        assert_eq!(ahead.found(&asked, Some(asked.clone())), Some(asked.clone()));
+        assert_eq!(ahead.found(&asked, Some(asked.clone()), [].iter()), Some(asked.clone()));
         assert!(ahead.blocks(&at(16384, 4096)));
         assert!(!ahead.blocks(&at(8192, 8192)));
         assert_eq!(ahead.wrote(&at(8192, 8192)), None, "one step at a time");
@@ -120,7 +127,7 @@ mod tests {
     fn written_space_is_left_alone_and_asked_about_once_for_each_step() {
         let mut ahead = ahead();
         let asked = ahead.wrote(&at(0, 4096)).unwrap();
-        assert_eq!(ahead.found(&asked, None), None);
+        assert_eq!(ahead.found(&asked, None, [].iter()), None);
         assert_eq!(ahead.wrote(&at(4096, 4096)), None);
     }
 
@@ -136,6 +143,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_being_written_is_no_hole() {
+        for (offset, len, free) in [(8192, 4096, true), (8192, 12288, false), (20480, 4096, false), (8192, STEP, false)]
+        {
+            let mut ahead = ahead();
+            let asked = ahead.wrote(&at(0, 16384)).unwrap();
+            let filled = ahead.found(&asked, Some(asked.clone()), [at(0, 16384), at(offset, len)].iter());
+            assert_eq!(filled.is_some(), free, "{offset} {len}");
+            assert_eq!(ahead.blocks(&at(16384, 4096)), free);
+        }
+    }
+
+    #[test]
     fn large_groups_ask_for_nothing() {
         assert_eq!(ahead().wrote(&at(0, GROUP_MAX + 4096)), None);
     }
@@ -144,7 +163,7 @@ mod tests {
     fn a_jump_within_a_segment_starts_from_the_jump() {
         let mut ahead = ahead();
         let asked = ahead.wrote(&at(0, 4096)).unwrap();
-        let _ = ahead.found(&asked, Some(asked.clone()));
+        let _ = ahead.found(&asked, Some(asked.clone()), [].iter());
         ahead.filled();
         assert_eq!(ahead.wrote(&at(32 << 20, 4096)).unwrap().start, BASE + (32 << 20) + 4096);
     }

@@ -193,3 +193,17 @@ fn identity(config: &DriveConfig) -> MyIdentity {
         key_epoch: config.key_epoch,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_for_checksums_follows_the_size_of_the_drive_up_to_the_limit_of_the_store() {
+        let limit = StoreConfig::default().csum_cache_bytes;
+        assert_eq!(csum_cache(8 << 30), 2 << 20);
+        assert_eq!(csum_cache(1 << 40), limit);
+        assert_eq!(csum_cache(0), 1 << 20);
+        assert!((32..44).all(|bits| csum_cache(1 << bits) as u64 <= (1 << bits) / 4096));
+    }
+}

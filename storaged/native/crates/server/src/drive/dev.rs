@@ -72,12 +72,9 @@ impl Device {
     fn fill_ahead(&mut self, cx: &mut Ctx, group: Range<u64>) {
         let Some(ahead) = self.ahead.as_mut() else { return };
         let Some(asked) = ahead.wrote(&group) else { return };
-        // Unknown is as good as written: the log does not need this. What is being written may
-        // still look like a hole, and zeros must never land on it.
+        // Unknown is as good as written: the log does not need this.
         let hole = cx.fd(self.fd).and_then(|file| next_hole(file, asked.clone()).ok().flatten());
-        let free = |h: &Range<u64>| self.running.values().all(|(_, w)| w.end <= h.start || h.end <= w.start);
-        let hole = hole.filter(free);
-        if let Some(hole) = ahead.found(&asked, hole) {
+        if let Some(hole) = ahead.found(&asked, hole, self.running.values().map(|(_, range)| range)) {
             let bufs = (hole.start..hole.end).step_by(ZEROS).map(|at| {
                 let left = usize::try_from(hole.end - at).unwrap_or(ZEROS);
                 self.zeros.slice(0..left.min(ZEROS))
