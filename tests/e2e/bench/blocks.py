@@ -17,7 +17,7 @@ import grpc
 from drystone_storaged.proto import block_pb2, block_pb2_grpc
 from tests.e2e.bench.ours import CONSUMER
 from tests.e2e.lib import fio
-from tests.e2e.lib.cluster import Cluster
+from tests.e2e.lib.cluster import Cluster, temporary_cluster
 from tests.e2e.lib.procs import cpu_s, rss_bytes
 from tests.e2e.lib.ticker import Stalls, Ticker
 from tests.e2e.lib.writer import Region, Writer
@@ -28,7 +28,7 @@ TOGETHER: Final = 16  # as many as a busy provisioner has under way
 FREEZE_S: Final = 6.0
 GO_ON_S: Final = 60.0
 WRITE_BYTES_PER_S_MIN: Final = 5e6  # random 4 KiB on a slow disk
-WARM_BYTES: Final = 3 << 29  # 1.5 GiB: from about 1.2 GiB on, buffers stayed as they were
+MEMORY_SPARE: Final = 2 << 30  # room for checkpoints and the reserve of a drive
 TIB: Final = 1 << 40
 
 
@@ -118,33 +118,35 @@ class Memory:
     stored_bytes: int
 
 
-def memory(cluster: Cluster, size: int) -> Memory:
-    """Write a new volume once in random order and another in sequence; watch the servers grow.
+def memory(size: int) -> Memory:
+    """Write a new volume once in sequence and another in random order, of three times the size.
 
-    Before that, as much is written as it takes for buffers to reach the size that they keep
-    however much is stored; they would count as memory for data otherwise.
+    Before that, a third as much is written in both orders: buffers reach the size that they keep
+    however much is stored (from about 0.8 GiB on), and would count as memory for data otherwise.
+    Less would say little: allocators take memory in steps of up to 1 MiB.
     """
-    grown = {}
-    cluster.cli("volume", "create", "mem-warm", "--size", str(WARM_BYTES))
-    warm = cluster.attach("mem-warm", CONSUMER, "export")["nbd_uri"]
-    _fill(warm, "write", "128k", 0, WARM_BYTES)
-    for name, rw, block in (("mem-seq", "write", "128k"), ("mem-rand", "randwrite", "4k")):
-        cluster.cli("volume", "create", name, "--size", str(size))
-        uri = cluster.attach(name, CONSUMER, "export")["nbd_uri"]
-        before = sum(rss_bytes(pid) for pid in cluster.server_pids())
-        _fill(uri, rw, block, 0, size)
-        after = sum(rss_bytes(pid) for pid in cluster.server_pids())
-        grown[name] = (after - before) / (size * len(cluster.server_pids())) * TIB / (1 << 30)
-        cluster.cli("volume", "detach", name, "--node", CONSUMER)
-    cluster.cli("volume", "detach", "mem-warm", "--node", CONSUMER)
-    for name in ("mem-warm", *grown):
-        cluster.cli("volume", "delete", name)
-    return Memory(grown["mem-rand"], grown["mem-seq"], size)
+    drive = 8 * size + MEMORY_SPARE
+    with temporary_cluster("bench-memory", "--servers", "3", "--drive-size", str(drive)) as cluster:
+        _grown(cluster, "warm-seq", "write", "128k", size)
+        _grown(cluster, "warm-rand", "randwrite", "4k", size)
+        sequential = _grown(cluster, "mem-seq", "write", "128k", 3 * size)
+        random = _grown(cluster, "mem-rand", "randwrite", "4k", 3 * size)
+    return Memory(random, sequential, 3 * size)
 
 
-def _fill(uri: str, rw: str, block: str, offset: int, size: int) -> None:
+def _grown(cluster: Cluster, name: str, rw: str, block: str, size: int) -> float:
+    """GiB of memory for each TiB stored."""
+    cluster.cli("volume", "create", name, "--size", str(size))
+    uri = cluster.attach(name, CONSUMER, "export")["nbd_uri"]
+    before = sum(rss_bytes(pid) for pid in cluster.server_pids())
+    _fill(uri, rw, block, size)
+    after = sum(rss_bytes(pid) for pid in cluster.server_pids())
+    return (after - before) / (size * len(cluster.server_pids())) * TIB / (1 << 30)
+
+
+def _fill(uri: str, rw: str, block: str, size: int) -> None:
     options: dict[str, object] = {
-        "rw": rw, "bs": block, "iodepth": 32, "offset": offset, "size": size, "refill_buffers": 1,
+        "rw": rw, "bs": block, "iodepth": 32, "size": size, "refill_buffers": 1,
     }  # fmt: skip
     argv = fio.command({"ioengine": "nbd", "uri": uri}, options)
     fio.run(argv, expected_s=size / WRITE_BYTES_PER_S_MIN)

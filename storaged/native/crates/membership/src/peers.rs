@@ -13,6 +13,10 @@ const SENT_MAX: usize = (READ_LEASE / BEACON_PERIOD) as usize + 2;
 /// Own time over which the smallest clock offset is taken: several heartbeats, and so short that two
 /// clocks that drift 1 % each differ by far less than what counts as a pause.
 const OFFSET_WINDOW: Micros = 1_000_000;
+/// How far the own clock may fall behind a peer's before it counts as a pause: what a slot may stand
+/// still, less the period that a heartbeat may wait to be read (it makes offsets larger, so it hides
+/// that much of a pause). Reading late never looks like a pause, and a false one costs one ReadMap.
+const PAUSE_SHOWN: Micros = LEASE_SLOT_FRESH - BEACON_PERIOD;
 /// Most peers: the size of a large cluster four times over; more senders than that are not a cluster.
 const PEERS_MAX: usize = 256;
 
@@ -145,7 +149,7 @@ impl Offsets {
     /// The own clock fell behind the peer's by more than a slot may stand still: this node was paused.
     /// The smallest offset counts, because a late heartbeat makes offsets larger, never smaller.
     fn paused(&mut self, offset: i128, now: Micros) -> bool {
-        if self.settled.is_some_and(|settled| offset + i128::from(LEASE_SLOT_FRESH) < settled) {
+        if self.settled.is_some_and(|settled| offset + i128::from(PAUSE_SHOWN) < settled) {
             *self = Offsets::new(offset, now);
             return true;
         }

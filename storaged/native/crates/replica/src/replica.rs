@@ -141,6 +141,11 @@ impl<S: ObjectStore> Replica<S> {
         self.stats
     }
 
+    /// Operations that wait for the log or for a peer: requests of clients, mostly.
+    pub fn open_ops(&self) -> usize {
+        self.ops.len()
+    }
+
     /// The log, for oracles and space figures.
     pub fn store(&self) -> &S {
         &self.store

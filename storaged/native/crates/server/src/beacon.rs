@@ -2,25 +2,27 @@
 //! process on a thread of its own, so that neither a manager's loss nor a busy drive costs a lease.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 
 use drystone_membership::beacon::{Action, BeaconConfig, BeaconCore, Event};
 use drystone_membership::Suspect;
-use drystone_reactor::{spawn, Config, Ctx, FdId, Handler, OpResult, Remote, Running, SetupError, TimerId, UserToken};
-use drystone_types::consts::Micros;
-use drystone_types::{Buf, BufMut, Rev, Uuid};
+use drystone_reactor::{spawn, Config, Ctx, Handler, OpResult, Remote, Running, SetupError, TimerId, UserToken};
+use drystone_types::consts::{Micros, BEACON_PERIOD};
+use drystone_types::{Rev, Uuid};
 
 use crate::events::{EventSink, ServerEvent};
 use crate::lease::LeasePage;
 
-const CLASS_RECV: u32 = 1;
-const CLASS_SEND: u32 = 2;
-const CLASS_TICK: u32 = 3;
+const CLASS_TICK: u32 = 1;
+const CLASS_DRAIN: u32 = 2;
 /// A heartbeat with 256 echoes fits; longer datagrams are cut and then fail their MAC.
 const DATAGRAM_MAX: usize = 16 << 10;
-/// After a failed receive (an ICMP error of a dead peer, mostly) the next one waits this long, so
-/// that a broken socket cannot spin.
-const RECV_AGAIN: Micros = 10_000;
+/// Heartbeats that may wait in the socket for each look at it: what the smallest usual receive buffer
+/// (208 KiB) holds of the largest ones.
+const PER_LOOK: usize = 8;
+/// Datagrams taken in one turn: a flood cannot keep the thread from its own heartbeat.
+const DRAIN_MAX: usize = 1024;
 
 /// What the process tells the beacon.
 pub enum BeaconCommand {
@@ -61,13 +63,15 @@ pub enum BeaconCommand {
 /// The thread's handler.
 pub struct BeaconHandler {
     core: BeaconCore,
-    socket: FdId,
+    socket: UdpSocket,
+    buf: Vec<u8>,
     addrs: BTreeMap<Uuid, SocketAddr>,
     page: LeasePage,
     events: EventSink,
     actions: Vec<Action>,
     silent: Vec<Uuid>,
     tick: Option<(Micros, TimerId)>,
+    drain: Option<TimerId>,
 }
 
 /// Starts the beacon on an already bound UDP socket.
@@ -77,19 +81,21 @@ pub fn spawn_beacon(
     page: LeasePage,
     events: EventSink,
 ) -> Result<(Remote<BeaconCommand>, Running), SetupError> {
+    let socket = UdpSocket::from(socket);
+    socket.set_nonblocking(true)?;
     spawn("beacon", Config::default(), move |cx| {
-        let socket = cx.adopt(socket);
-        cx.recv_from(socket, UserToken::new(CLASS_RECV, 0), BufMut::with_len(DATAGRAM_MAX));
         let core = BeaconCore::new(config, cx.now_us());
         BeaconHandler {
             core,
             socket,
+            buf: vec![0; DATAGRAM_MAX],
             addrs: BTreeMap::new(),
             page,
             events,
             actions: Vec::new(),
             silent: Vec::new(),
             tick: None,
+            drain: None,
         }
     })
 }
@@ -117,24 +123,12 @@ impl Handler for BeaconHandler {
         self.step(cx, event);
     }
 
-    fn on_completion(&mut self, cx: &mut Ctx, _: UserToken, result: OpResult) {
-        if let OpResult::ReceivedFrom { result, buf } = result {
-            match result {
-                Ok((n, _)) => {
-                    let bytes = buf.as_slice().get(..n).unwrap_or(&[]).to_vec();
-                    cx.recv_from(self.socket, UserToken::new(CLASS_RECV, 0), buf);
-                    self.step(cx, Event::Datagram(bytes));
-                }
-                Err(_) => {
-                    cx.timer(RECV_AGAIN, UserToken::new(CLASS_RECV, 0));
-                }
-            }
-        }
-    }
+    fn on_completion(&mut self, _: &mut Ctx, _: UserToken, _: OpResult) {}
 
     fn on_timer(&mut self, cx: &mut Ctx, timer: TimerId, token: UserToken) {
-        if token.class == CLASS_RECV {
-            cx.recv_from(self.socket, token, BufMut::with_len(DATAGRAM_MAX));
+        self.drain(cx);
+        if token.class == CLASS_DRAIN {
+            self.drain = None;
             return;
         }
         self.tick = self.tick.filter(|(_, id)| *id != timer);
@@ -156,24 +150,51 @@ impl Handler for BeaconHandler {
             }
             self.tick = wanted.map(|at| (at, cx.timer_at(at, UserToken::new(CLASS_TICK, 0))));
         }
+        if self.drain.is_none() {
+            self.drain = looks_between(self.addrs.len()).map(|every| cx.timer(every, UserToken::new(CLASS_DRAIN, 0)));
+        }
     }
 }
 
+/// How often to look for heartbeats between the own ones; `None` = not at all. What a heartbeat says
+/// is passed on with the next own one, so a wake-up for each would buy nothing: an idle node wakes
+/// once a period. Only a large cluster needs more looks, as a socket buffer holds only so many.
+fn looks_between(nodes: usize) -> Option<Micros> {
+    let looks = nodes.div_ceil(PER_LOOK);
+    (looks > 1).then(|| BEACON_PERIOD / looks as Micros)
+}
+
 impl BeaconHandler {
+    /// Takes every datagram that waits. An error other than "nothing there" is an ICMP answer of a
+    /// dead peer: it says nothing that silence does not say, and the next datagram may be good.
+    fn drain(&mut self, cx: &mut Ctx) {
+        for _ in 0..DRAIN_MAX {
+            match self.socket.recv(&mut self.buf) {
+                Ok(n) => {
+                    let bytes = self.buf.get(..n).unwrap_or(&[]).to_vec();
+                    self.step(cx, Event::Datagram(bytes));
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {}
+            }
+        }
+    }
+
     fn step(&mut self, cx: &mut Ctx, event: Event) {
         let mut actions = core::mem::take(&mut self.actions);
         self.core.step(cx.now_us(), event, &mut actions);
         for action in actions.drain(..) {
-            self.act(cx, action);
+            self.act(action);
         }
         self.actions = actions;
     }
 
-    fn act(&mut self, cx: &mut Ctx, action: Action) {
+    fn act(&mut self, action: Action) {
         match action {
             Action::Send { to, bytes } => {
                 if let Some(addr) = self.addrs.get(&to) {
-                    cx.send_to(self.socket, UserToken::new(CLASS_SEND, 0), Buf::copy_from(&bytes), *addr);
+                    // A heartbeat that cannot leave is a lost one; the next follows within a period.
+                    let _ = self.socket.send_to(&bytes, addr);
                 }
             }
             Action::Lease(page) => self.page.set(&page),

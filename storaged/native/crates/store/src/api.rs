@@ -373,6 +373,7 @@ pub trait ObjectStore {
     fn take_events(&mut self, out: &mut Vec<StoreEvent>);
     /// A device operation ended; what it completed is appended to `out`.
     fn complete(&mut self, id: u64, result: DevResult, out: &mut Vec<StoreEvent>);
-    /// Highest generation known for a volume from data alone (`drystone recover metadata`).
+    /// Highest generation known for a volume from its block records alone, forgotten ones too
+    /// (`drystone recover metadata`): too high is safe, too low is not.
     fn max_gen(&self, vol: VolumeId) -> Gen;
 }

@@ -5,6 +5,11 @@ use crate::loc::Loc;
 /// Extents up to here take no more memory than the dense array (10 bytes each against 1024 × 6).
 pub const EXTENTS_MAX: usize = 600;
 const DENSE_BYTES: usize = 1024 * 6;
+/// Extents that fill as much as a dense array does: what a list that becomes one leaves behind is
+/// then just the place of the next, not a hole too small for it.
+const EXTENTS_AS_DENSE: usize = DENSE_BYTES / size_of::<Packed>();
+/// From this length on a list takes all of that at once.
+const EXTENTS_MANY: usize = 448;
 
 /// A run of blocks that lie one after the other, or share one entry without data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,7 +157,10 @@ impl Leaf {
             to.checked_sub(1).filter(|i| *i >= from).and_then(|i| list.get(i)).and_then(|x| x.cut(end, u16::MAX));
         // Growth by an eighth instead of doubling: the index is the memory of a drive.
         if list.len() + 2 > list.capacity() {
-            list.reserve_exact(2 + list.len() / 8);
+            match list.len() {
+                n @ EXTENTS_MANY..EXTENTS_MAX => list.reserve_exact(EXTENTS_AS_DENSE - n),
+                n => list.reserve_exact(2 + n / 8),
+            }
         }
         list.splice(from..to, head.into_iter().chain(new).chain(tail).map(Packed::from));
         merge_around(list, from);

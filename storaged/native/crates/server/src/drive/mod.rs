@@ -157,8 +157,9 @@ impl Handler for DriveHandler {
         }
     }
 
+    /// One device write carries many requests, one request may wait for no device.
     fn depth(&self) -> usize {
-        self.device.depth()
+        self.device.depth().max(self.replica.open_ops())
     }
 
     fn on_turn_end(&mut self, cx: &mut Ctx) {

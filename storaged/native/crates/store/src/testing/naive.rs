@@ -236,8 +236,7 @@ impl NaiveStore {
         if self.freed.get(&b.key.layer).is_some_and(|at| *at > order) {
             return;
         }
-        let gen = self.max_gen.entry(b.vol).or_default();
-        *gen = (*gen).max(b.version.gen);
+        self.saw_gen(b);
         let object = self.objects.entry(b.key).or_insert_with(|| Object {
             vol: b.vol,
             pg: b.pg,
@@ -263,9 +262,17 @@ impl NaiveStore {
         }
     }
 
+    fn saw_gen(&mut self, b: &BlockRecord) {
+        let gen = self.max_gen.entry(b.vol).or_default();
+        *gen = (*gen).max(b.version.gen);
+    }
+
     fn apply_forget(&mut self, b: &BlockRecord, order: u64) {
+        self.saw_gen(b);
         (b.first..b.first + b.count).for_each(|at| {
-            self.removed.insert((b.key, at), order);
+            // Streams become durable in any order: an older removal must not hide a newer one.
+            let newest = self.removed.entry((b.key, at)).or_default();
+            *newest = (*newest).max(order);
         });
         let Some(object) = self.objects.get_mut(&b.key) else { return };
         object.last_mod = object.last_mod.max(b.pg_epoch);
