@@ -1,7 +1,8 @@
 """Metrics of one process: a registry of its own, names that follow one rule.
 
-Names are ``drystone_<component>_<what>_<unit>``, base units, counters end in ``_total``.
-A volume or drive id is a label only of per-object gauges, never part of a name.
+Names are ``drystone_<component>_<what>_<unit>``, base units, counters end in ``_total``. What a
+volume's user sees of it is ``drystone_volume_…``, whichever process serves it.
+A volume or drive id is a label only of figures per object, never part of a name.
 """
 
 from __future__ import annotations

@@ -15,6 +15,18 @@ ENGINE_COUNTERS = {
     "resends": 4,
 }  # fmt: skip
 
+# As the block thread counts requests (``crates/block/src/io_stats.rs``), with fewer buckets.
+ENGINE_IO = {
+    "in_flight": 2,
+    "read": {"completed": 5, "failed": 0, "bytes": 20480},
+    "write": {"completed": 3, "failed": 1, "bytes": 12288},
+    "flush": {"completed": 1, "failed": 0, "bytes": 0},
+    "trim": {"completed": 1, "failed": 0, "bytes": 1 << 20},
+    "status": {"completed": 0, "failed": 0, "bytes": 0},
+    "read_latency": {"buckets": [[50, 1], [100, 4]], "count": 5, "sum_us": 700},
+    "write_latency": {"buckets": [[50, 0], [100, 3]], "count": 3, "sum_us": 240},
+}
+
 
 class FakeEvents:
     """An event file as the native side has one."""
@@ -204,7 +216,7 @@ class FakeBlockCore(FakeEvents):
     def stats(self) -> str:
         volumes = {
             str(v): {"state": "active", "generation": a["generation"], "size": a["size"],
-                     "connections": 0, "counters": ENGINE_COUNTERS}
+                     "connections": 0, "counters": ENGINE_COUNTERS, "io": ENGINE_IO}
             for v, a in self.attached.items()
         }  # fmt: skip
         return json.dumps({"volumes": volumes, "drives_up": []})

@@ -16,8 +16,9 @@ from drystone_storaged.agent.identity import IdentityFile
 from drystone_storaged.agent.register import Registrant, register
 from drystone_storaged.attach.interface import AttacherKind
 from drystone_storaged.block.app import BlockDaemon
+from drystone_storaged.block.figures import ENGINE_NAMES
 from drystone_storaged.block.records import Record, Records
-from drystone_storaged.block.service import _ENGINE_NAMES, BlockService, serving
+from drystone_storaged.block.service import BlockService, serving
 from drystone_storaged.block.settings import BlockSettings
 from drystone_storaged.proto import block_pb2, block_pb2_grpc, control_pb2
 from tests.storaged.fake_native import FakeBlockCore
@@ -253,6 +254,8 @@ async def test_stats_and_info_answer_without_the_manager(mgr, tmp_path):
         assert (stats.completed_requests, stats.failed_requests) == (9, 1)
         assert (stats.writes_issued, stats.reads_sent) == (7, 5)
         assert (stats.insync_waits, stats.credit_waits) == (3, 2)
+        assert stats.in_flight_requests == 2
+        assert (stats.write.completed, stats.write.failed, stats.write.bytes) == (3, 1, 12288)
         info = await stub.Info(block_pb2.InfoRequest(), timeout=5)
         assert (info.node, info.ready) == ("block-1", True)
         assert block_pb2.ATTACHER_EXPORT in info.attachers
@@ -261,8 +264,10 @@ async def test_stats_and_info_answer_without_the_manager(mgr, tmp_path):
 def test_every_counter_of_the_interface_is_one_that_the_engine_has():
     source = ROOT / "storaged/native/crates/sequencer/src/stats.rs"
     counted = set(re.findall(r"^    (\w+),$", source.read_text(), re.MULTILINE))
-    assert set(_ENGINE_NAMES.values()) <= counted
-    assert set(_ENGINE_NAMES) == set(block_pb2.StatsResponse.DESCRIPTOR.fields_by_name)
+    assert set(ENGINE_NAMES.values()) <= counted
+    fields = block_pb2.StatsResponse.DESCRIPTOR.fields
+    plain = {field.name for field in fields if field.message_type is None}
+    assert set(ENGINE_NAMES) | {"in_flight_requests"} == plain
 
 
 @pytest.mark.parametrize("bad", ["", "../../etc/passwd", "0" * 15, "0" * 17, "G" * 16])

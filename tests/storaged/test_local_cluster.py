@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 DEADLINE_S = 90.0
@@ -58,6 +60,13 @@ class Cluster:
     def log(self, process: str) -> list[dict[str, Any]]:
         text = (self.folder / "log" / f"{process}.log").read_text()
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def figure(self, name: str) -> float:
+        """Sum of a metric over the volumes of the first block daemon."""
+        endpoints = json.loads((self.folder / "cluster.json").read_text())["endpoints"]
+        answer = httpx.get(endpoints["metrics"]["block-1"], trust_env=False)
+        found = re.findall(rf"^drystone_volume_{name}{{.*}} (\S+)$", answer.text, re.MULTILINE)
+        return sum(map(float, found))
 
     def clean(self) -> None:
         """Whatever happened, nothing of it stays."""
@@ -114,6 +123,8 @@ def test_acknowledged_data_outlives_a_killed_server_and_then_everything(cluster,
     copy("--flush", str(source), uri)
     cluster("local", "start", "node-2")
     cluster.until(cluster.in_sync, "all placement groups in sync")
+    written = 2 * size  # by both copies; nothing of random data is trimmed
+    cluster.until(lambda: cluster.figure("written_bytes_total") >= written, "the figures")
 
     for pid in cluster.pids().values():
         os.kill(pid, signal.SIGKILL)
@@ -134,6 +145,9 @@ def test_acknowledged_data_outlives_a_killed_server_and_then_everything(cluster,
     third = cluster.json("volume", "attach", "db", "--as", "export")
     copy(third["nbd_uri"], str(back))
     assert back.read_bytes() == source.read_bytes()
+    cluster.until(lambda: cluster.figure("read_bytes_total") >= size, "the figures of the reads")
+    assert cluster.figure("errors_total") == cluster.figure("in_flight_requests") == 0
+    assert cluster.figure("read_latency_seconds_count") == cluster.figure("reads_total") > 0
 
     cluster("local", "destroy")
     assert not cluster.folder.exists()

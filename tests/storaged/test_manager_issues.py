@@ -146,3 +146,10 @@ async def test_a_full_drive_and_bad_blocks_are_told(mgr):
         found = await issues(mgr)
         assert "drive 2 on node-2 is 89 % full" in found
         assert "had 2 bad blocks, 0 healed" in found
+
+
+async def test_a_copy_that_does_not_go_on_is_told_in_its_servers_words(mgr):
+    async with peers(mgr, 3, 0):
+        said = "the copy of placement group 7 of pool number 1 to drive 2 is held: …"
+        mgr.services.stats.report(pb.DriveStatus(drive=2, capacity_bytes=100, stuck_copies=[said]))
+        assert said in await issues(mgr)

@@ -13,6 +13,7 @@ import pytest
 from drystone_storaged.server import status
 from drystone_storaged.server.drive import DriveState
 from drystone_storaged.server.status import StatusReporter
+from drystone_storaged.server.stuck import StuckCopies, stuck_copy
 from tests.storaged.manager_env import until
 
 
@@ -84,3 +85,37 @@ def test_repetitions_come_before_the_manager_forgets():
     from drystone_storaged.manager.drivestats import STALE_S
 
     assert status.UNCHANGED_S + status.PERIOD_S < STALE_S
+
+
+def stuck(pg: int, why: str = "lost", blocks: int = 70) -> dict[str, Any]:
+    """What the engine says of a copy to drive 3 that does not go on."""
+    where = {"drive": 3, "pool": 1, "pg": pg, "sources": [4, 5]}
+    return {"kind": "report", "what": "copy_stuck", "blocks": blocks, "why": why, **where}
+
+
+async def test_a_copy_that_does_not_go_on_is_told_in_a_sentence_until_it_does(core, told):
+    before = await quiet(core, told)
+    told.reporter.on_report(stuck(7))
+    await until(lambda: len(told.sent) > before, "the stuck copy")
+    (sentence,) = told.sent[-1].status.drives[0].stuck_copies
+    for part in ("placement group 7", "drive 3", "70 blocks", "(4, 5)", "bring back a drive"):
+        assert part in sentence
+    assert told.reporter.stuck(3) == 1
+    before = await quiet(core, told)
+    told.reporter.on_report(stuck(7, "unreadable", 2))
+    await until(lambda: len(told.sent) > before, "its other reason")
+    assert "waits: no in-sync drive" in told.sent[-1].status.drives[0].stuck_copies[0]
+    before = await quiet(core, told)
+    told.reporter.on_report({"what": "copy_freed", "drive": 3, "pool": 1, "pg": 7})
+    await until(lambda: len(told.sent) > before, "its end")
+    assert not told.sent[-1].status.drives[0].stuck_copies
+    assert told.reporter.stuck(3) == 0
+
+
+def test_many_stuck_copies_are_counted_not_listed():
+    copies = StuckCopies()
+    for pg in range(20):
+        copies.take(stuck_copy(stuck(pg)))
+    sentences = list(copies.sentences())
+    assert len(sentences) == 9
+    assert sentences[-1].startswith("12 more copies")

@@ -28,6 +28,7 @@ from drystone_storaged.attach.probe import Host
 from drystone_storaged.block.core import BlockCore
 from drystone_storaged.block.devices import Devices
 from drystone_storaged.block.engine import Engine
+from drystone_storaged.block.figures import VolumeFigures
 from drystone_storaged.block.grants import Grants
 from drystone_storaged.block.records import Records
 from drystone_storaged.block.reports import Reports
@@ -152,6 +153,8 @@ class BlockMetrics:
             "engine_count", "Counters of an attachment.", ["volume", "counter"]
         )
         self._bad = metrics.gauge("bad_blocks_bypassed", "Blocks read from another copy.")
+        self._figures = VolumeFigures()
+        metrics.registry.register(self._figures)
 
     def scraped(self) -> None:
         """Somebody reads: the next answer shall be fresh."""
@@ -169,6 +172,7 @@ class BlockMetrics:
             except DrystoneError as error:
                 _log.warning("no_figures", reason=str(error))
                 volumes = {}
+            self._figures.take(volumes)
             self._counters.clear()
             for volume, stats in volumes.items():
                 for name, value in stats["counters"].items():

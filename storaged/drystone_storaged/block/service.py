@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,6 +29,7 @@ from drystone_storaged.agent.register import Membership
 from drystone_storaged.agent.status import status_of, trailing_of
 from drystone_storaged.attach.interface import AttacherKind, check_socket_path
 from drystone_storaged.block.engine import EngineState
+from drystone_storaged.block.figures import stats_message
 from drystone_storaged.block.volumes import Attached, Volumes
 from drystone_storaged.proto import block_pb2, block_pb2_grpc
 
@@ -46,15 +47,6 @@ _STATES: Final = {
     EngineState.ACTIVE: block_pb2.STATE_ACTIVE,
     EngineState.STALLED: block_pb2.STATE_STALLED,
     EngineState.FENCED: block_pb2.STATE_FENCED,
-}
-
-_ENGINE_NAMES: Final = {
-    "completed_requests": "completed",
-    "failed_requests": "failed",
-    "writes_issued": "writes",
-    "reads_sent": "reads",
-    "insync_waits": "insync_waits",
-    "credit_waits": "credit_waits",
 }
 
 _T = TypeVar("_T")
@@ -148,7 +140,7 @@ class BlockService(block_pb2_grpc.BlockServicer):
                 raise NotFoundError(
                     f"volume {request.volume_id} is not attached here", code="not_attached"
                 )
-            return stats_message(found["counters"])
+            return stats_message(found)
 
         return await _answered(context, work())
 
@@ -176,11 +168,6 @@ class BlockService(block_pb2_grpc.BlockServicer):
             nbd_uri=self._volumes.endpoint(record.volume_id).uri(),
             reason="" if state == block_pb2.STATE_ACTIVE else reason,
         )
-
-
-def stats_message(counters: Mapping[str, int]) -> block_pb2.StatsResponse:
-    """The engine's counters by their names in the interface; it counts every one of them."""
-    return block_pb2.StatsResponse(**{name: counters[own] for name, own in _ENGINE_NAMES.items()})
 
 
 async def _answered(context: Any, work: Awaitable[_T]) -> _T:

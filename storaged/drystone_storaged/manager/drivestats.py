@@ -24,6 +24,7 @@ class DriveFigures:
     resync_done: int
     bad_blocks: int
     healed_blocks: int
+    stuck_copies: tuple[str, ...] = ()
 
 
 class DriveStats:
@@ -38,7 +39,7 @@ class DriveStats:
         self._figures[status.drive] = DriveFigures(
             self._monotonic(), status.capacity_bytes, status.used_bytes, status.reserved_bytes,
             status.p99_us, status.resync_bytes_left, status.resync_bytes_done, status.bad_blocks,
-            status.healed_blocks,
+            status.healed_blocks, tuple(status.stuck_copies),
         )  # fmt: skip
 
     def get(self, drive: int) -> DriveFigures | None:

@@ -153,6 +153,7 @@ def _drives(drives: _Drives, stats: DriveStats) -> Iterator[str]:
                 f"{where} had {figures.bad_blocks} bad blocks, {figures.healed_blocks} healed from "
                 f"another copy: run `drystone drive scrub {drive.id}`, replace it if they grow"
             )
+        yield from figures.stuck_copies
 
 
 def _remedy(drive: Drive) -> str:

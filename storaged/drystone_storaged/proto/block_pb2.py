@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#drystone_storaged/proto/block.proto\x12\x11\x64rystone.block.v1\"\r\n\x0bInfoRequest\"\xa5\x01\n\x0cInfoResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x14\n\x0c\x63luster_uuid\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12.\n\tattachers\x18\x05 \x03(\x0e\x32\x1b.drystone.block.v1.Attacher\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"x\n\rAttachRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12%\n\x04mode\x18\x02 \x01(\x0e\x32\x17.drystone.block.v1.Mode\x12-\n\x08\x61ttacher\x18\x03 \x01(\x0e\x32\x1b.drystone.block.v1.Attacher\"\x8c\x02\n\nAttachment\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0bvolume_name\x18\x02 \x01(\t\x12%\n\x04mode\x18\x03 \x01(\x0e\x32\x17.drystone.block.v1.Mode\x12-\n\x08\x61ttacher\x18\x04 \x01(\x0e\x32\x1b.drystone.block.v1.Attacher\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.drystone.block.v1.State\x12\x12\n\ngeneration\x18\x06 \x01(\r\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x0f\n\x07nbd_uri\x18\t \x01(\t\x12\x0e\n\x06reason\x18\n \x01(\t\"1\n\rDetachRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x10\n\x0e\x44\x65tachResponse\" \n\x0bListRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"B\n\x0cListResponse\x12\x32\n\x0b\x61ttachments\x18\x01 \x03(\x0b\x32\x1d.drystone.block.v1.Attachment\":\n\rResizeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x16\n\x0esize_bytes_min\x18\x02 \x01(\x04\"!\n\x0cStatsRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"\x9b\x01\n\rStatsResponse\x12\x1a\n\x12\x63ompleted_requests\x18\x01 \x01(\x04\x12\x17\n\x0f\x66\x61iled_requests\x18\x02 \x01(\x04\x12\x15\n\rwrites_issued\x18\x03 \x01(\x04\x12\x12\n\nreads_sent\x18\x04 \x01(\x04\x12\x14\n\x0cinsync_waits\x18\x05 \x01(\x04\x12\x14\n\x0c\x63redit_waits\x18\x06 \x01(\x04*E\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODE_READ_WRITE\x10\x01\x12\x12\n\x0eMODE_READ_ONLY\x10\x02*W\n\x08\x41ttacher\x12\x11\n\rATTACHER_AUTO\x10\x00\x12\x10\n\x0c\x41TTACHER_NBD\x10\x01\x12\x11\n\rATTACHER_FUSE\x10\x02\x12\x13\n\x0f\x41TTACHER_EXPORT\x10\x03*j\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_ATTACHING\x10\x01\x12\x10\n\x0cSTATE_ACTIVE\x10\x02\x12\x11\n\rSTATE_STALLED\x10\x03\x12\x10\n\x0cSTATE_FENCED\x10\x04\x32\xca\x03\n\x05\x42lock\x12G\n\x04Info\x12\x1e.drystone.block.v1.InfoRequest\x1a\x1f.drystone.block.v1.InfoResponse\x12I\n\x06\x41ttach\x12 .drystone.block.v1.AttachRequest\x1a\x1d.drystone.block.v1.Attachment\x12M\n\x06\x44\x65tach\x12 .drystone.block.v1.DetachRequest\x1a!.drystone.block.v1.DetachResponse\x12G\n\x04List\x12\x1e.drystone.block.v1.ListRequest\x1a\x1f.drystone.block.v1.ListResponse\x12I\n\x06Resize\x12 .drystone.block.v1.ResizeRequest\x1a\x1d.drystone.block.v1.Attachment\x12J\n\x05Stats\x12\x1f.drystone.block.v1.StatsRequest\x1a .drystone.block.v1.StatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#drystone_storaged/proto/block.proto\x12\x11\x64rystone.block.v1\"\r\n\x0bInfoRequest\"\xa5\x01\n\x0cInfoResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x14\n\x0c\x63luster_uuid\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12.\n\tattachers\x18\x05 \x03(\x0e\x32\x1b.drystone.block.v1.Attacher\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\"x\n\rAttachRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12%\n\x04mode\x18\x02 \x01(\x0e\x32\x17.drystone.block.v1.Mode\x12-\n\x08\x61ttacher\x18\x03 \x01(\x0e\x32\x1b.drystone.block.v1.Attacher\"\x8c\x02\n\nAttachment\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x13\n\x0bvolume_name\x18\x02 \x01(\t\x12%\n\x04mode\x18\x03 \x01(\x0e\x32\x17.drystone.block.v1.Mode\x12-\n\x08\x61ttacher\x18\x04 \x01(\x0e\x32\x1b.drystone.block.v1.Attacher\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.drystone.block.v1.State\x12\x12\n\ngeneration\x18\x06 \x01(\r\x12\x12\n\nsize_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x0f\n\x07nbd_uri\x18\t \x01(\t\x12\x0e\n\x06reason\x18\n \x01(\t\"1\n\rDetachRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x10\n\x0e\x44\x65tachResponse\" \n\x0bListRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"B\n\x0cListResponse\x12\x32\n\x0b\x61ttachments\x18\x01 \x03(\x0b\x32\x1d.drystone.block.v1.Attachment\":\n\rResizeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x16\n\x0esize_bytes_min\x18\x02 \x01(\x04\"!\n\x0cStatsRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"\xd2\x03\n\rStatsResponse\x12\x1a\n\x12\x63ompleted_requests\x18\x01 \x01(\x04\x12\x17\n\x0f\x66\x61iled_requests\x18\x02 \x01(\x04\x12\x15\n\rwrites_issued\x18\x03 \x01(\x04\x12\x12\n\nreads_sent\x18\x04 \x01(\x04\x12\x14\n\x0cinsync_waits\x18\x05 \x01(\x04\x12\x14\n\x0c\x63redit_waits\x18\x06 \x01(\x04\x12\x1a\n\x12in_flight_requests\x18\x07 \x01(\x04\x12+\n\x04read\x18\x08 \x01(\x0b\x32\x1d.drystone.block.v1.Operations\x12,\n\x05write\x18\t \x01(\x0b\x32\x1d.drystone.block.v1.Operations\x12,\n\x05\x66lush\x18\n \x01(\x0b\x32\x1d.drystone.block.v1.Operations\x12+\n\x04trim\x18\x0b \x01(\x0b\x32\x1d.drystone.block.v1.Operations\x12\x30\n\x0cread_latency\x18\x0c \x01(\x0b\x32\x1a.drystone.block.v1.Latency\x12\x31\n\rwrite_latency\x18\r \x01(\x0b\x32\x1a.drystone.block.v1.Latency\">\n\nOperations\x12\x11\n\tcompleted\x18\x01 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"[\n\x07Latency\x12\x31\n\x07\x62uckets\x18\x01 \x03(\x0b\x32 .drystone.block.v1.LatencyBucket\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x0e\n\x06sum_us\x18\x03 \x01(\x04\"0\n\rLatencyBucket\x12\x10\n\x08\x62ound_us\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\x04*E\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODE_READ_WRITE\x10\x01\x12\x12\n\x0eMODE_READ_ONLY\x10\x02*W\n\x08\x41ttacher\x12\x11\n\rATTACHER_AUTO\x10\x00\x12\x10\n\x0c\x41TTACHER_NBD\x10\x01\x12\x11\n\rATTACHER_FUSE\x10\x02\x12\x13\n\x0f\x41TTACHER_EXPORT\x10\x03*j\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_ATTACHING\x10\x01\x12\x10\n\x0cSTATE_ACTIVE\x10\x02\x12\x11\n\rSTATE_STALLED\x10\x03\x12\x10\n\x0cSTATE_FENCED\x10\x04\x32\xca\x03\n\x05\x42lock\x12G\n\x04Info\x12\x1e.drystone.block.v1.InfoRequest\x1a\x1f.drystone.block.v1.InfoResponse\x12I\n\x06\x41ttach\x12 .drystone.block.v1.AttachRequest\x1a\x1d.drystone.block.v1.Attachment\x12M\n\x06\x44\x65tach\x12 .drystone.block.v1.DetachRequest\x1a!.drystone.block.v1.DetachResponse\x12G\n\x04List\x12\x1e.drystone.block.v1.ListRequest\x1a\x1f.drystone.block.v1.ListResponse\x12I\n\x06Resize\x12 .drystone.block.v1.ResizeRequest\x1a\x1d.drystone.block.v1.Attachment\x12J\n\x05Stats\x12\x1f.drystone.block.v1.StatsRequest\x1a .drystone.block.v1.StatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'drystone_storaged.proto.block_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODE']._serialized_start=1058
-  _globals['_MODE']._serialized_end=1127
-  _globals['_ATTACHER']._serialized_start=1129
-  _globals['_ATTACHER']._serialized_end=1216
-  _globals['_STATE']._serialized_start=1218
-  _globals['_STATE']._serialized_end=1324
+  _globals['_MODE']._serialized_start=1576
+  _globals['_MODE']._serialized_end=1645
+  _globals['_ATTACHER']._serialized_start=1647
+  _globals['_ATTACHER']._serialized_end=1734
+  _globals['_STATE']._serialized_start=1736
+  _globals['_STATE']._serialized_end=1842
   _globals['_INFOREQUEST']._serialized_start=58
   _globals['_INFOREQUEST']._serialized_end=71
   _globals['_INFORESPONSE']._serialized_start=74
@@ -58,7 +58,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATSREQUEST']._serialized_start=865
   _globals['_STATSREQUEST']._serialized_end=898
   _globals['_STATSRESPONSE']._serialized_start=901
-  _globals['_STATSRESPONSE']._serialized_end=1056
-  _globals['_BLOCK']._serialized_start=1327
-  _globals['_BLOCK']._serialized_end=1785
+  _globals['_STATSRESPONSE']._serialized_end=1367
+  _globals['_OPERATIONS']._serialized_start=1369
+  _globals['_OPERATIONS']._serialized_end=1431
+  _globals['_LATENCY']._serialized_start=1433
+  _globals['_LATENCY']._serialized_end=1524
+  _globals['_LATENCYBUCKET']._serialized_start=1526
+  _globals['_LATENCYBUCKET']._serialized_end=1574
+  _globals['_BLOCK']._serialized_start=1845
+  _globals['_BLOCK']._serialized_end=2303
 # @@protoc_insertion_point(module_scope)

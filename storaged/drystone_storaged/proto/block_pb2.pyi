@@ -360,6 +360,13 @@ class StatsResponse(_message.Message):
     READS_SENT_FIELD_NUMBER: _builtins.int
     INSYNC_WAITS_FIELD_NUMBER: _builtins.int
     CREDIT_WAITS_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_REQUESTS_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    WRITE_FIELD_NUMBER: _builtins.int
+    FLUSH_FIELD_NUMBER: _builtins.int
+    TRIM_FIELD_NUMBER: _builtins.int
+    READ_LATENCY_FIELD_NUMBER: _builtins.int
+    WRITE_LATENCY_FIELD_NUMBER: _builtins.int
     completed_requests: _builtins.int
     """Requests of the device that ended well, and with an error. A flush or trim is one too."""
     failed_requests: _builtins.int
@@ -370,6 +377,24 @@ class StatsResponse(_message.Message):
     insync_waits: _builtins.int
     """Writes that waited because too few copies were in sync, and for space on a drive."""
     credit_waits: _builtins.int
+    in_flight_requests: _builtins.int
+    """Requests taken from the device and not answered yet."""
+    @_builtins.property
+    def read(self) -> Global___Operations: ...
+    @_builtins.property
+    def write(self) -> Global___Operations: ...
+    @_builtins.property
+    def flush(self) -> Global___Operations: ...
+    @_builtins.property
+    def trim(self) -> Global___Operations:
+        """Written zeros are among them: neither carries data."""
+
+    @_builtins.property
+    def read_latency(self) -> Global___Latency:
+        """From taking the request to its answer, of those that ended well."""
+
+    @_builtins.property
+    def write_latency(self) -> Global___Latency: ...
     def __init__(
         self,
         *,
@@ -379,11 +404,101 @@ class StatsResponse(_message.Message):
         reads_sent: _builtins.int = ...,
         insync_waits: _builtins.int = ...,
         credit_waits: _builtins.int = ...,
+        in_flight_requests: _builtins.int = ...,
+        read: Global___Operations | None = ...,
+        write: Global___Operations | None = ...,
+        flush: Global___Operations | None = ...,
+        trim: Global___Operations | None = ...,
+        read_latency: Global___Latency | None = ...,
+        write_latency: Global___Latency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flush", b"flush", "read", b"read", "read_latency", b"read_latency", "trim", b"trim", "write", b"write", "write_latency", b"write_latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_requests", b"completed_requests", "credit_waits", b"credit_waits", "failed_requests", b"failed_requests", "insync_waits", b"insync_waits", "reads_sent", b"reads_sent", "writes_issued", b"writes_issued"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_requests", b"completed_requests", "credit_waits", b"credit_waits", "failed_requests", b"failed_requests", "flush", b"flush", "in_flight_requests", b"in_flight_requests", "insync_waits", b"insync_waits", "read", b"read", "read_latency", b"read_latency", "reads_sent", b"reads_sent", "trim", b"trim", "write", b"write", "write_latency", b"write_latency", "writes_issued", b"writes_issued"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatsResponse: _TypeAlias = StatsResponse  # noqa: Y015
+
+@_typing.final
+class Operations(_message.Message):
+    """Requests of one kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    completed: _builtins.int
+    """Ended well, and with an error."""
+    failed: _builtins.int
+    bytes: _builtins.int
+    """Of those that ended well; always 0 for a flush."""
+    def __init__(
+        self,
+        *,
+        completed: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "completed", b"completed", "failed", b"failed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Operations: _TypeAlias = Operations  # noqa: Y015
+
+@_typing.final
+class Latency(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SUM_US_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """All of them, those slower than the last bound too."""
+    sum_us: _builtins.int
+    """Sum of their times in microseconds."""
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyBucket]:
+        """Ordered by bound; a request is in every bucket whose bound it kept."""
+
+    def __init__(
+        self,
+        *,
+        buckets: _abc.Iterable[Global___LatencyBucket] | None = ...,
+        count: _builtins.int = ...,
+        sum_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "count", b"count", "sum_us", b"sum_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Latency: _TypeAlias = Latency  # noqa: Y015
+
+@_typing.final
+class LatencyBucket(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOUND_US_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    bound_us: _builtins.int
+    """Microseconds."""
+    count: _builtins.int
+    """Requests that took at most that long."""
+    def __init__(
+        self,
+        *,
+        bound_us: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound_us", b"bound_us", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyBucket: _TypeAlias = LatencyBucket  # noqa: Y015

@@ -393,6 +393,7 @@ class DriveStatus(_message.Message):
     RESYNC_BYTES_DONE_FIELD_NUMBER: _builtins.int
     BAD_BLOCKS_FIELD_NUMBER: _builtins.int
     HEALED_BLOCKS_FIELD_NUMBER: _builtins.int
+    STUCK_COPIES_FIELD_NUMBER: _builtins.int
     drive: _builtins.int
     capacity_bytes: _builtins.int
     used_bytes: _builtins.int
@@ -405,6 +406,10 @@ class DriveStatus(_message.Message):
     resync_bytes_done: _builtins.int
     bad_blocks: _builtins.int
     healed_blocks: _builtins.int
+    @_builtins.property
+    def stuck_copies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One sentence per PG whose copy to this drive does not go on by itself, at most a few; empty in the normal case."""
+
     def __init__(
         self,
         *,
@@ -418,10 +423,11 @@ class DriveStatus(_message.Message):
         resync_bytes_done: _builtins.int = ...,
         bad_blocks: _builtins.int = ...,
         healed_blocks: _builtins.int = ...,
+        stuck_copies: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_blocks", b"bad_blocks", "capacity_bytes", b"capacity_bytes", "drive", b"drive", "healed_blocks", b"healed_blocks", "oldest_io_us", b"oldest_io_us", "p99_us", b"p99_us", "reserved_bytes", b"reserved_bytes", "resync_bytes_done", b"resync_bytes_done", "resync_bytes_left", b"resync_bytes_left", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_blocks", b"bad_blocks", "capacity_bytes", b"capacity_bytes", "drive", b"drive", "healed_blocks", b"healed_blocks", "oldest_io_us", b"oldest_io_us", "p99_us", b"p99_us", "reserved_bytes", b"reserved_bytes", "resync_bytes_done", b"resync_bytes_done", "resync_bytes_left", b"resync_bytes_left", "stuck_copies", b"stuck_copies", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

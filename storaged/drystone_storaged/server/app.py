@@ -33,6 +33,7 @@ from drystone_storaged.server.revive import Revive
 from drystone_storaged.server.settings import ServerSettings
 from drystone_storaged.server.silence import Silence
 from drystone_storaged.server.status import ServerMetrics, StatusReporter
+from drystone_storaged.server.stuck import stuck_copy
 from drystone_storaged.server.trust import is_forgotten
 from drystone_storaged.server.upcalls import Upcalls
 
@@ -189,6 +190,10 @@ class Server:
             _log.error("engine_report", **dict(event))
         elif what == "healed":
             _log.warning("block_healed", **dict(event))
+        elif what == "copy_stuck":
+            _log.error("copy_stuck", detail=str(stuck_copy(event)), **dict(event))
+        elif what == "copy_freed":
+            _log.info("copy_goes_on", **dict(event))
         self.reporter.on_report(event)
 
     def _drive(

@@ -17,6 +17,7 @@ from drystone_storaged.agent.pump import Event
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.drive import DriveKeeper, DriveState
+from drystone_storaged.server.stuck import StuckCopies, stuck_copy
 from drystone_storaged.server.usage import NOWHERE, DriveUsage, PgKey, first_in_sync
 
 SLOT_BYTES: Final = 4096
@@ -37,6 +38,7 @@ class DriveFigures:
     bad_blocks: int = 0
     healed_blocks: int = 0
     resync_bytes: int = 0
+    stuck: StuckCopies = field(default_factory=StuckCopies)
 
 
 class StatusReporter:
@@ -94,6 +96,12 @@ class StatusReporter:
         elif what == "resync":
             figures.resync_bytes += event["bytes"]
             self._hurry.set()
+        elif what == "copy_stuck":
+            figures.stuck.take(stuck_copy(event))
+            self._hurry.set()
+        elif what == "copy_freed":
+            figures.stuck.free(event["pool"], event["pg"])
+            self._hurry.set()
 
     async def run(self) -> None:
         """Send a status every period, sooner after large changes, until cancelled."""
@@ -116,6 +124,10 @@ class StatusReporter:
             return False
         self._told, self._told_at = messages[0], now
         return True
+
+    def stuck(self, drive: int) -> int:
+        """Placement groups whose copy to a drive does not go on."""
+        return len(self._figures[drive].stuck.groups)
 
     async def probe(self, drive: int) -> control_pb2.DriveStatus | None:
         """Figures of now; None when the drive's thread does not answer in time."""
@@ -144,6 +156,7 @@ class StatusReporter:
             resync_bytes_done=counters.get("resync_bytes", figures.resync_bytes),
             bad_blocks=figures.bad_blocks,
             healed_blocks=figures.healed_blocks,
+            stuck_copies=figures.stuck.sentences(),
         )
 
     async def _messages(self) -> list[control_pb2.Status]:
@@ -203,6 +216,9 @@ class ServerMetrics:
         self._oldest = metrics.gauge(
             "drive_oldest_io_seconds", "Age of the oldest operation at the device.", labels
         )
+        self._stuck = metrics.gauge(
+            "drive_copies_stuck", "Placement groups whose copy to the drive does not go on.", labels
+        )
         self._counters = metrics.gauge(
             "engine_count", "Counters of the engine since the open.", ["drive", "counter"]
         )
@@ -213,6 +229,7 @@ class ServerMetrics:
             for name, gauge in self._gauges.items():
                 gauge.labels(str(number)).set(getattr(status, name))
             self._oldest.labels(str(number)).set(status.oldest_io_us / 1e6)
+            self._stuck.labels(str(number)).set(self._reporter.stuck(number))
         for number, counters in self._reporter.counters.items():
             for name, value in counters.items():
                 self._counters.labels(str(number), name).set(value)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drystone_block::{spawn_block, BlockCommand, BlockConfig, BlockEvent, BlockRemote};
+use drystone_block::{spawn_block, BlockCommand, BlockConfig, BlockEvent, BlockRemote, IoStats, Latency, OpStats};
 use drystone_frame::{PeerIdentity, Role};
 use drystone_link::{mailbox, EventSource, MyIdentity};
 use drystone_sequencer::{ActivateError, ReportKind, State};
@@ -121,7 +121,7 @@ impl BlockCore {
         for v in &stats.volumes {
             let counters: Map<String, Value> = v.counters.iter().map(|(k, n)| ((*k).to_owned(), json!(n))).collect();
             let doc = json!({"state": state_name(v.state), "generation": v.gen.0, "size": v.size,
-                "connections": v.connections, "counters": counters});
+                "connections": v.connections, "counters": counters, "io": io_json(&v.io)});
             volumes.insert(v.vol.0.to_string(), doc);
         }
         let up: Vec<u32> = stats.drives_up.iter().map(|d| d.0).collect();
@@ -132,6 +132,21 @@ impl BlockCore {
         // Already ended is what was wanted.
         let _ = self.remote.send(BlockCommand::Stop);
     }
+}
+
+fn io_json(io: &IoStats) -> Value {
+    json!({"in_flight": io.in_flight, "read": op_json(&io.read), "write": op_json(&io.write),
+        "flush": op_json(&io.flush), "trim": op_json(&io.trim), "status": op_json(&io.status),
+        "read_latency": latency_json(&io.read_latency), "write_latency": latency_json(&io.write_latency)})
+}
+
+fn op_json(op: &OpStats) -> Value {
+    json!({"completed": op.completed, "failed": op.failed, "bytes": op.bytes})
+}
+
+fn latency_json(latency: &Latency) -> Value {
+    let buckets: Vec<(u64, u64)> = latency.cumulative().collect();
+    json!({"buckets": buckets, "count": latency.count(), "sum_us": latency.sum_us()})
 }
 
 fn state_name(state: State) -> &'static str {

@@ -1,6 +1,6 @@
 //! Events and requests of a server as JSON.
 
-use drystone_replica::{Control, ControlResult, LeaveWhy, Report};
+use drystone_replica::{Control, ControlResult, LeaveWhy, Report, StuckWhy};
 use drystone_server::ServerEvent;
 use drystone_types::{Epoch, Gen, LayerId, PgId, PoolId, VolumeId};
 use pyo3::PyResult;
@@ -38,6 +38,7 @@ fn leave_text(why: LeaveWhy) -> &'static str {
         LeaveWhy::PeerCheck => "a stable version that a peer holds is missing here",
         LeaveWhy::NoSpace => "no space for the copy",
         LeaveWhy::DriveFailed => "the device failed",
+        LeaveWhy::Behind => "it lacks a write that only unreadable copies hold",
     }
 }
 
@@ -99,6 +100,15 @@ fn report_json(drive: u32, report: &Report) -> Value {
         Report::Resync { pg, chunks, bytes } => {
             json!({"what": "resync", "pool": pg.pool.0, "pg": pg.pg, "chunks": chunks, "bytes": bytes})
         }
+        Report::CopyStuck { pg, sources, blocks, why } => {
+            let why = match why {
+                StuckWhy::Lost => "lost",
+                StuckWhy::Unreadable => "unreadable",
+            };
+            let sources: Vec<u32> = sources.iter().map(|d| d.0).collect();
+            json!({"what": "copy_stuck", "pool": pg.pool.0, "pg": pg.pg, "sources": sources, "blocks": blocks, "why": why})
+        }
+        Report::CopyFreed { pg } => json!({"what": "copy_freed", "pool": pg.pool.0, "pg": pg.pg}),
         Report::DriveFailed(text) => json!({"what": "drive_failed", "reason": text}),
         Report::MapRefused(text) => json!({"what": "map_refused", "reason": text}),
     };

@@ -162,8 +162,11 @@ class BlockCore:
     def stats(self) -> str:
         """Figures of every attached volume.
 
-        {"volumes": {"<id>": {"state", "generation", "size", "connections", "counters": {...}}},
-        "drives_up": [...]}; raises when the thread does not answer within 1 s.
+        {"volumes": {"<id>": {"state", "generation", "size", "connections", "counters": {...},
+        "io": {"in_flight", "read"|"write"|"flush"|"trim"|"status": {"completed", "failed",
+        "bytes"}, "read_latency"|"write_latency": {"buckets": [[bound in us, requests that took
+        at most that long], ...], "count", "sum_us"}}}}, "drives_up": [...]}; all since the
+        attach. Raises when the thread does not answer within 1 s.
         """
     def stop(self) -> None:
         """Ends the thread without detaching: attachments stay in the record for a re-adopt."""

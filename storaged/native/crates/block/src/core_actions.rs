@@ -30,7 +30,7 @@ impl BlockHandler {
                 // connection by DriveDown and of silence by its own clock.
                 self.dialer.send(cx, via.unwrap_or(drive), frame);
             }
-            Action::Complete { tag, result } => self.complete(tag, result),
+            Action::Complete { tag, result } => self.complete(cx.now_us(), tag, result),
             Action::Report { drive, kind } => self.events.put(BlockEvent::Report { vol, drive, kind }),
             Action::NeedMap { at_least } => self.events.put(BlockEvent::NeedMap { at_least }),
             Action::WantActivate { gen } => self.events.put(BlockEvent::WantActivate { vol, gen }),
@@ -50,8 +50,11 @@ impl BlockHandler {
         }
     }
 
-    fn complete(&mut self, tag: u64, result: drystone_sequencer::IoResult) {
+    fn complete(&mut self, now_us: u64, tag: u64, result: drystone_sequencer::IoResult) {
         let Some(origin) = self.tags.remove(tag) else { return };
+        if let Some(volume) = self.volumes.get_mut(&origin.vol) {
+            volume.io.end(now_us, origin.started, result.is_ok());
+        }
         if let Some((session, out)) = self.nbd.parts(origin.conn) {
             reply(session, out, origin.to, result);
         }

@@ -4,6 +4,8 @@ use drystone_fe_nbd::{Extent as NbdExtent, NbdError, Op, ReadPiece, ReplyTo, Ses
 use drystone_reactor::SendQueue;
 use drystone_sequencer::{Io, IoError, IoOk, IoResult};
 
+use crate::io_stats::IoKind;
+
 /// What the consumer asks of the sequencer. FUA needs nothing: every ack is durable.
 pub fn io_of(op: Op) -> Io {
     match op {
@@ -13,6 +15,17 @@ pub fn io_of(op: Op) -> Io {
         Op::Trim { offset, len, .. } => Io::Trim { offset, len: u64::from(len) },
         Op::WriteZeroes { offset, len, .. } => Io::WriteZeroes { offset, len: u64::from(len) },
         Op::BlockStatus { offset, len, .. } => Io::BlockStatus { offset, len: u64::from(len) },
+    }
+}
+
+/// How a request is counted, and its bytes.
+pub fn counted(op: &Op) -> (IoKind, u32) {
+    match op {
+        Op::Read { len, .. } => (IoKind::Read, *len),
+        Op::Write { data, .. } => (IoKind::Write, u32::try_from(data.len()).unwrap_or(u32::MAX)),
+        Op::Flush => (IoKind::Flush, 0),
+        Op::Trim { len, .. } | Op::WriteZeroes { len, .. } => (IoKind::Trim, *len),
+        Op::BlockStatus { .. } => (IoKind::Status, 0),
     }
 }
 

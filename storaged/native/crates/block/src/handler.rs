@@ -12,11 +12,12 @@ use drystone_reactor::{
     spawn, Config as ReactorConfig, ConnConfig, ConnId, Conns, Ctx, Event as ConnEvent, FdId, Handler, OpResult,
     Remote, Running, SetupError, TimerId, UserToken,
 };
-use drystone_sequencer::{Action, ActivateError, Config, Event, FenceReason, Sequencer, State};
+use drystone_sequencer::{Action, ActivateError, Config, Event, FenceReason, IoError, Sequencer, State};
 use drystone_types::{AttachMode, ClusterMap, DriveId, Gen, MsgType, Rev, Ticket, Uuid, VolumeId};
 
 use crate::events::{BlockEvent, EventSink};
-use crate::front::io_of;
+use crate::front::{counted, io_of, reply};
+use crate::io_stats::IoStats;
 use crate::session;
 use crate::tags::{Origin, Tags};
 use crate::volume::Volume;
@@ -106,6 +107,8 @@ pub struct VolumeStats {
     pub connections: usize,
     /// Counters of the sequencer by name.
     pub counters: Vec<(&'static str, u64)>,
+    /// Counters of the consumer's requests.
+    pub io: IoStats,
 }
 
 /// How the process reaches the thread.
@@ -279,6 +282,7 @@ impl BlockHandler {
             tick: None,
             conns: 0,
             dirty: false,
+            io: IoStats::default(),
         };
         self.volumes.insert(vol, volume);
         self.dial_drives(cx);
@@ -390,10 +394,7 @@ impl BlockHandler {
         while let Some((conn, event)) = self.nbd.next(cx) {
             let Some(vol) = self.conn_volume.get(&conn).copied() else { continue };
             match event {
-                ConnEvent::Item(Request { to, op }) => {
-                    let tag = self.tags.insert(Origin { vol, conn, to });
-                    self.step(cx, vol, Event::Io { tag, io: io_of(op) });
-                }
+                ConnEvent::Item(request) => self.request(cx, conn, vol, request),
                 ConnEvent::Closed(_) => {
                     self.conn_volume.remove(&conn);
                     if let Some(volume) = self.volumes.get_mut(&vol) {
@@ -402,6 +403,20 @@ impl BlockHandler {
                 }
             }
         }
+    }
+
+    fn request(&mut self, cx: &mut Ctx, conn: ConnId, vol: VolumeId, Request { to, op }: Request) {
+        let Some(volume) = self.volumes.get_mut(&vol) else {
+            // Detached in this turn: nobody would ever answer it.
+            if let Some((session, out)) = self.nbd.parts(conn) {
+                reply(session, out, to, Err(IoError::Eio));
+            }
+            return;
+        };
+        let (kind, bytes) = counted(&op);
+        let started = volume.io.begin(cx.now_us(), kind, bytes);
+        let tag = self.tags.insert(Origin { vol, conn, to, started });
+        self.step(cx, vol, Event::Io { tag, io: io_of(op) });
     }
 
     /// W1: a range is free again when its answer is in the consumer's socket, or the consumer is
@@ -440,6 +455,7 @@ impl BlockHandler {
             size: v.size,
             connections: v.conns,
             counters: v.seq.stats().list(),
+            io: v.io,
         });
         let drives = self.map.iter().flat_map(|m| m.drives.iter()).map(|d| d.id);
         BlockStats { volumes: volumes.collect(), drives_up: drives.filter(|d| self.sessions.contains_key(d)).collect() }

@@ -11,9 +11,11 @@ mod core_actions;
 mod events;
 mod front;
 mod handler;
+mod io_stats;
 mod session;
 mod tags;
 mod volume;
 
 pub use events::{BlockEvent, EventSink, EventSource};
 pub use handler::{fence_text, spawn_block, BlockCommand, BlockConfig, BlockRemote, BlockStats, VolumeStats};
+pub use io_stats::{IoStats, Latency, OpStats, LATENCY_BOUNDS_US};

@@ -4,12 +4,15 @@ use drystone_fe_nbd::ReplyTo;
 use drystone_reactor::ConnId;
 use drystone_types::VolumeId;
 
+use crate::io_stats::Started;
+
 /// Where an answer goes.
 #[derive(Clone, Copy)]
 pub struct Origin {
     pub vol: VolumeId,
     pub conn: ConnId,
     pub to: ReplyTo,
+    pub started: Started,
 }
 
 /// Slab of open requests; a tag is its index and a count of reuses, so a stale tag finds nothing.
@@ -48,6 +51,7 @@ impl Tags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io_stats::{IoKind, IoStats};
     use drystone_fe_nbd::{Export, Limits, Op, Session, Step};
 
     fn reply_to() -> ReplyTo {
@@ -75,7 +79,8 @@ mod tests {
     #[test]
     fn a_tag_is_good_for_one_answer_and_a_stale_one_for_none() {
         let mut tags = Tags::default();
-        let origin = Origin { vol: VolumeId(1), conn: ConnId(1), to: reply_to() };
+        let started = IoStats::default().begin(0, IoKind::Read, 512);
+        let origin = Origin { vol: VolumeId(1), conn: ConnId(1), to: reply_to(), started };
         let first = tags.insert(origin);
         assert!(tags.remove(first).is_some());
         assert!(tags.remove(first).is_none());

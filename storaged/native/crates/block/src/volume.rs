@@ -7,6 +7,8 @@ use drystone_sequencer::{Sequencer, State};
 use drystone_types::consts::Micros;
 use drystone_types::Gen;
 
+use crate::io_stats::IoStats;
+
 /// A sequencer and what belongs to it.
 pub struct Volume {
     pub seq: Sequencer,
@@ -23,4 +25,6 @@ pub struct Volume {
     pub conns: usize,
     /// Touched in this turn: its timer is looked at once at the end.
     pub dirty: bool,
+    /// Of the consumer's requests.
+    pub io: IoStats,
 }

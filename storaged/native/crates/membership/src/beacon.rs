@@ -151,11 +151,13 @@ impl BeaconCore {
         }
     }
 
-    /// Takes an event.
+    /// Takes an event. A heartbeat that is due leaves with any event but a datagram: what arrived together is
+    /// read first, so that all of it is echoed now and not a period later; `Tick` follows it.
     pub fn step(&mut self, now: Micros, event: Event, out: &mut Vec<Action>) {
         self.watch_clock(now);
         self.slots.expire(now);
         self.echoed = self.echoed.filter(|(until, _)| *until > now);
+        let reading = matches!(event, Event::Datagram(_));
         match event {
             Event::Tick => {}
             Event::Datagram(bytes) => self.datagram(now, &bytes),
@@ -167,7 +169,7 @@ impl BeaconCore {
             Event::AskVote(suspect) => self.vote(now, suspect, out),
             Event::Release(suspect) => self.promises.release(suspect),
         }
-        if now >= self.beat_at {
+        if now >= self.beat_at && !reading {
             self.beat(now, out);
         }
         self.renew(now);

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use drystone_membership::beacon::{Action, BeaconConfig, BeaconCore, Event};
-use drystone_membership::{DropPolicy, DropReason, Evidence, PolicyAction, Suspect};
+use drystone_membership::{DropPolicy, DropReason, Evidence, Heartbeat, PolicyAction, Suspect};
 use drystone_types::consts::{BEACON_PERIOD, READ_LEASE};
 use drystone_types::{Rev, Uuid};
 
@@ -97,6 +97,38 @@ fn a_single_voter_is_in_quorum_and_has_a_lease() {
     let mut c = Cluster::new(1);
     c.run(3);
     assert!(c.has_lease(0) && c.cores[0].in_quorum());
+}
+
+#[test]
+fn everything_that_arrived_together_is_echoed_by_the_heartbeat_that_is_due() {
+    let mut c = Cluster::new(3);
+    let heard: Vec<Vec<u8>> = (1..3)
+        .map(|n| {
+            let beat = Heartbeat {
+                node: id(n),
+                boot: 1,
+                seq: 7,
+                sent_at: c.now,
+                map_rev: Rev(1),
+                voters_version: 1,
+                echoes: vec![],
+            };
+            beat.seal(&[9; 32], 1)
+        })
+        .collect();
+    c.now += BEACON_PERIOD;
+    let mut out = Vec::new();
+    for bytes in heard {
+        c.cores[0].step(c.now, Event::Datagram(bytes), &mut out);
+    }
+    assert!(!out.iter().any(|a| matches!(a, Action::Send { .. })), "the rest is read first");
+    c.cores[0].step(c.now, Event::Tick, &mut out);
+    let sent = out.iter().find_map(|a| match a {
+        Action::Send { bytes, .. } => Heartbeat::open(bytes, |_| Some([9; 32])).ok(),
+        _ => None,
+    });
+    let echoed: Vec<_> = sent.unwrap().echoes.iter().map(|e| (e.node, e.seq)).collect();
+    assert_eq!(echoed, [(id(1), 7), (id(2), 7)]);
 }
 
 #[test]

@@ -12,7 +12,6 @@ use drystone_types::{Buf, BufMut};
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -202,16 +201,6 @@ impl Ctx {
         self.spare.push(io);
         queue.advance(sent?);
         Ok(())
-    }
-    /// Receives one datagram. Answer: [`OpResult::ReceivedFrom`].
-    pub fn recv_from(&mut self, fd: FdId, token: UserToken, buf: BufMut) -> OpId {
-        let io = self.vectors();
-        self.start(token, fd, Kind::RecvFrom { buf, io })
-    }
-    /// Sends one datagram. Answer: [`OpResult::SentTo`].
-    pub fn send_to(&mut self, fd: FdId, token: UserToken, buf: Buf, to: SocketAddr) -> OpId {
-        let io = self.vectors();
-        self.start(token, fd, Kind::send_to(buf, to, io))
     }
     /// Reads the file at `offset` into `buf[range]`. Answer: [`OpResult::Read`].
     pub fn read(&mut self, fd: FdId, token: UserToken, buf: BufMut, range: Range<usize>, offset: u64) -> OpId {

@@ -46,7 +46,7 @@ fn is_stale(path: &Path) -> io::Result<bool> {
     Ok(matches!(UnixStream::connect(path), Err(e) if e.kind() == io::ErrorKind::ConnectionRefused))
 }
 
-/// A UDP socket for [`crate::Ctx::send_to`] and [`crate::Ctx::recv_from`].
+/// A UDP socket; returns the address with the real port.
 pub fn bind_udp(addr: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     let socket = UdpSocket::bind(addr)?;
     let addr = socket.local_addr()?;

@@ -4,10 +4,9 @@
 use crate::desc::FdId;
 use crate::sendq::{SendQueue, IOV_MAX};
 use crate::sys::{self, SockAddr};
-use drystone_types::{Buf, BufMut};
+use drystone_types::BufMut;
 use io_uring::{opcode, squeue, types};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
 /// The handler's own name for an operation, timer or close; the reactor only carries it.
@@ -51,15 +50,6 @@ pub enum OpResult {
         /// The queue, empty after success.
         queue: SendQueue,
     },
-    /// One datagram.
-    ReceivedFrom {
-        /// Length and sender.
-        result: io::Result<(usize, SocketAddr)>,
-        /// The buffer.
-        buf: BufMut,
-    },
-    /// One datagram is sent.
-    SentTo(io::Result<()>),
     /// Bytes read; fewer than asked only at the end of the file.
     Read {
         /// Bytes at the start of the range given.
@@ -81,7 +71,6 @@ pub enum OpResult {
 pub(crate) struct Vectors {
     iov: Vec<libc::iovec>,
     msg: libc::msghdr,
-    addr: SockAddr,
 }
 
 /// Idle vectors. Boxed, because the kernel holds their address while they work: moving the
@@ -93,7 +82,7 @@ impl Vectors {
     pub fn new() -> Box<Vectors> {
         // SAFETY: all-zero bytes are a valid, empty msghdr.
         let msg = unsafe { std::mem::zeroed() };
-        Box::new(Vectors { iov: Vec::new(), msg, addr: SockAddr::empty() })
+        Box::new(Vectors { iov: Vec::new(), msg })
     }
     fn load<'a>(&mut self, slices: impl Iterator<Item = &'a [u8]>) {
         self.iov.clear();
@@ -104,7 +93,7 @@ impl Vectors {
     pub fn send_now(&mut self, raw: RawFd, queue: &SendQueue) -> io::Result<usize> {
         self.load(queue.slices());
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let message = self.message(false);
+        let message = self.message();
         // SAFETY: `message` leads to vectors over slices of `queue`, all borrowed through the call.
         let sent = unsafe { libc::sendmsg(raw, message, flags) };
         usize::try_from(sent).or_else(|_| {
@@ -115,21 +104,13 @@ impl Vectors {
             }
         })
     }
-    /// One place to receive a datagram, and room for its sender.
-    fn load_target(&mut self, target: &mut [u8]) {
-        self.addr = SockAddr::empty();
-        self.iov.clear();
-        self.iov.push(libc::iovec { iov_base: target.as_mut_ptr().cast(), iov_len: target.len() });
-    }
     fn count(&self) -> u32 {
         // At most IOV_MAX.
         self.iov.len() as u32
     }
-    fn message(&mut self, named: bool) -> *mut libc::msghdr {
+    fn message(&mut self) -> *mut libc::msghdr {
         self.msg.msg_iov = self.iov.as_mut_ptr();
         self.msg.msg_iovlen = self.iov.len() as _;
-        self.msg.msg_name = if named { self.addr.as_mut_ptr() } else { std::ptr::null_mut() };
-        self.msg.msg_namelen = if named { self.addr.len() } else { 0 };
         &raw mut self.msg
     }
 }
@@ -143,8 +124,6 @@ pub(crate) enum Kind {
     Connect(Box<SockAddr>),
     Recv { buf: BufMut, start: usize, end: usize, whole: bool },
     Send { queue: SendQueue, io: Box<Vectors>, sent: usize },
-    RecvFrom { buf: BufMut, io: Box<Vectors> },
-    SendTo { buf: Buf, io: Box<Vectors> },
     Read { buf: BufMut, start: usize, end: usize, done: usize, offset: u64 },
     Write { queue: SendQueue, io: Box<Vectors>, offset: u64, dsync: bool },
     Sync,
@@ -170,11 +149,6 @@ pub(crate) enum After {
 }
 
 impl Kind {
-    pub fn send_to(buf: Buf, to: SocketAddr, mut io: Box<Vectors>) -> Kind {
-        io.addr = SockAddr::inet(to);
-        Kind::SendTo { buf, io }
-    }
-
     /// The submission for this operation. The caller keeps `self` alive and unchanged until the
     /// kernel has answered: that is what makes the pointers in it valid.
     pub fn entry(&mut self, raw: RawFd) -> squeue::Entry {
@@ -191,15 +165,8 @@ impl Kind {
             }
             Kind::Send { queue, io, .. } => {
                 io.load(queue.slices());
-                send_entry(fd, io.message(false), libc::MSG_WAITALL)
-            }
-            Kind::SendTo { buf, io } => {
-                io.load(std::iter::once(buf.as_slice()));
-                send_entry(fd, io.message(true), 0)
-            }
-            Kind::RecvFrom { buf, io } => {
-                io.load_target(buf.as_mut_slice());
-                opcode::RecvMsg::new(fd, io.message(true)).build()
+                let flags = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32;
+                opcode::SendMsg::new(fd, io.message()).flags(flags).build()
             }
             Kind::Read { buf, start, end, done, offset } => {
                 let target = buf.as_mut_slice().get_mut(*start + *done..*end).unwrap_or(&mut []);
@@ -230,15 +197,6 @@ impl Kind {
             Kind::Connect(_) => OpResult::Connected(unit(result)),
             Kind::Recv { buf, .. } => OpResult::Received { result, buf },
             Kind::Send { queue, io, sent } => return sent_some(queue, io, sent, result, spare),
-            Kind::RecvFrom { buf, io } => {
-                let from = io.addr.to_inet().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData));
-                spare.push(io);
-                OpResult::ReceivedFrom { result: result.and_then(|n| from.map(|from| (n, from))), buf }
-            }
-            Kind::SendTo { io, .. } => {
-                spare.push(io);
-                OpResult::SentTo(unit(result))
-            }
             Kind::Read { buf, start, end, done, offset } => {
                 return read_some((buf, start, end, done, offset), result);
             }
@@ -254,11 +212,6 @@ impl Kind {
 /// Lengths are bounded to 1 GiB by the functions that make operations.
 fn len_u32(slice: &[u8]) -> u32 {
     u32::try_from(slice.len()).unwrap_or(1 << 30)
-}
-
-fn send_entry(fd: types::Fd, message: *const libc::msghdr, flags: libc::c_int) -> squeue::Entry {
-    let flags = (flags | libc::MSG_NOSIGNAL) as u32;
-    opcode::SendMsg::new(fd, message).flags(flags).build()
 }
 
 fn write_entry(fd: types::Fd, queue: &SendQueue, io: &mut Vectors, offset: u64, dsync: bool) -> squeue::Entry {

@@ -72,7 +72,7 @@ pub(crate) fn peer_is_loopback(fd: RawFd) -> bool {
     let mut peer = SockAddr::empty();
     let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: the pointers lead to `peer`, which is as large as `len` says, and to `len`.
-    let known = unsafe { libc::getpeername(fd, peer.as_mut_ptr().cast(), &raw mut len) } == 0;
+    let known = unsafe { libc::getpeername(fd, peer.as_mut_ptr(), &raw mut len) } == 0;
     known && peer.to_inet().is_some_and(|addr| addr.ip().is_loopback())
 }
 
@@ -161,7 +161,7 @@ pub(crate) struct SockAddr {
 }
 
 impl SockAddr {
-    pub fn empty() -> SockAddr {
+    fn empty() -> SockAddr {
         // SAFETY: all-zero bytes are a valid sockaddr_storage (AF_UNSPEC).
         let storage = unsafe { std::mem::zeroed() };
         SockAddr { storage, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t }
@@ -211,7 +211,7 @@ impl SockAddr {
     pub fn as_ptr(&self) -> *const libc::sockaddr {
         (&raw const self.storage).cast()
     }
-    pub fn as_mut_ptr(&mut self) -> *mut libc::c_void {
+    fn as_mut_ptr(&mut self) -> *mut libc::sockaddr {
         (&raw mut self.storage).cast()
     }
     pub fn len(&self) -> libc::socklen_t {
@@ -219,7 +219,7 @@ impl SockAddr {
     }
 
     /// The internet address that the kernel wrote.
-    pub fn to_inet(&self) -> Option<SocketAddr> {
+    fn to_inet(&self) -> Option<SocketAddr> {
         match self.family() {
             libc::AF_INET => {
                 // SAFETY: the family says the storage holds a sockaddr_in; it is large and aligned enough.

@@ -1,12 +1,12 @@
-//! Streams and datagrams over real sockets.
+//! Streams over real sockets.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod common;
 
 use common::*;
 use drystone_reactor::{
-    bind_udp, listen_tcp, listen_unix, Addr, CloseReason, ConnConfig, Conns, Ctx, Event, OpResult, UserToken,
+    listen_tcp, listen_unix, Addr, CloseReason, ConnConfig, Conns, Ctx, Event, OpResult, UserToken,
 };
-use drystone_types::{Buf, BufMut};
+use drystone_types::BufMut;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -266,36 +266,6 @@ fn closing_ends_what_runs_on_it_first_and_a_stale_name_reaches_nothing() {
         _ => {}
     });
     assert_eq!(log, ["accept ended", "closed"]);
-}
-
-#[test]
-fn datagrams_arrive_with_their_sender() {
-    let (a, addr_a) = bind_udp("127.0.0.1:0".parse().unwrap()).unwrap();
-    let (b, addr_b) =
-        bind_udp("[::1]:0".parse().unwrap()).or_else(|_| bind_udp("127.0.0.1:0".parse().unwrap())).unwrap();
-    let same_family = addr_b.is_ipv4();
-    let (c, addr_c) = bind_udp("127.0.0.1:0".parse().unwrap()).unwrap();
-    let start = |cx: &mut Ctx, _| {
-        let (a, b, c) = (cx.adopt(a), cx.adopt(b), cx.adopt(c));
-        cx.recv_from(a, UserToken::new(3, 0), BufMut::with_len(1500));
-        cx.send_to(c, UserToken::new(4, 0), Buf::copy_from(b"beacon"), addr_a);
-        cx.recv_from(b, UserToken::new(3, 1), BufMut::with_len(1500));
-        cx.send_to(b, UserToken::new(4, 1), Buf::copy_from(b"self"), addr_b);
-    };
-    let mut got = Vec::new();
-    run(start, |cx, what| match what {
-        What::Done(UserToken { class: 3, id }, OpResult::ReceivedFrom { result, buf }) => {
-            let (len, from) = result.unwrap();
-            got.push((id, buf.as_slice()[..len].to_vec(), from));
-            if got.len() == 2 {
-                cx.stop();
-            }
-        }
-        What::Done(_, OpResult::SentTo(result)) => result.unwrap(),
-        _ => {}
-    });
-    got.sort();
-    assert_eq!(got, [(0, b"beacon".to_vec(), addr_c), (1, b"self".to_vec(), addr_b)], "{same_family}");
 }
 
 #[test]

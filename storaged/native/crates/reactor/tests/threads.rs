@@ -145,20 +145,21 @@ fn ending_with_operations_in_flight_gives_their_memory_back_without_hanging() {
 
 #[test]
 fn a_cancelled_operation_still_ends_with_its_buffer() {
-    let (socket, _) = drystone_reactor::bind_udp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let op = std::cell::Cell::new(None);
     let start = |cx: &mut Ctx, remote: Remote<u64>| {
-        let socket = cx.adopt(socket);
-        op.set(Some(cx.recv_from(socket, UserToken::new(3, 0), BufMut::with_len(100))));
+        let socket = cx.adopt(ours.into());
+        op.set(Some(cx.recv(socket, UserToken::new(3, 0), BufMut::with_len(100), 0..100, false)));
         remote.send(0).unwrap();
     };
     run(start, |cx, what| match what {
         What::Command(_) => cx.cancel(op.get().unwrap()),
-        What::Done(UserToken { class: 3, .. }, OpResult::ReceivedFrom { result, buf }) => {
+        What::Done(UserToken { class: 3, .. }, OpResult::Received { result, buf }) => {
             assert!(result.is_err());
             assert_eq!(buf.len(), 100);
             cx.stop();
         }
         _ => {}
     });
+    drop(theirs);
 }

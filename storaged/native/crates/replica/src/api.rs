@@ -185,6 +185,18 @@ pub enum LeaveWhy {
     NoSpace,
     /// The device failed.
     DriveFailed,
+    /// A joiner holds an older version of a block than the in-sync copies, which cannot read theirs: only a new join
+    /// makes it void.
+    Behind,
+}
+
+/// Why a copy does not go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StuckWhy {
+    /// More blocks do not match their checksums at any in-sync drive than a copy gives up by itself.
+    Lost,
+    /// No in-sync drive's device can read them, or answers; they are asked for again and again.
+    Unreadable,
 }
 
 /// News for the process, metrics and the manager.
@@ -225,6 +237,22 @@ pub enum Report {
         chunks: u64,
         /// Bytes copied so far.
         bytes: u64,
+    },
+    /// A copy of a PG to this drive does not go on by itself: the operator must act, or a device recover.
+    CopyStuck {
+        /// PG.
+        pg: PgId,
+        /// In-sync drives from which it is copied.
+        sources: Vec<DriveId>,
+        /// Blocks whose bytes none of them can give.
+        blocks: u64,
+        /// Why.
+        why: StuckWhy,
+    },
+    /// That copy goes on: it was promoted, dropped, or the blocks can be read again.
+    CopyFreed {
+        /// PG.
+        pg: PgId,
     },
     /// The device failed.
     DriveFailed(&'static str),

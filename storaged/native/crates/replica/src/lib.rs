@@ -42,7 +42,7 @@ mod ticket;
 mod write;
 
 pub use api::{
-    Action, Config, Control, ControlResult, Event, LeaveWhy, PeerId, PeerInfo, PeerRole, Report, TicketKeys,
+    Action, Config, Control, ControlResult, Event, LeaveWhy, PeerId, PeerInfo, PeerRole, Report, StuckWhy, TicketKeys,
 };
 pub use replica::Replica;
 pub use startup::OpenError;

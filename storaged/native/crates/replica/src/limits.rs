@@ -74,6 +74,9 @@ pub const UNREADABLE_PAUSE_MAX: Micros = 5_000_000;
 pub const LOST_MAX: usize = 64;
 /// A copy that was held for that begins again after this long.
 pub const HELD_AGAIN: Micros = 60_000_000;
+/// Times every in-sync drive is asked in vain for a block before the operator hears that the copy waits for it: some
+/// half a minute, so that a device that recovers from a reset wakes nobody.
+pub const STUCK_TRIES: u32 = 10;
 /// Pause before a source that refused is asked again.
 pub const RESYNC_BACKOFF: Micros = 20_000;
 /// Pause at most before a source that fails again and again is asked: it doubles up to here.

@@ -160,9 +160,14 @@ impl<S: ObjectStore> Replica<S> {
         }
         match found {
             None => self.refuse(peer, &hdr, Refusal::Invalid),
-            Some((_, BlockRead::Corrupt | BlockRead::Failed)) => {
+            Some((_, BlockRead::Corrupt)) => {
                 self.stats.bad_blocks += 1;
                 self.send(peer, &hdr, Status::BadChecksum, Vec::new());
+            }
+            // A device that cannot read proves nothing: the attacher must not take it for rot.
+            Some((_, BlockRead::Failed)) => {
+                self.stats.bad_blocks += 1;
+                self.refuse(peer, &hdr, Refusal::Eio);
             }
             Some((kind, read)) => {
                 self.stats.exact_reads += 1;

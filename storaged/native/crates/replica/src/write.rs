@@ -36,6 +36,11 @@ impl<S: ObjectStore> Replica<S> {
         self.stats.writes += 1;
         let role = self.check_fences(&h)?;
         let place = self.check_write(peer, &frame, role)?;
+        if is_unread(&h) {
+            self.await_copy(&h, role, place.key, place.first, place.count)?;
+            self.send(peer, &h, Status::Ok, Vec::new());
+            return Ok(());
+        }
         let plan = self.apply_order(&h, place, role);
         let tokens = self.append_runs(&h, place, &plan, frame)?;
         if !h.flags.has(Flags::ROLL) {
@@ -241,6 +246,11 @@ impl<S: ObjectStore> Replica<S> {
     }
 }
 
+/// A roll that carries no bytes because nobody could read them.
+fn is_unread(h: &Header) -> bool {
+    h.kind == MsgType::Write && h.flags.has(Flags::ROLL.with(Flags::UNREAD))
+}
+
 fn shape(frame: &Frame, role: Role) -> Result<Place, Refusal> {
     let h = &frame.hdr;
     let roll = h.flags.has(Flags::ROLL);
@@ -248,7 +258,7 @@ fn shape(frame: &Frame, role: Role) -> Result<Place, Refusal> {
     let kind = match h.kind {
         MsgType::Trim => BlockKind::Hole,
         MsgType::Zero => BlockKind::Zero,
-        _ if bad => BlockKind::Bad,
+        _ if bad || is_unread(h) => BlockKind::Bad,
         _ => BlockKind::Data,
     };
     let most = if kind == BlockKind::Data { FRAME_BLOCKS_MAX } else { HOLE_BLOCKS_MAX };

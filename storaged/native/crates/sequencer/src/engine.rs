@@ -184,7 +184,7 @@ impl Sequencer {
                 Timer::Ctl(dx, kind, _) => self.ctl_silent(dx, kind),
                 Timer::CtlAgain(dx, kind, _) => self.ctl_send(dx, kind),
                 Timer::Poll(dx) => self.poll_again(dx),
-                Timer::Roll(r, _) => self.start_roll(r),
+                Timer::Roll(r, _) => self.roll_again(r),
                 Timer::Activate => self.want_activate(),
                 Timer::Map => self.ask_map_again(),
                 Timer::Drain => self.drain_over(),

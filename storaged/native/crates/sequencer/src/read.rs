@@ -6,6 +6,7 @@ use drystone_types::{Flags, Frame, LayerId, MsgType, Status, Version};
 use smallvec::SmallVec;
 
 use crate::api::{Action, FenceReason, IoError, ReportKind};
+use crate::attach::BAD;
 use crate::ctl::REPEAT;
 use crate::drive::Dx;
 use crate::engine::Sequencer;
@@ -49,7 +50,20 @@ pub(crate) struct Ask {
     pub(crate) open: bool,
     /// EIO, a bad checksum or a refusal that another attempt will not cure.
     pub(crate) failed: bool,
+    /// It failed because the member proved that what it holds is lost.
+    pub(crate) rotten: bool,
     pub(crate) sent_at: u64,
+}
+
+/// Why a copy gave nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    /// The member read it and the checksum does not match, or it has it recorded as BAD.
+    Rotten,
+    /// The device could not read it, or the bytes were spoilt on their way: says nothing about the next attempt.
+    Device,
+    /// The member does not hold what was asked for.
+    Refused,
 }
 
 /// Most asks of one round: answers name their ask in four bits.
@@ -140,7 +154,7 @@ impl Sequencer {
         let m = op.asks.len();
         let frame = self.read_frame(r, m as u8, dx);
         let (Some(mut frame), Some(op)) = (frame, self.reads.get_mut(r)) else { return false };
-        op.asks.push(Ask { drive: dx, open: true, failed: false, sent_at: self.now });
+        op.asks.push(Ask { drive: dx, open: true, failed: false, rotten: false, sent_at: self.now });
         if op.what != What::Blocks(0) && matches!(op.what, What::Blocks(_)) {
             self.stats.parent_reads += 1;
         }
@@ -199,9 +213,12 @@ impl Sequencer {
         match frame.hdr.status {
             Status::Ok => {
                 self.latency.sample(took);
-                if !self.read_ok(r, frame) {
+                let gave_up = self.gave_up(r, &frame);
+                if gave_up {
+                    self.copy_failed(r, id.member, dx, Fault::Rotten);
+                } else if !self.read_ok(r, frame) {
                     self.stats.csum_errors += 1;
-                    self.copy_failed(r, id.member, dx);
+                    self.copy_failed(r, id.member, dx, Fault::Device);
                 }
             }
             Status::NackGen if frame.hdr.gen > self.ticket.gen => {
@@ -218,7 +235,12 @@ impl Sequencer {
             }
             Status::Eio | Status::BadChecksum | Status::Invalid => {
                 self.stats.read_errors += 1;
-                self.copy_failed(r, id.member, dx);
+                let fault = match frame.hdr.status {
+                    Status::BadChecksum => Fault::Rotten,
+                    Status::Invalid => Fault::Refused,
+                    _ => Fault::Device,
+                };
+                self.copy_failed(r, id.member, dx, fault);
             }
             Status::Retry | Status::NackGen | Status::Denied | Status::Full => {
                 self.stats.retries += 1;
@@ -228,17 +250,21 @@ impl Sequencer {
     }
 
     /// This copy cannot be read: report it, ask another; when every copy failed, it is EIO.
-    fn copy_failed(&mut self, r: u32, m: u8, dx: Dx) {
+    fn copy_failed(&mut self, r: u32, m: u8, dx: Dx, fault: Fault) {
         let Some(op) = self.reads.get_mut(r) else { return };
         if let Some(ask) = op.asks.get_mut(usize::from(m)) {
             ask.failed = true;
+            ask.rotten = fault == Fault::Rotten;
         }
         let (pgix, block, what) = (op.pg, op.block, op.what.clone());
+        let exact = matches!(what, What::Exact(..));
         let layer = match what {
             What::Map(layer) | What::Exact(layer, ..) => layer,
             What::Blocks(level) => self.lineage_layers(level).map_or(LayerId(0), |l| l.0),
         };
-        if let Some(pg) = self.pools.get(usize::from(pgix.pool)).map(|p| p.pg_id(pgix.pg)) {
+        // Who never said that it has an exact version is not to be blamed for lacking it.
+        let blamed = fault != Fault::Refused || !exact;
+        if let Some(pg) = self.pools.get(usize::from(pgix.pool)).map(|p| p.pg_id(pgix.pg)).filter(|_| blamed) {
             self.report(dx, ReportKind::BadBlock { pg, layer, block });
         }
         if self.ask_next(r) {
@@ -253,6 +279,12 @@ impl Sequencer {
         } else {
             self.ask_later(r);
         }
+    }
+
+    /// An exact version that is recorded as BAD where it was said to be data: nothing to roll, and no bytes either.
+    fn gave_up(&self, r: u32, frame: &Frame) -> bool {
+        let exact = self.reads.get(r).is_some_and(|op| matches!(op.what, What::Exact(..)));
+        exact && frame.meta.first() == Some(&BAD)
     }
 
     /// Whether every copy that could be asked has failed for good in this round.

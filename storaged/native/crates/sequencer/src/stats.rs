@@ -52,6 +52,8 @@ stats! {
     rolls,
     /// Blocks rolled forward as BAD.
     rolls_bad,
+    /// Blocks left as they are on disk because no device could read them during the attach.
+    rolls_left,
     /// Writes that waited for credits.
     credit_waits,
     /// Writes that waited for the W3 window.

@@ -2,7 +2,7 @@
 //! process on a thread of its own, so that neither a manager's loss nor a busy drive costs a lease.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 
 use drystone_membership::beacon::{Action, BeaconConfig, BeaconCore, Event};
@@ -18,11 +18,22 @@ const CLASS_TICK: u32 = 1;
 const CLASS_DRAIN: u32 = 2;
 /// A heartbeat with 256 echoes fits; longer datagrams are cut and then fail their MAC.
 const DATAGRAM_MAX: usize = 16 << 10;
-/// Heartbeats that may wait in the socket for each look at it: what the smallest usual receive buffer
-/// (208 KiB) holds of the largest ones.
+/// The smallest usual receive buffer of a socket.
+const ROOM: usize = 208 << 10;
+/// What the kernel adds to each datagram, about.
+const OVERHEAD: usize = 1 << 10;
+/// A datagram that was cut may have been as long as this.
+const LARGEST: usize = 64 << 10;
+/// Heartbeats that may wait in the socket for each look at it: half of [`ROOM`] holds as many of the largest ones.
 const PER_LOOK: usize = 8;
 /// Datagrams taken in one turn: a flood cannot keep the thread from its own heartbeat.
 const DRAIN_MAX: usize = 1024;
+/// Until the next look when the last one found the socket half full: a flood. What does not fit is lost, so
+/// heartbeats would drown in 2 000 small datagrams a second; now it takes about 50 000.
+const FLOOD_LOOK: Micros = 5_000;
+/// A flood counts as over when no look has found the socket half full for this long: looks that come often
+/// find little, and at the end of it at most one heartbeat in seven is lost.
+const FLOOD_LASTS: Micros = 7 * BEACON_PERIOD;
 
 /// What the process tells the beacon.
 pub enum BeaconCommand {
@@ -72,6 +83,8 @@ pub struct BeaconHandler {
     silent: Vec<Uuid>,
     tick: Option<(Micros, TimerId)>,
     drain: Option<TimerId>,
+    /// Until when the socket is looked at often.
+    flood_until: Micros,
 }
 
 /// Starts the beacon on an already bound UDP socket.
@@ -96,6 +109,7 @@ pub fn spawn_beacon(
             silent: Vec::new(),
             tick: None,
             drain: None,
+            flood_until: 0,
         }
     })
 }
@@ -151,7 +165,9 @@ impl Handler for BeaconHandler {
             self.tick = wanted.map(|at| (at, cx.timer_at(at, UserToken::new(CLASS_TICK, 0))));
         }
         if self.drain.is_none() {
-            self.drain = looks_between(self.addrs.len()).map(|every| cx.timer(every, UserToken::new(CLASS_DRAIN, 0)));
+            let flooded = cx.now_us() < self.flood_until;
+            let every = if flooded { Some(FLOOD_LOOK) } else { looks_between(self.addrs.len()) };
+            self.drain = every.map(|every| cx.timer(every, UserToken::new(CLASS_DRAIN, 0)));
         }
     }
 }
@@ -164,20 +180,36 @@ fn looks_between(nodes: usize) -> Option<Micros> {
     (looks > 1).then(|| BEACON_PERIOD / looks as Micros)
 }
 
-impl BeaconHandler {
-    /// Takes every datagram that waits. An error other than "nothing there" is an ICMP answer of a
-    /// dead peer: it says nothing that silence does not say, and the next datagram may be good.
-    fn drain(&mut self, cx: &mut Ctx) {
-        for _ in 0..DRAIN_MAX {
-            match self.socket.recv(&mut self.buf) {
-                Ok(n) => {
-                    let bytes = self.buf.get(..n).unwrap_or(&[]).to_vec();
-                    self.step(cx, Event::Datagram(bytes));
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => {}
-            }
+/// Calls `one`, which takes one datagram, while there are some. Returns how much room they took in the socket.
+/// An error other than "nothing there" is an ICMP answer of a dead peer: it says nothing that silence does
+/// not say, and the next datagram may be good.
+fn take_waiting(mut one: impl FnMut() -> io::Result<usize>) -> usize {
+    let mut room = 0;
+    for _ in 0..DRAIN_MAX {
+        match one() {
+            Ok(n) if n >= DATAGRAM_MAX => room += LARGEST,
+            Ok(n) => room += n + OVERHEAD,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+            Err(_) => {}
         }
+    }
+    room
+}
+
+impl BeaconHandler {
+    /// Takes every datagram that waits.
+    fn drain(&mut self, cx: &mut Ctx) {
+        if take_waiting(|| self.take_one(cx)) > ROOM / 2 {
+            self.flood_until = cx.now_us() + FLOOD_LASTS;
+        }
+    }
+
+    /// Takes one; returns its bytes.
+    fn take_one(&mut self, cx: &mut Ctx) -> io::Result<usize> {
+        let n = self.socket.recv(&mut self.buf)?;
+        let bytes = self.buf.get(..n).unwrap_or(&[]).to_vec();
+        self.step(cx, Event::Datagram(bytes));
+        Ok(n)
     }
 
     fn step(&mut self, cx: &mut Ctx, event: Event) {
@@ -206,5 +238,51 @@ impl BeaconHandler {
             }
             Action::Quorum(inside) => self.events.put(ServerEvent::Quorum(inside)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_cluster_is_looked_at_once_a_period_and_a_large_one_before_the_socket_is_full() {
+        assert_eq!([0, 1, 8].map(looks_between), [None; 3]);
+        assert_eq!(looks_between(9), Some(BEACON_PERIOD / 2));
+        assert_eq!(looks_between(252), Some(BEACON_PERIOD / 32));
+        // All nodes send once a period; the largest heartbeat has 256 echoes.
+        let largest = 8300 + OVERHEAD;
+        for nodes in 1..=256 {
+            let looks = looks_between(nodes).map_or(1, |every| BEACON_PERIOD / every) as usize;
+            assert!(nodes.div_ceil(looks) * largest <= ROOM / 2, "{nodes} nodes");
+        }
+    }
+
+    #[test]
+    fn an_endless_flood_ends_the_look_and_is_noticed() {
+        let mut taken = 0;
+        let room = take_waiting(|| {
+            taken += 1;
+            Ok(1)
+        });
+        assert_eq!(taken, DRAIN_MAX);
+        assert!(room > ROOM / 2);
+        // Two that fill a small socket are a flood too.
+        let mut cut = [Ok(DATAGRAM_MAX), Ok(DATAGRAM_MAX)].into_iter();
+        assert!(take_waiting(|| cut.next().unwrap_or(Err(ErrorKind::WouldBlock.into()))) > ROOM / 2);
+    }
+
+    #[test]
+    fn errors_of_dead_peers_are_passed_over_and_do_not_hold_the_thread() {
+        let refused = || Err(ErrorKind::ConnectionRefused.into());
+        let mut waiting = [refused(), Ok(100), refused(), Ok(200)].into_iter();
+        let room = take_waiting(|| waiting.next().unwrap_or(Err(ErrorKind::WouldBlock.into())));
+        assert_eq!(room, 300 + 2 * OVERHEAD);
+        let mut tries = 0;
+        take_waiting(|| {
+            tries += 1;
+            refused()
+        });
+        assert_eq!(tries, DRAIN_MAX);
     }
 }

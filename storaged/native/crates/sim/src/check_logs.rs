@@ -91,6 +91,10 @@ impl World {
         if cfg!(feature = "naive") || self.drives[d].dev.lies {
             return;
         }
+        if asked.flags.has(Flags::UNREAD) {
+            // The OK promises a copy, not a record.
+            return;
+        }
         let (version, stable) = (asked.version(), self.checks.stable_of(asked.vol));
         let key = ObjKey { layer: asked.layer, chunk: asked.block / u64::from(CHUNK_BLOCKS) };
         let first = (asked.block % u64::from(CHUNK_BLOCKS)) as u16;

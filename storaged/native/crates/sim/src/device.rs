@@ -1,7 +1,7 @@
 //! A drive's medium with a volatile cache: what was not flushed may be lost, in any subset of 4 KiB
 //! sectors, when the power goes; what is in flight may be torn.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use drystone_store::api::{DevOp, DevResult};
 use drystone_types::{Buf, BufMut};
@@ -20,6 +20,8 @@ pub struct Device {
     inflight: BTreeMap<u64, DevOp>,
     /// Says "durable" for what is only in its cache (a lying cache).
     pub lies: bool,
+    /// Sectors that cannot be read now; a write does not cure them (scripts).
+    pub unreadable: BTreeSet<u64>,
     /// Sectors lost or torn by power cuts so far.
     pub sectors_lost: u64,
     /// What the bytes written here say.
@@ -52,6 +54,9 @@ impl Device {
             DevOp::Write { offset, bufs, durable, .. } => {
                 self.write(offset, &bufs, durable && !self.lies);
                 DevResult::Ok(Buf::empty())
+            }
+            DevOp::Read { offset, len, .. } if self.meets_unreadable(offset, len as usize) => {
+                DevResult::Failed("the device cannot read a sector")
             }
             DevOp::Read { offset, len, .. } => DevResult::Ok(self.read(offset, len as usize)),
             DevOp::Flush { .. } => {
@@ -86,6 +91,10 @@ impl Device {
                 sector += 1;
             }
         }
+    }
+    fn meets_unreadable(&self, offset: u64, len: usize) -> bool {
+        let end = offset + len as u64;
+        self.unreadable.range(offset / SECTOR..end.div_ceil(SECTOR)).next().is_some()
     }
     /// What a copy of the medium would hold, sector by sector.
     pub fn copy(&self) -> Device {

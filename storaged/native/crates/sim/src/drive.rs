@@ -105,6 +105,7 @@ impl World {
                     LeaveWhy::PeerCheck => "leave.peer_check",
                     LeaveWhy::NoSpace => "leave.no_space",
                     LeaveWhy::DriveFailed => "leave.drive_failed",
+                    LeaveWhy::Behind => "leave.behind",
                 });
                 let nonce = self.drives[d].nonce;
                 self.tell_managers(News::Leave { pg: pg.pg, drive: id, nonce });
@@ -132,6 +133,8 @@ impl World {
             }
             Report::Healed { .. } => self.counts.hit("scrub.healed"),
             Report::Unrepaired { .. } => self.counts.hit("scrub.unrepaired"),
+            Report::CopyStuck { .. } => self.counts.hit("copy.stuck"),
+            Report::CopyFreed { .. } => self.counts.hit("copy.freed"),
             Report::DriveFailed(_) => self.counts.hit("drive.failed"),
             Report::Usage(_) | Report::Resync { .. } | Report::MapRefused(_) => {}
         }

@@ -79,6 +79,8 @@ impl Flags {
     pub const OVERWRITE: Flags = Flags(32);
     /// The block is lost: EIO until overwritten.
     pub const BAD: Flags = Flags(64);
+    /// With ROLL: a version that no holder could read now; nothing is declared, a joiner's copy must bring it.
+    pub const UNREAD: Flags = Flags(128);
 
     /// Whether every bit of `other` is set.
     pub fn has(self, other: Flags) -> bool {

@@ -142,7 +142,7 @@ impl<S: ObjectStore> Replica<S> {
             rs.lost.extend(entry.lost.into_iter().map(|(layer, block, v)| ((entry.chunk, layer, block), v)));
             rs.chunks += 1;
             self.stats.resync_chunks += 1;
-            self.hold_lost(rs);
+            self.hold_lost(id, rs);
         }
     }
 

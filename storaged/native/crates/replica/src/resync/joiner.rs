@@ -6,7 +6,7 @@ use drystone_types::{DriveId, Epoch, Flags, Frame, Header, MsgType, ObjKey, PgId
 
 use super::wire::{decode_list, encode_chunk_ask, encode_list_ask, encode_runs};
 use super::{Fetch, Job, Phase, Resync};
-use crate::api::{Action, LeaveWhy, Report};
+use crate::api::{Action, Report};
 use crate::limits::{
     COMPLETE_AGAIN, DIGEST_LIST_MAX, RESYNC_BACKOFF, RESYNC_BACKOFF_MAX, RESYNC_BUSY, RESYNC_IDLE, RESYNC_JOBS_MAX,
     RESYNC_TIMEOUT,
@@ -34,8 +34,9 @@ impl<S: ObjectStore> Replica<S> {
 
     pub(crate) fn end_resync(&mut self, id: PgId) {
         self.resyncing.remove(&id);
-        if let Some(pg) = self.pgs.get_mut(&id) {
-            pg.resync = None;
+        let ended = self.pgs.get_mut(&id).and_then(|pg| pg.resync.take());
+        if let Some(mut rs) = ended {
+            self.tell_freed(id, &mut rs);
         }
     }
 
@@ -111,7 +112,7 @@ impl<S: ObjectStore> Replica<S> {
                 return false;
             }
             Phase::Stopped => {
-                self.tell_no_space(id, rs);
+                self.tell_leaves(id, rs);
                 return false;
             }
             Phase::Held if rs.tell_again > self.now => {
@@ -237,6 +238,7 @@ impl<S: ObjectStore> Replica<S> {
             rs.phase = Phase::Complete;
             rs.tell_again = 0;
             self.stats.copies_completed += 1;
+            self.tell_freed(id, &mut rs);
             self.tell_complete(id, &mut rs);
         }
         self.put_resync(id, rs);
@@ -251,14 +253,14 @@ impl<S: ObjectStore> Replica<S> {
         self.wake_at(rs.tell_again);
     }
 
-    /// A joiner without space must not hold back the volume's writes: it asks until it is dropped.
-    fn tell_no_space(&mut self, id: PgId, rs: &mut Resync) {
+    /// A joiner that cannot go on must not hold back the volume: it asks until it is dropped.
+    fn tell_leaves(&mut self, id: PgId, rs: &mut Resync) {
         if self.failed {
             return;
         }
         if self.now >= rs.tell_again {
             rs.tell_again = self.now + COMPLETE_AGAIN;
-            self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::NoSpace });
+            self.out.push(Action::LeavePg { pg: id, why: rs.leaves });
         }
         self.wake_at(rs.tell_again);
     }

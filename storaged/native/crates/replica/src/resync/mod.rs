@@ -3,10 +3,12 @@
 //! Unit is a chunk with all its layers. The source wins over everything older than the join; a
 //! block written directly since the join is kept.
 
+mod behind;
 mod chunk;
 pub(crate) mod compare;
 mod joiner;
 pub(crate) mod source;
+mod stuck;
 mod unread;
 pub(crate) mod wire;
 
@@ -17,6 +19,8 @@ use drystone_types::consts::Micros;
 use drystone_types::{DriveId, Epoch, LayerId, ObjKey, Version, VolumeId};
 
 use unread::Unread;
+
+use crate::api::LeaveWhy;
 
 /// A chunk of one lineage.
 pub(crate) type ChunkId = (VolumeId, u64);
@@ -34,7 +38,7 @@ pub(crate) enum Phase {
     Draining,
     /// Durable in the adopted epoch, and told.
     Complete,
-    /// No space: this drive asked to leave.
+    /// No space, or behind what no copy can bring: this drive asked to leave.
     Stopped,
     /// More was lost than a copy gives up by itself: the operator is asked, and it begins again later.
     Held,
@@ -66,6 +70,10 @@ pub(crate) struct Resync {
     pub bad: Vec<(VolumeId, ObjKey, u16)>,
     pub chunks: u64,
     pub bytes: u64,
+    /// Why this drive asks to leave, in `Stopped`.
+    pub leaves: LeaveWhy,
+    /// When the operator is told again that the copy does not go on; `None` = was not told.
+    pub stuck_again: Option<Micros>,
 }
 
 /// One chunk in work.
@@ -132,7 +140,14 @@ impl Resync {
             bad: Vec::new(),
             chunks: 0,
             bytes: 0,
+            leaves: LeaveWhy::NoSpace,
+            stuck_again: None,
         }
+    }
+
+    /// From the first chunk on: what is not written since the join is void again, and no answer under way counts.
+    pub(crate) fn begin_again(&mut self) {
+        *self = Resync { stuck_again: self.stuck_again, ..Resync::new(self.join, self.e0) };
     }
 
     /// Whether a block is no longer void.

@@ -13,7 +13,7 @@ use super::chunk::Copied;
 use super::compare::pack;
 use super::wire::CopyCell;
 use super::{Fetch, Job, Phase, Resync};
-use crate::api::Report;
+use crate::api::{Report, StuckWhy};
 use crate::limits::{
     HELD_AGAIN, LOST_MAX, UNREADABLE_PAUSE, UNREADABLE_PAUSE_MAX, UNREADABLE_SPREAD, UNREADABLE_TRIES,
 };
@@ -66,6 +66,11 @@ pub(crate) struct Unread {
 }
 
 impl Unread {
+    /// How often the member that was asked least was asked in vain.
+    pub(super) fn asked(&self, insync: &[DriveId]) -> u32 {
+        insync.iter().map(|d| self.tries.get(d).map_or(0, |t| t.answers)).min().unwrap_or(0)
+    }
+
     /// Whom to ask next: the member that was asked least; `None` when the block is lost at all of them.
     fn next(&self, insync: &[DriveId]) -> Option<(DriveId, Tries)> {
         let tries = |d: &DriveId| self.tries.get(d).copied().unwrap_or_default();
@@ -177,19 +182,23 @@ impl<S: ObjectStore> Replica<S> {
         let Some(entry) = rs.jobs.get_mut(&job).filter(|j| !j.unread.is_empty() && !insync.is_empty()) else { return };
         // A second look makes sure that it was not the moment.
         entry.not_before = entry.ask_others(&insync);
+        self.note_unreadable(id, rs, &insync);
     }
 
     /// Too much is lost to believe it: nothing more is copied until the operator had a look, or it can be read again.
-    pub(super) fn hold_lost(&mut self, rs: &mut Resync) {
+    pub(super) fn hold_lost(&mut self, id: PgId, rs: &mut Resync) {
         if rs.lost.len() <= LOST_MAX {
             return;
         }
         self.stats.copies_held += 1;
-        for ((chunk, layer, block), _) in core::mem::take(&mut rs.lost) {
+        // It is held again each minute: the same blocks are not counted each time.
+        let first = rs.stuck_again.is_none();
+        self.tell_stuck(id, rs, rs.lost.len() as u64, StuckWhy::Lost);
+        for ((chunk, layer, block), _) in core::mem::take(&mut rs.lost).into_iter().filter(|_| first) {
             let key = ObjKey { layer, chunk: chunk.1 };
             self.report(Report::Unrepaired { vol: chunk.0, key, block });
         }
-        *rs = Resync::new(rs.join, rs.e0);
+        rs.begin_again();
         rs.phase = Phase::Held;
         rs.tell_again = self.now + HELD_AGAIN;
     }

@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use crate::world::World;
-use drystone_replica::{Action, Control, Event, Report};
+use drystone_replica::{Action, Control, Event, Report, StuckWhy};
 use drystone_store::api::{AppendError, Record};
 use drystone_store::testing::NaiveStore;
 use drystone_types::*;
@@ -65,6 +65,19 @@ fn copying(n: u64, rotten: impl Iterator<Item = u16>, unreadable: impl Iterator<
     w
 }
 
+/// What the operator heard of drive 3's copy: blocks and reason, or that it goes on.
+fn stuck(w: &World) -> Vec<Option<(u64, StuckWhy)>> {
+    let told = |(d, a): &(u32, Action)| match a {
+        Action::Report(Report::CopyStuck { pg, sources, blocks, why }) if *d == 3 => {
+            assert_eq!((*pg, sources.as_slice()), (PG, [DriveId(1)].as_slice()));
+            Some(Some((*blocks, *why)))
+        }
+        Action::Report(Report::CopyFreed { .. }) if *d == 3 => Some(None),
+        _ => None,
+    };
+    w.actions.iter().filter_map(told).collect()
+}
+
 fn lost_count(w: &World) -> usize {
     let lost = |(d, a): &(u32, Action)| *d == 3 && matches!(a, Action::Report(Report::Unrepaired { .. }));
     w.actions.iter().filter(|x| lost(x)).count()
@@ -80,6 +93,7 @@ fn a_source_whose_device_cannot_be_read_is_asked_until_it_can_and_nothing_become
     assert_eq!((lost_count(&w), w.drive(3).count("resync_bad_blocks")), (0, 0));
     let asked = w.drive(1).count("copies_served");
     assert!(asked < 60, "{asked} requests in two minutes");
+    assert_eq!(stuck(&w).first(), Some(&Some((10, StuckWhy::Unreadable))), "the operator hears of it");
     (0..10).for_each(|b| w.drive(1).r.store_mut().unreadable(KEY, b, false));
     w.settle();
     assert_eq!(w.completes, [(3, 3)]);
@@ -105,12 +119,19 @@ fn a_copy_that_would_give_up_many_blocks_does_not_complete_and_says_so() {
     assert!(w.completes.is_empty());
     assert_eq!((lost_count(&w), w.drive(3).count("resync_bad_blocks")), (70, 0));
     assert_eq!(w.drive(3).count("copies_held"), 1);
+    assert_eq!(stuck(&w), [Some((70, StuckWhy::Lost))]);
+    for _ in 0..12 {
+        w.settle();
+    }
+    assert!(w.drive(3).count("copies_held") > 1 && stuck(&w).len() > 1, "said again while it lasts");
+    assert_eq!(lost_count(&w), 70, "its blocks are named once");
     let map_with_both = map(4, 4, &[1, 2], &[joiner(3, 3, 0)]);
     w.map(map_with_both);
     for _ in 0..12 {
         w.settle();
     }
     assert_eq!(w.completes, [(3, 4)], "it begins again by itself, and another member has the bytes");
+    assert_eq!(stuck(&w).last(), Some(&None), "and it is said that it is over");
     w.assert_equal(2, 3, 0..1);
 }
 

@@ -1,6 +1,7 @@
 //! Directed tests of the rules of one drive; each is named after what must hold.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod behind;
 mod clients_first;
 mod fences;
 mod full;

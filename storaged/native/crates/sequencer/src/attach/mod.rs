@@ -6,6 +6,7 @@
 mod activate;
 mod roll;
 mod seal;
+mod unread;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,6 +15,7 @@ use smallvec::SmallVec;
 
 use crate::api::State;
 use crate::attach::roll::Roll;
+pub(crate) use crate::attach::roll::BAD;
 use crate::attach::seal::{SealEntry, SealPart};
 use crate::drive::{Dx, SEAL};
 use crate::engine::Sequencer;

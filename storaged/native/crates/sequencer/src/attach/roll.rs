@@ -8,14 +8,12 @@ use drystone_csum::block_csum;
 use drystone_types::{Buf, Flags, LayerId, MsgType, Rule, Version};
 use smallvec::SmallVec;
 
-use crate::api::ReportKind;
+use crate::attach::unread::Looks;
 use crate::attach::Phase;
-use crate::ctl::REPEAT;
 use crate::drive::Dx;
 use crate::engine::Sequencer;
 use crate::pg::{DxList, PgIx};
 use crate::read::{Owner as ReadOwner, What};
-use crate::timers::Timer;
 use crate::write::{Mapped, Owner, WriteOp};
 
 /// Blocks rolled at once: bounds the memory of an attach to a few MiB, and keeps drives busy.
@@ -25,22 +23,24 @@ const ROLLS_MAX: usize = 256;
 const DATA: u8 = 1;
 const HOLE: u8 = 2;
 const ZERO: u8 = 3;
-const BAD: u8 = 4;
+pub(crate) const BAD: u8 = 4;
 
 /// One block to be rolled forward.
 #[derive(Debug)]
 pub(crate) struct Roll {
-    pg: PgIx,
+    pub(super) pg: PgIx,
     layer: LayerId,
     block: u64,
     version: Version,
     kind: u8,
-    holders: DxList,
+    pub(super) holders: DxList,
     /// They have it as BAD: nothing to read, and nothing that a drop would save.
-    gave_up: DxList,
-    lacking: DxList,
-    /// Set while its holders could not read it: tried again in this round.
-    retry: Option<u32>,
+    pub(super) gave_up: DxList,
+    pub(super) lacking: DxList,
+    /// Set while its holders could not read it: tried again in this round. Such a roll is not among the running.
+    pub(super) retry: Option<u32>,
+    /// What was found so far where the bytes should be.
+    pub(super) looks: Looks,
 }
 
 /// The highest version that the replies name for a block.
@@ -76,6 +76,7 @@ impl Best {
 }
 
 impl Sequencer {
+    /// Whether it waits for this round.
     pub(crate) fn roll_waits(&self, r: u32, round: u32) -> bool {
         self.attach.as_ref().and_then(|a| a.rolls.get(r)).is_some_and(|roll| roll.retry == Some(round))
     }
@@ -123,12 +124,13 @@ impl Sequencer {
                 holders,
                 gave_up,
                 retry: None,
+                looks: Looks::default(),
             })
             .filter(|roll| !roll.lacking.is_empty())
             .collect()
     }
 
-    fn run_rolls(&mut self) {
+    pub(super) fn run_rolls(&mut self) {
         while let Some(attach) = self.attach.as_mut().filter(|a| a.running < ROLLS_MAX) {
             let Some(r) = attach.queue.pop_front() else { return };
             if attach.rolls.get(r).is_some() {
@@ -139,31 +141,40 @@ impl Sequencer {
     }
 
     /// Fetches the data if there is any, else rolls at once.
-    pub(crate) fn start_roll(&mut self, r: u32) {
+    fn start_roll(&mut self, r: u32) {
         let Some(roll) = self.attach.as_mut().and_then(|a| a.rolls.get_mut(r)) else { return };
-        roll.retry = None;
         if roll.kind != DATA {
             let kind = roll.kind;
             return self.roll_fetched(r, kind, Buf::empty());
         }
         let (pg, block) = (roll.pg, roll.block);
-        let what = What::Exact(roll.layer, roll.version, roll.holders.clone());
+        let (layer, version) = (roll.layer, roll.version);
+        let what = What::Exact(layer, version, self.roll_sources(r));
         self.new_read(ReadOwner::Roll(r), what, pg, block, 1);
     }
 
     /// The exact version is at hand: to every member that lacks it.
     pub(crate) fn roll_fetched(&mut self, r: u32, kind: u8, data: Buf) {
-        let Some(roll) = self.attach.as_ref().and_then(|a| a.rolls.get(r)) else { return };
+        let Some(lacking) = self.attach.as_ref().and_then(|a| a.rolls.get(r)).map(|roll| roll.lacking.clone()) else {
+            return;
+        };
         let (msg, flags) = match kind {
             HOLE => (MsgType::Trim, Flags::ROLL),
             ZERO => (MsgType::Zero, Flags::ROLL),
             BAD => (MsgType::Write, Flags::ROLL.with(Flags::BAD)),
             _ => (MsgType::Write, Flags::ROLL),
         };
+        self.stats.rolls += 1;
+        self.stats.rolls_bad += u64::from(kind == BAD);
+        self.send_roll(r, (msg, flags), data, &lacking);
+    }
+
+    /// Writes the version, or what is said of it, to some members; the roll ends when all of them answered OK.
+    pub(super) fn send_roll(&mut self, r: u32, (msg, flags): (MsgType, Flags), data: Buf, members: &[Dx]) {
+        let Some(roll) = self.attach.as_ref().and_then(|a| a.rolls.get(r)) else { return };
         let csums =
-            if kind == DATA { vec![block_csum(self.ticket.vol, roll.block, data.as_slice())] } else { Vec::new() };
+            if data.is_empty() { Vec::new() } else { vec![block_csum(self.ticket.vol, roll.block, data.as_slice())] };
         let Some(epoch) = self.pg(roll.pg).map(|pg| pg.epoch) else { return };
-        let lacking = roll.lacking.clone();
         let op = WriteOp {
             owner: Owner::Roll(r),
             round: 0,
@@ -184,31 +195,8 @@ impl Sequencer {
             parked: false,
             sent_at: 0,
         };
-        self.stats.rolls += 1;
-        self.stats.rolls_bad += u64::from(kind == BAD);
         let w = self.writes.insert(op);
-        self.launch(w, epoch, &lacking);
-    }
-
-    /// No holder could read it. If a holder's drop would leave another in-sync copy, it is
-    /// reported and the PG waits for the drop; if it was the last copy, the block is lost and
-    /// says so: BAD until overwritten.
-    pub(crate) fn roll_unreadable(&mut self, r: u32) {
-        let Some(roll) = self.attach.as_ref().and_then(|a| a.rolls.get(r)) else { return };
-        let (holders, gave_up) = (roll.holders.clone(), roll.gave_up.clone());
-        let useless = |dx| holders.contains(dx) || gave_up.contains(dx);
-        let last = self.pg(roll.pg).is_some_and(|pg| pg.insync.iter().all(useless));
-        if last {
-            return self.roll_fetched(r, BAD, Buf::empty());
-        }
-        for dx in holders {
-            self.report(dx, ReportKind::DriveError);
-        }
-        let round = self.next_round();
-        if let Some(roll) = self.attach.as_mut().and_then(|a| a.rolls.get_mut(r)) {
-            roll.retry = Some(round);
-        }
-        self.timers.rare(self.now + REPEAT, Timer::Roll(r, round));
+        self.launch(w, epoch, members);
     }
 
     /// Every member that lacked the block has it.
@@ -246,10 +234,10 @@ impl Sequencer {
         }
         let ended: Vec<u32> = attach.rolls.iter().filter(|(_, roll)| which(roll.pg)).map(|(r, _)| r).collect();
         for r in &ended {
-            attach.rolls.remove(*r);
+            let waits = attach.rolls.remove(*r).is_some_and(|roll| roll.retry.is_some());
             let before = attach.queue.len();
             attach.queue.retain(|q| q != r);
-            if attach.queue.len() == before {
+            if attach.queue.len() == before && !waits {
                 attach.running = attach.running.saturating_sub(1);
             }
         }

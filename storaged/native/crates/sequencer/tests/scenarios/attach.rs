@@ -6,14 +6,14 @@ use drystone_types::*;
 use crate::replica::Cell;
 use crate::world::{pattern, ticket, World, HEAD};
 
-fn phantom(w: &mut World, drive: u32, block: u64, seq: u64, kind: u8) {
+pub fn phantom(w: &mut World, drive: u32, block: u64, seq: u64, kind: u8) {
     let data = if kind == 1 { Buf::copy_from(&pattern(seq as u8, 4096)) } else { Buf::empty() };
     let pg = PgId { pool: PoolId(1), pg: 0 };
     w.rep(drive).cells.insert((HEAD, block), Cell { version: Version::new(1, seq), kind, data, pg });
 }
 
 /// A crashed generation 1 left writes on some members; generation 2 is about to attach.
-fn crashed() -> World {
+pub fn crashed() -> World {
     let mut w = World::idle(1, &ticket(2), Config::default());
     for d in 1..=3 {
         w.rep(d).sealed = Gen(1);
@@ -157,23 +157,6 @@ fn p11_an_unstable_write_held_only_by_a_joiner_is_fetched_from_it() {
 }
 
 #[test]
-fn a4_the_last_copy_that_cannot_be_read_is_rolled_as_bad_until_it_is_overwritten() {
-    let mut w = crashed();
-    w.change(&[1], &[2], &[1, 2]);
-    w.map.pools[0].min_insync = 1;
-    phantom(&mut w, 1, 5, 10, 1);
-    w.rep(1).broken = vec![5];
-    w.attach();
-    assert_eq!(w.seq.state(), State::Active);
-    assert_eq!((w.seq.stats().rolls_bad, w.rep(2).cells[&(HEAD, 5)].kind), (1, 4));
-    let read = w.io(Io::Read { offset: 5 * 4096, len: 4096 });
-    assert_eq!(w.done[&read], Err(IoError::Eio));
-    w.rep(1).broken.clear();
-    w.write(5 * 4096, &pattern(3, 4096));
-    assert_eq!(w.read(5 * 4096, 4096), pattern(3, 4096));
-}
-
-#[test]
 fn a4_a_member_that_gave_a_block_up_gets_the_bytes_that_another_one_still_has() {
     let mut w = crashed();
     phantom(&mut w, 1, 5, 10, 4);
@@ -185,34 +168,6 @@ fn a4_a_member_that_gave_a_block_up_gets_the_bytes_that_another_one_still_has() 
         assert_eq!(w.rep(drive).cells[&(HEAD, 5)].kind, 1, "drive {drive}");
     }
     assert_eq!(w.seq.stats().rolls_bad, 0);
-}
-
-#[test]
-fn a4_no_drive_is_dropped_for_a_block_that_the_others_have_given_up_already() {
-    let mut w = crashed();
-    phantom(&mut w, 1, 5, 10, 1);
-    phantom(&mut w, 2, 5, 10, 4);
-    phantom(&mut w, 3, 5, 10, 4);
-    w.rep(1).broken = vec![5];
-    w.attach();
-    assert_eq!(w.seq.state(), State::Active);
-    assert!(w.reports().iter().all(|(_, what)| *what != ReportKind::DriveError), "{:?}", w.reports());
-    let read = w.io(Io::Read { offset: 5 * 4096, len: 4096 });
-    assert_eq!(w.done[&read], Err(IoError::Eio));
-}
-
-#[test]
-fn a4_an_unreadable_holder_that_is_not_the_last_copy_is_reported_for_its_drop() {
-    let mut w = crashed();
-    phantom(&mut w, 1, 5, 10, 1);
-    w.rep(1).broken = vec![5];
-    w.attach();
-    assert_eq!(w.seq.state(), State::Rolling);
-    assert!(w.reports().contains(&(1, ReportKind::DriveError)));
-    w.change(&[2, 3], &[], &[2, 3]);
-    w.push_map();
-    assert_eq!(w.seq.state(), State::Active);
-    assert_eq!(w.read(5 * 4096, 4096), vec![0; 4096]);
 }
 
 #[test]

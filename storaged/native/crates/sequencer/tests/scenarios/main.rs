@@ -14,5 +14,6 @@ mod random;
 mod reads;
 mod replica;
 mod sectors;
+mod unreadable;
 mod world;
 mod writes;

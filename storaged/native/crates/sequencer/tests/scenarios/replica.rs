@@ -27,8 +27,10 @@ pub struct Rep {
     pub full: bool,
     /// Statuses to answer instead, by type, each once.
     pub refuse: Vec<(MsgType, Status)>,
-    /// Blocks that cannot be read.
+    /// Blocks that the device cannot read.
     pub broken: Vec<u64>,
+    /// Blocks whose bytes do not match their checksum.
+    pub rotten: Vec<u64>,
     /// Flips a byte of every answer with data.
     pub rot: bool,
     pub frozen: Vec<(LayerId, Version)>,
@@ -52,6 +54,7 @@ impl Rep {
             full: false,
             refuse: Vec::new(),
             broken: Vec::new(),
+            rotten: Vec::new(),
             rot: false,
             frozen: Vec::new(),
             nonce: 1,
@@ -158,6 +161,9 @@ impl Rep {
 
     fn write(&mut self, req: &Frame) {
         let h = &req.hdr;
+        if h.flags.has(Flags::UNREAD) {
+            return;
+        }
         let kind = match h.kind {
             MsgType::Trim => 2,
             MsgType::Zero => 3,
@@ -190,6 +196,9 @@ impl Rep {
             if self.broken.contains(&(h.block + i)) {
                 return Frame::bare(h.reply(Status::Eio));
             }
+            if self.rotten.contains(&(h.block + i)) {
+                return Frame::bare(h.reply(Status::BadChecksum));
+            }
             let cell =
                 layers.iter().find_map(|l| Some((l, self.cells.get(&(*l, h.block + i)).filter(|c| c.kind != 2)?)));
             match cell {
@@ -213,6 +222,7 @@ impl Rep {
     fn exact(&self, h: &Header) -> Frame {
         match self.cells.get(&(h.layer, h.block)) {
             Some(_) if self.broken.contains(&h.block) => Frame::bare(h.reply(Status::Eio)),
+            Some(_) if self.rotten.contains(&h.block) => Frame::bare(h.reply(Status::BadChecksum)),
             Some(c) if c.version == h.version() => {
                 let csums = if c.kind == 1 {
                     vec![block_csum(self.lineages[&h.layer], h.block, c.data.as_slice())]

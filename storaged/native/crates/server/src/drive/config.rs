@@ -21,7 +21,7 @@ use drystone_types::{DriveId, Rev, Rules, Uuid};
 
 use super::dev::Device;
 use super::peers::{Gate, Peers};
-use super::{DriveCommand, DriveHandler, DriveRemote, CLASS_SLOT, DIAL, SLOT_PERIOD};
+use super::{DriveCommand, DriveHandler, DriveRemote, CLASS_SLOT, CLOSE_MAX, DIAL, SLOT_PERIOD};
 use crate::events::{EventSink, ServerEvent};
 use crate::lease::{LeasePage, LeaseView};
 use crate::openfile::OpenDrive;
@@ -93,6 +93,18 @@ pub fn spawn_drive(config: DriveConfig, events: EventSink) -> io::Result<DriveHa
 }
 
 fn serve(config: DriveConfig, listener: OwnedFd, inbox: Inbox<DriveCommand>, events: &EventSink) -> Result<(), String> {
+    let build = open(config, listener, events.clone())?;
+    let reactor = Reactor::new(ReactorConfig { spin_us: SPIN_US, ..ReactorConfig::default() }, inbox, build)
+        .map_err(|e| e.to_string())?;
+    reactor.run().map(|_| ()).map_err(|e| e.to_string())
+}
+
+/// Opens the log; what it returns makes the handler on the reactor that serves it.
+pub(super) fn open(
+    config: DriveConfig,
+    listener: OwnedFd,
+    events: EventSink,
+) -> Result<impl FnOnce(&mut Ctx) -> DriveHandler, String> {
     let started = Instant::now();
     let mut dev = OpenDrive::open(&config.path, None).map_err(|e| e.to_string())?;
     let options = StoreConfig {
@@ -116,18 +128,14 @@ fn serve(config: DriveConfig, listener: OwnedFd, inbox: Inbox<DriveCommand>, eve
     };
     let replica = open_replica(&config, store, report.suspect.is_some())?;
     give_back_memory();
-    let sink = events.clone();
-    let build = move |cx: &mut Ctx| {
+    Ok(move |cx: &mut Ctx| {
         let layout = replica.store().superblock().layout;
         let file = dev.is_file().then_some(layout);
         let device = Device::new(cx.adopt(dev.into_fd()), file);
-        let handler = build(cx, config, replica, device, listener, sink.clone());
-        sink.put(ready);
+        let handler = build(cx, config, replica, device, listener, events.clone());
+        events.put(ready);
         handler
-    };
-    let reactor = Reactor::new(ReactorConfig { spin_us: SPIN_US, ..ReactorConfig::default() }, inbox, build)
-        .map_err(|e| e.to_string())?;
-    reactor.run().map(|_| ()).map_err(|e| e.to_string())
+    })
 }
 
 /// Memory for checksums: a quarter of what the index of a full drive takes at most, so that both
@@ -180,6 +188,7 @@ fn build(
         tick: None,
         stopping: false,
         closing: false,
+        close_max: CLOSE_MAX,
     }
 }
 

@@ -8,6 +8,8 @@ mod ahead;
 mod config;
 mod dev;
 mod peers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -100,6 +102,8 @@ pub(crate) struct DriveHandler {
     stopping: bool,
     /// The log is being closed: only the device is listened to.
     closing: bool,
+    /// [`CLOSE_MAX`], but in tests.
+    close_max: Micros,
 }
 
 impl Handler for DriveHandler {
@@ -289,7 +293,7 @@ impl DriveHandler {
             self.events.put(ServerEvent::DriveClosed { drive: self.drive });
             self.closing = true;
             self.replica.store_mut().stop();
-            cx.timer(CLOSE_MAX, UserToken::new(CLASS_CLOSE, 0));
+            cx.timer(self.close_max, UserToken::new(CLASS_CLOSE, 0));
         } else {
             self.events.put(ServerEvent::ControlDone { drive: self.drive, id, result });
         }

@@ -10,7 +10,7 @@ use drystone_types::consts::Micros;
 use drystone_types::{Frame, Uuid};
 
 const CLASS_LISTEN: u32 = 1;
-const CLASS_CONN: u32 = 2;
+pub(super) const CLASS_CONN: u32 = 2;
 const CLASS_HELLO: u32 = 3;
 const CLASS_REFUSED: u32 = 4;
 /// Connections of one drive: 1 000 clients of a node set and the servers, twice (data and bulk).
@@ -44,6 +44,11 @@ impl Peers {
 
     pub fn len(&self) -> usize {
         self.conns.len()
+    }
+
+    #[cfg(test)]
+    pub fn first(&self) -> Option<PeerId> {
+        self.conns.ids().next().map(|id| PeerId(id.0))
     }
 
     pub fn on_completion(&mut self, cx: &mut Ctx, token: UserToken, result: OpResult) {

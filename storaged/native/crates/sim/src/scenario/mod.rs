@@ -22,6 +22,7 @@ mod membership;
 mod recovery;
 mod space;
 mod spread;
+mod unreadable;
 
 /// One scripted schedule.
 pub struct Scenario {
@@ -49,7 +50,7 @@ impl Scenario {
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     let files = [fencing::all, joining::all, attaching::all, recovery::all, copies::all, crashes::all, membership::all];
-    files.into_iter().chain([space::all, spread::all]).flat_map(|f| f()).collect()
+    files.into_iter().chain([space::all, spread::all, unreadable::all]).flat_map(|f| f()).collect()
 }
 
 /// Plays a scenario and checks what every seed checks at its end.

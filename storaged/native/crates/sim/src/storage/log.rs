@@ -88,6 +88,12 @@ pub fn flip(_store: &mut Store, dev: &mut Device, rng: &mut Rng) -> u64 {
     flipped
 }
 
+/// The device cannot read sectors that hold a consumer's data, until it is told that it can again.
+pub fn refuse_reads(_store: &mut Store, dev: &mut Device, on: bool) {
+    let data = |dev: &Device, sector: &u64| dev.sector(*sector).is_some_and(looks_like_data);
+    dev.unreadable = if on { dev.sectors().into_iter().filter(|s| data(dev, s)).collect() } else { Default::default() };
+}
+
 /// The bytes of a tag count up by one in each sector; headers and checkpoints do not.
 fn looks_like_data(block: &[u8]) -> bool {
     block.chunks(512).all(|sector| {

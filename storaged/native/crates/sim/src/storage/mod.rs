@@ -11,9 +11,9 @@ mod log;
 mod naive;
 
 #[cfg(not(feature = "naive"))]
-pub use log::{blank_device, counters, flip, image, open, Store};
+pub use log::{blank_device, counters, flip, image, open, refuse_reads, Store};
 #[cfg(feature = "naive")]
-pub use naive::{blank_device, counters, flip, image, open, Store};
+pub use naive::{blank_device, counters, flip, image, open, refuse_reads, Store};
 
 /// What is known when a drive is opened.
 #[derive(Clone, Copy, Debug)]

@@ -40,21 +40,34 @@ pub fn blank_device(slots: u64) -> Device {
 /// Bad blocks of one fault: a handful, as of a failing sector; a drive with thousands would be replaced.
 const FLIPS_MAX: u64 = 12;
 
-/// Corrupts a few stored blocks. Returns how many.
-pub fn flip(store: &mut Store, _dev: &mut Device, rng: &mut Rng) -> u64 {
-    let mut flipped = 0;
+/// The device cannot read what is stored now, until it is told that it can again.
+pub fn refuse_reads(store: &mut Store, _dev: &mut Device, on: bool) {
+    for (key, block) in stored(store) {
+        store.unreadable(key, block, on);
+    }
+}
+
+/// Every block that holds data in the heads of all volumes.
+fn stored(store: &Store) -> Vec<(ObjKey, u16)> {
+    let mut all = Vec::new();
     for pg in 0..8 {
         let pg = PgId { pool: crate::meta::POOL, pg };
         for (vol, chunk) in store.changed_chunks(pg, Epoch(0), None, 64) {
             let key = ObjKey { layer: LayerId(vol.0 * 10), chunk };
             let map = store.chunk_map(key);
-            for block in 0..1024u16 {
-                let held = map[usize::from(block / 8)] >> (block % 8) & 1 == 1;
-                if held && flipped < FLIPS_MAX && rng.chance(60) {
-                    store.corrupt(key, block);
-                    flipped += 1;
-                }
-            }
+            all.extend((0..1024u16).filter(|b| map[usize::from(b / 8)] >> (b % 8) & 1 == 1).map(|b| (key, b)));
+        }
+    }
+    all
+}
+
+/// Corrupts a few stored blocks. Returns how many.
+pub fn flip(store: &mut Store, _dev: &mut Device, rng: &mut Rng) -> u64 {
+    let mut flipped = 0;
+    for (key, block) in stored(store) {
+        if flipped < FLIPS_MAX && rng.chance(60) {
+            store.corrupt(key, block);
+            flipped += 1;
         }
     }
     flipped

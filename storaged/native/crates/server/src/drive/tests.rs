@@ -1,0 +1,275 @@
+//! A drive's thread with a client on a real socket, over a real file, and a device that can be held up.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+#[path = "../../../link/tests/common/mod.rs"]
+mod common;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use drystone_link::mailbox;
+use drystone_reactor::{listen_tcp, spawn, Config, Running};
+use drystone_replica::PeerId;
+use drystone_store::{format, FormatParams, OpenParams, OpenReport};
+use drystone_types::Uuid;
+
+use super::*;
+use crate::events::EventSource;
+use crate::openfile::OpenDrive;
+use common::{keys, me, ping, Peer, CLUSTER, MASTER, SERVER};
+
+const DRIVE: DriveId = DriveId(3);
+const SEGMENT: u64 = 1 << 20;
+const BYTES: u64 = 40 * SEGMENT;
+/// A test that waits this long hangs.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+enum Order {
+    Drive(DriveCommand),
+    /// Actions for the first peer, as if one step of the core had made them.
+    Act(fn(PeerId) -> Vec<Action>),
+    /// Whether the device's answers are kept back: a device that hangs.
+    Hold(bool),
+    /// Longest time for closing.
+    CloseMax(Micros),
+    /// Answered when everything before it was done.
+    Sync(mpsc::Sender<()>),
+}
+
+/// The handler under test, with a hand on its device.
+struct Probe {
+    drive: DriveHandler,
+    hold: bool,
+    held: Vec<(UserToken, OpResult)>,
+    /// Counts what arrived from clients and was looked at.
+    arrived: Arc<AtomicU64>,
+    arriving: u64,
+}
+
+impl Handler for Probe {
+    type Command = Order;
+    fn on_command(&mut self, cx: &mut Ctx, order: Order) {
+        match order {
+            Order::Drive(command) => self.drive.on_command(cx, command),
+            Order::Act(make) => {
+                let peer = self.drive.peers.first().unwrap();
+                self.drive.actions.extend(make(peer));
+                self.drive.perform(cx);
+            }
+            Order::Hold(hold) => {
+                self.hold = hold;
+                for (token, result) in std::mem::take(&mut self.held) {
+                    self.drive.on_completion(cx, token, result);
+                }
+            }
+            Order::CloseMax(max) => self.drive.close_max = max,
+            Order::Sync(answer) => answer.send(()).unwrap(),
+        }
+    }
+    fn on_completion(&mut self, cx: &mut Ctx, token: UserToken, result: OpResult) {
+        if self.hold && token.class == CLASS_DEV {
+            return self.held.push((token, result));
+        }
+        if token.class == peers::CLASS_CONN && matches!(result, OpResult::Received { result: Ok(1..), .. }) {
+            self.arriving += 1;
+        }
+        self.drive.on_completion(cx, token, result);
+    }
+    fn on_timer(&mut self, cx: &mut Ctx, timer: TimerId, token: UserToken) {
+        self.drive.on_timer(cx, timer, token);
+    }
+    fn on_turn_end(&mut self, cx: &mut Ctx) {
+        self.drive.on_turn_end(cx);
+        self.arrived.fetch_add(std::mem::take(&mut self.arriving), Ordering::SeqCst);
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < DEADLINE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A drive that serves, and a client of it.
+struct Served {
+    path: PathBuf,
+    remote: Remote<Order>,
+    running: Running,
+    arrived: Arc<AtomicU64>,
+    source: EventSource,
+    client: Peer,
+}
+
+impl Served {
+    fn start(name: &str) -> Served {
+        let path = std::env::temp_dir().join(format!("drystone-{}-{name}", std::process::id()));
+        let mut dev = OpenDrive::open(&path, Some(BYTES)).unwrap();
+        let drive = Uuid([3; 16]);
+        let params =
+            FormatParams { drive, drive_id: DRIVE, cluster: CLUSTER, segment_bytes: SEGMENT, feature_level: 1 };
+        format(&mut dev, &params).unwrap();
+        drop(dev);
+        let (listener, addr) = listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (sink, source) = mailbox().unwrap();
+        let arrived = Arc::new(AtomicU64::new(0));
+        let (config, count) = (config_of(path.clone()), Arc::clone(&arrived));
+        let build = move |cx: &mut Ctx| {
+            let drive = config::open(config, listener, sink).unwrap()(cx);
+            Probe { drive, hold: false, held: Vec::new(), arrived: count, arriving: 0 }
+        };
+        let (remote, running) = spawn("drive", Config::default(), build).unwrap();
+        let mut client = Peer::connect(addr);
+        assert_eq!(client.introduce(&me(MASTER)), Ok(SERVER));
+        let served = Served { path, remote, running, arrived, source, client };
+        served.expect_event(|e| matches!(e, ServerEvent::DriveReady { suspect: None, .. }));
+        served
+    }
+    fn order(&self, order: Order) {
+        assert!(self.remote.send(order).is_ok());
+    }
+    fn tell(&self, command: DriveCommand) {
+        self.order(Order::Drive(command));
+    }
+    fn sync(&self) {
+        let (answer, done) = mpsc::channel();
+        self.order(Order::Sync(answer));
+        done.recv_timeout(DEADLINE).unwrap();
+    }
+    fn fence(&self, id: u64) {
+        self.tell(DriveCommand::Control { id, req: Control::Fence { vol: VolumeId(9), gen: Gen(1), nonce: 5 } });
+    }
+    fn expect_event(&self, wanted: impl Fn(&ServerEvent) -> bool) {
+        until("an event", || self.source.take().iter().any(&wanted));
+    }
+    /// Asks, and waits until the drive has looked at it; whether it answers is another matter.
+    fn ask(&mut self, number: u64) {
+        let before = self.arrived.load(Ordering::SeqCst);
+        self.client.send(&[to_drive(number)]);
+        until("the drive looks at the request", || self.arrived.load(Ordering::SeqCst) > before);
+    }
+    fn is_answered(&mut self, number: u64) {
+        self.client.send(&[to_drive(number)]);
+        let answers: Vec<u64> = self.client.frames().iter().map(|f| f.hdr.request).collect();
+        assert_eq!(answers, [number]);
+    }
+    /// Waits for the end of the thread; returns what the client still heard, the last events, and what the
+    /// next open finds.
+    fn ended(mut self) -> (Vec<u64>, Vec<ServerEvent>, OpenReport) {
+        until("the thread ends", || self.running.is_finished());
+        self.running.join().unwrap().unwrap();
+        let heard = self.client.numbers_to_the_end();
+        let mut dev = OpenDrive::open(&self.path, None).unwrap();
+        let params =
+            OpenParams { nonce: 2, cluster: Some(CLUSTER), store: (1, 1), clear_suspect: false, drive_id: Some(DRIVE) };
+        let (_, report) = LogStore::open(&mut dev, drystone_store::Config::default(), params).unwrap();
+        std::fs::remove_file(&self.path).unwrap();
+        (heard, self.source.take().into(), report)
+    }
+}
+
+fn config_of(path: PathBuf) -> DriveConfig {
+    DriveConfig {
+        drive: DRIVE,
+        path,
+        nonce: 1,
+        revision: Rev(1),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        slot: 0,
+        power_loss_protected: false,
+        clear_suspect: false,
+        peer_check: false,
+        cluster: CLUSTER,
+        node: SERVER,
+        incarnation: 1,
+        feature_level: 1,
+        keys: keys(MASTER),
+        key_epoch: 3,
+        page: LeasePage::default(),
+    }
+}
+
+fn to_drive(number: u64) -> Frame {
+    let mut frame = ping(number);
+    frame.hdr.drive = DRIVE;
+    frame
+}
+
+fn closed(events: &[ServerEvent]) -> bool {
+    events.iter().any(|e| matches!(e, ServerEvent::DriveClosed { drive: DRIVE }))
+}
+
+#[test]
+fn what_is_decided_after_a_broken_invariant_never_leaves_and_the_thread_ends() {
+    let mut served = Served::start("invariant");
+    served.is_answered(1);
+    served.order(Order::Act(|peer| {
+        let frame = to_drive(2);
+        vec![Action::Invariant("a test"), Action::Send { peer, frame: frame.clone() }, Action::Send { peer, frame }]
+    }));
+    let (heard, events, _) = served.ended();
+    assert_eq!(heard, []);
+    assert!(events.iter().any(|e| matches!(e, ServerEvent::Invariant { drive: DRIVE, what: "a test" })));
+    assert!(!closed(&events), "nobody may take it for an orderly end");
+}
+
+#[test]
+fn a_drive_that_stops_answers_nothing_while_its_device_drains_and_ends_with_a_checkpoint() {
+    let mut served = Served::start("drain");
+    served.is_answered(1);
+    served.order(Order::Hold(true));
+    served.fence(7);
+    served.sync();
+    served.is_answered(2);
+    served.tell(DriveCommand::Stop);
+    served.sync();
+    served.ask(3);
+    served.ask(4);
+    assert!(!closed(&Vec::from(served.source.take())), "the fence is not durable yet");
+    served.order(Order::Hold(false));
+    let (heard, events, report) = served.ended();
+    assert_eq!(heard, []);
+    assert!(closed(&events));
+    assert!(events
+        .iter()
+        .any(|e| matches!(e, ServerEvent::ControlDone { id: 7, result: ControlResult::Fenced(Gen(1)), .. })));
+    assert!(report.clean && report.suspect.is_none(), "{report:?}");
+}
+
+#[test]
+fn a_closed_drive_hears_nothing_more_and_its_checkpoint_is_written_behind_the_news() {
+    let mut served = Served::start("close");
+    served.is_answered(1);
+    served.order(Order::Hold(true));
+    served.tell(DriveCommand::Stop);
+    served.expect_event(|e| matches!(e, ServerEvent::DriveClosed { drive: DRIVE }));
+    // The checkpoint hangs in the device.
+    assert!(!served.running.is_finished());
+    served.ask(2);
+    served.fence(8);
+    // Decided in the turn of the closing, carried out after it.
+    served.order(Order::Act(|_| vec![Action::NeedMap { at_least: Rev(9) }]));
+    served.sync();
+    served.order(Order::Hold(false));
+    let (heard, events, report) = served.ended();
+    assert_eq!(heard, []);
+    assert!(events.is_empty(), "{events:?}");
+    assert!(report.clean && report.suspect.is_none(), "{report:?}");
+    assert_eq!(report.entries, 0, "the checkpoint holds everything");
+}
+
+#[test]
+fn a_device_that_hangs_while_closing_does_not_keep_the_thread() {
+    let mut served = Served::start("hang");
+    served.is_answered(1);
+    served.order(Order::CloseMax(10_000));
+    served.order(Order::Hold(true));
+    served.tell(DriveCommand::Stop);
+    let (heard, events, report) = served.ended();
+    assert_eq!(heard, []);
+    assert!(closed(&events));
+    assert!(!report.clean && report.suspect.is_none(), "the next open reads the log instead: {report:?}");
+}
