@@ -13,10 +13,13 @@ const SENT_MAX: usize = (READ_LEASE / BEACON_PERIOD) as usize + 2;
 /// Own time over which the smallest clock offset is taken: several heartbeats, and so short that two
 /// clocks that drift 1 % each differ by far less than what counts as a pause.
 const OFFSET_WINDOW: Micros = 1_000_000;
-/// How far the own clock may fall behind a peer's before it counts as a pause: what a slot may stand
-/// still, less the period that a heartbeat may wait to be read (it makes offsets larger, so it hides
-/// that much of a pause). Reading late never looks like a pause, and a false one costs one ReadMap.
-const PAUSE_SHOWN: Micros = LEASE_SLOT_FRESH - BEACON_PERIOD;
+/// How late a thread's timer may be before that looks like anything: a busy machine is not a pause.
+const LATENESS: Micros = 50_000;
+/// How far the own clock may fall behind a peer's before it counts as a pause. A heartbeat may wait up to a period, and
+/// the lateness of a timer, to be read; that makes its offset larger. So offsets differ by as much without a pause, and
+/// one longer than this and a period is never missed: less than what a step of the own clock may be late (`watch_clock`).
+const PAUSE_SHOWN: Micros = BEACON_PERIOD + LATENESS;
+const _: () = assert!(PAUSE_SHOWN + BEACON_PERIOD <= BEACON_PERIOD + LEASE_SLOT_FRESH);
 /// Most peers: the size of a large cluster four times over; more senders than that are not a cluster.
 const PEERS_MAX: usize = 256;
 

@@ -52,6 +52,8 @@ pub(crate) struct Ask {
     pub(crate) failed: bool,
     /// It failed because the member proved that what it holds is lost.
     pub(crate) rotten: bool,
+    /// It has what was asked for, and could not give it.
+    pub(crate) holds: bool,
     pub(crate) sent_at: u64,
 }
 
@@ -154,7 +156,7 @@ impl Sequencer {
         let m = op.asks.len();
         let frame = self.read_frame(r, m as u8, dx);
         let (Some(mut frame), Some(op)) = (frame, self.reads.get_mut(r)) else { return false };
-        op.asks.push(Ask { drive: dx, open: true, failed: false, rotten: false, sent_at: self.now });
+        op.asks.push(Ask { drive: dx, open: true, failed: false, rotten: false, holds: false, sent_at: self.now });
         if op.what != What::Blocks(0) && matches!(op.what, What::Blocks(_)) {
             self.stats.parent_reads += 1;
         }
@@ -255,6 +257,7 @@ impl Sequencer {
         if let Some(ask) = op.asks.get_mut(usize::from(m)) {
             ask.failed = true;
             ask.rotten = fault == Fault::Rotten;
+            ask.holds = fault != Fault::Refused;
         }
         let (pgix, block, what) = (op.pg, op.block, op.what.clone());
         let exact = matches!(what, What::Exact(..));

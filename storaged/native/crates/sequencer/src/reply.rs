@@ -115,7 +115,8 @@ impl Sequencer {
             Owner::Child(root, birth) => self.child_failed(root, birth, error),
             Owner::Roll(roll) => {
                 let rotten: DxList = op.asks.iter().filter(|a| a.rotten).map(|a| a.drive).collect();
-                self.roll_unreadable(roll, &rotten);
+                let holds: DxList = op.asks.iter().filter(|a| a.holds).map(|a| a.drive).collect();
+                self.roll_unreadable(roll, &rotten, &holds);
             }
             Owner::Status(j, position) => self.status_map(j, position, op.block, Err(error)),
             Owner::Mapped(w) => self.mapped_known(w, Err(error)),

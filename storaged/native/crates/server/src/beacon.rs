@@ -128,7 +128,11 @@ impl Handler for BeaconHandler {
                 let keys = keys.into_iter().map(|(node, round)| Suspect { node, round }).collect();
                 Event::Suspects { as_of, keys }
             }
-            BeaconCommand::AskVote { node, round } => Event::AskVote(Suspect { node, round }),
+            BeaconCommand::AskVote { node, round } => {
+                // What waits in the socket may say that the node lives.
+                self.drain(cx);
+                Event::AskVote(Suspect { node, round })
+            }
             BeaconCommand::Stop => {
                 cx.stop();
                 return;

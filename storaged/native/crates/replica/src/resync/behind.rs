@@ -4,7 +4,7 @@
 use drystone_store::api::{Held, ObjectStore};
 use drystone_types::{Header, ObjKey, PgId, Version};
 
-use super::Phase;
+use super::{ChunkId, Phase, Resync};
 use crate::api::LeaveWhy;
 use crate::replica::Replica;
 use crate::state::{Refusal, Role};
@@ -28,9 +28,10 @@ impl<S: ObjectStore> Replica<S> {
             return Ok(());
         }
         for block in first..first + count {
+            let has = self.has_version(key, block, h.version());
             if self.store.since_join(key, block) != Some(join) {
-                self.copy_again(h.pg)?;
-            } else if !self.has_version(key, block, h.version()) {
+                self.copy_again(h.pg, (h.vol, key.chunk), has)?;
+            } else if !has {
                 return Err(self.leave_behind(h.pg));
             }
         }
@@ -41,25 +42,21 @@ impl<S: ObjectStore> Replica<S> {
         matches!(self.store.held(key, block), Held::Known { version, .. } if version >= wanted)
     }
 
-    /// What was copied, or is on its way, may be older than the version: it does not count.
-    fn copy_again(&mut self, id: PgId) -> Result<(), Refusal> {
+    /// Makes sure that the copy still brings this chunk, from answers that are yet to be given. Only what is void may be
+    /// fetched anew: on the strength of what is copied, writes of this epoch were answered OK (R6b, I9).
+    fn copy_again(&mut self, id: PgId, chunk: ChunkId, has: bool) -> Result<(), Refusal> {
         let Some(mut rs) = self.take_resync(id) else { return Err(Refusal::Retry) };
-        let phase = rs.phase;
-        match phase {
-            // Void and nothing under way.
-            Phase::Held => {}
-            Phase::NeedList | Phase::Listing | Phase::Page => rs.begin_again(),
-            // Told, or about to be: the manager may count on it already.
-            Phase::Draining | Phase::Complete | Phase::Stopped => {}
-        }
+        let comes = rs.still_comes(chunk);
         self.put_resync(id, rs);
-        match phase {
-            Phase::Stopped => Err(Refusal::Retry),
-            Phase::Draining | Phase::Complete => Err(self.leave_behind(id)),
-            _ => {
+        match comes {
+            Some(true) => {
                 self.pump(id);
                 Ok(())
             }
+            // Copied since it was asked what it has.
+            Some(false) if has => Ok(()),
+            Some(false) => Err(self.leave_behind(id)),
+            None => Err(Refusal::Retry),
         }
     }
 
@@ -75,5 +72,33 @@ impl<S: ObjectStore> Replica<S> {
             self.pump(id);
         }
         Refusal::Retry
+    }
+}
+
+impl Resync {
+    /// Whether a chunk will be fetched by requests that are not made yet; `Some(false)` = it is copied, `None` = this
+    /// drive leaves. Arranges for it where a list or a fetch is under way whose answer may be older.
+    fn still_comes(&mut self, chunk: ChunkId) -> Option<bool> {
+        match self.phase {
+            Phase::Held => return Some(true),
+            Phase::Draining | Phase::Complete => return Some(false),
+            Phase::Stopped => return None,
+            Phase::NeedList | Phase::Listing | Phase::Page => {}
+        }
+        if self.cursor.is_some_and(|cursor| chunk <= cursor) || self.done.contains(&chunk) {
+            return Some(false);
+        }
+        if self.phase == Phase::Listing {
+            // The answer under way may not name the chunk: another list, which does.
+            self.phase = Phase::NeedList;
+        }
+        let running = self.jobs.iter().find(|(_, job)| job.chunk == chunk).map(|(job, _)| *job);
+        let in_page = self.phase == Phase::Page && self.page_end.is_none_or(|end| chunk <= end);
+        if let Some(job) = running {
+            self.requeue(job);
+        } else if in_page && !self.queue.contains(&chunk) {
+            self.queue.push_back(chunk);
+        }
+        Some(true)
     }
 }

@@ -74,6 +74,8 @@ pub(crate) struct Resync {
     pub leaves: LeaveWhy,
     /// When the operator is told again that the copy does not go on; `None` = was not told.
     pub stuck_again: Option<Micros>,
+    /// It was held before: its blocks are counted.
+    pub held_before: bool,
 }
 
 /// One chunk in work.
@@ -142,12 +144,14 @@ impl Resync {
             bytes: 0,
             leaves: LeaveWhy::NoSpace,
             stuck_again: None,
+            held_before: false,
         }
     }
 
     /// From the first chunk on: what is not written since the join is void again, and no answer under way counts.
     pub(crate) fn begin_again(&mut self) {
-        *self = Resync { stuck_again: self.stuck_again, ..Resync::new(self.join, self.e0) };
+        let (stuck_again, held_before) = (self.stuck_again, self.held_before);
+        *self = Resync { stuck_again, held_before, ..Resync::new(self.join, self.e0) };
     }
 
     /// Whether a block is no longer void.

@@ -192,7 +192,7 @@ impl<S: ObjectStore> Replica<S> {
         }
         self.stats.copies_held += 1;
         // It is held again each minute: the same blocks are not counted each time.
-        let first = rs.stuck_again.is_none();
+        let first = !core::mem::replace(&mut rs.held_before, true);
         self.tell_stuck(id, rs, rs.lost.len() as u64, StuckWhy::Lost);
         for ((chunk, layer, block), _) in core::mem::take(&mut rs.lost).into_iter().filter(|_| first) {
             let key = ObjKey { layer, chunk: chunk.1 };

@@ -10,7 +10,8 @@ mod unread;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use drystone_types::Rule;
+use drystone_types::consts::Micros;
+use drystone_types::{LayerId, Rule, Version};
 use smallvec::SmallVec;
 
 use crate::api::State;
@@ -56,6 +57,8 @@ pub(crate) struct Attach {
     rolls: Slab<Roll>,
     queue: VecDeque<u32>,
     running: usize,
+    /// Since when the bytes of a version are looked for in vain, over every change of its PG.
+    unread_since: BTreeMap<(LayerId, u64, Version), Micros>,
 }
 
 impl Attach {
@@ -81,6 +84,7 @@ impl Sequencer {
             rolls: Slab::new(),
             queue: VecDeque::new(),
             running: 0,
+            unread_since: BTreeMap::new(),
         });
         self.set_state(State::Sealing);
         self.seal_missing();

@@ -29,9 +29,9 @@ pub(crate) const BAD: u8 = 4;
 #[derive(Debug)]
 pub(crate) struct Roll {
     pub(super) pg: PgIx,
-    layer: LayerId,
-    block: u64,
-    version: Version,
+    pub(super) layer: LayerId,
+    pub(super) block: u64,
+    pub(super) version: Version,
     kind: u8,
     pub(super) holders: DxList,
     /// They have it as BAD: nothing to read, and nothing that a drop would save.

@@ -27,16 +27,15 @@ const PATIENCE: Micros = 10_000_000;
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Looks {
     count: u32,
+    /// Of the whole attach: a PG that changes again and again must not hold it up for ever (P15).
     first: Micros,
     /// Since when every look found rot at every holder.
     rotten: Option<Micros>,
 }
 
 impl Looks {
-    fn note(&mut self, rotten: bool, now: Micros) {
-        if self.count == 0 {
-            self.first = now;
-        }
+    fn note(&mut self, rotten: bool, (first, now): (Micros, Micros)) {
+        self.first = first;
         self.count = self.count.saturating_add(1);
         self.rotten = if rotten { self.rotten.or(Some(now)) } else { None };
     }
@@ -73,7 +72,7 @@ fn next(looks: &Looks, last: bool, now: Micros) -> Next {
         (true, true) => Next::Look(SPREAD),
         (true, false) if looks.over(now) => Next::Leave,
         (false, true) if looks.count > 1 => Next::Drop,
-        (false, false) if looks.over(now) => Next::Drop,
+        (false, false) if looks.count > 1 && looks.over(now) => Next::Drop,
         _ => Next::Look(looks.pause()),
     }
 }
@@ -91,14 +90,18 @@ impl Sequencer {
         sources
     }
 
-    /// No holder gave the bytes; `rotten` proved that theirs are lost.
-    pub(crate) fn roll_unreadable(&mut self, r: u32, rotten: &[Dx]) {
+    /// No holder gave the bytes; `rotten` proved that theirs are lost, `holds` have the version, whether they named it
+    /// or not: one at or below a member's stable value is not named, and it was acknowledged.
+    pub(crate) fn roll_unreadable(&mut self, r: u32, rotten: &[Dx], holds: &[Dx]) {
         let now = self.now;
-        let Some(roll) = self.attach.as_mut().and_then(|a| a.rolls.get_mut(r)) else { return };
-        roll.looks.note(roll.holders.iter().all(|dx| rotten.contains(dx)), now);
+        let Some(attach) = self.attach.as_mut() else { return };
+        let Some(roll) = attach.rolls.get_mut(r) else { return };
+        let first = *attach.unread_since.entry((roll.layer, roll.block, roll.version)).or_insert(now);
+        let all_rotten = roll.holders.iter().chain(holds).all(|dx| rotten.contains(dx));
+        roll.looks.note(all_rotten, (first, now));
         let (looks, pg) = (roll.looks, roll.pg);
         let (holders, gave_up) = (roll.holders.clone(), roll.gave_up.clone());
-        let useless = |dx| holders.contains(dx) || gave_up.contains(dx);
+        let useless = |dx| holders.contains(dx) || gave_up.contains(dx) || holds.contains(dx);
         let last = self.pg(pg).is_some_and(|pg| pg.insync.iter().all(useless));
         match next(&looks, last, now) {
             Next::Lost => self.roll_fetched(r, BAD, Buf::empty()),

@@ -213,3 +213,40 @@ fn many_blocks_that_cannot_be_read_are_waited_for_together() {
     assert_eq!(w.seq.state(), State::Active);
     assert_eq!((w.seq.stats().rolls_left, w.seq.stats().rolls_bad), (600, 0));
 }
+
+#[test]
+fn holders_of_an_acknowledged_version_are_not_dropped_because_one_of_them_did_not_name_it() {
+    let mut w = crashed();
+    for drive in 1..=3 {
+        phantom(&mut w, drive, BLOCK, 10, 1);
+    }
+    // Drive 3 alone heard that it was acknowledged; none of them can read it for a while, one for longer.
+    w.rep(3).stable = Version::new(1, 10);
+    w.rep(1).rotten = vec![BLOCK];
+    w.rep(2).broken = vec![BLOCK];
+    w.rep(3).broken = vec![BLOCK];
+    w.attach();
+    w.pass(20_000_000);
+    assert_eq!((w.seq.state(), w.seq.stats().rolls_bad), (State::Active, 0));
+    assert!(dropped(&w).is_empty(), "{:?}", w.reports());
+    w.rep(2).broken.clear();
+    assert_eq!(w.read(BLOCK * 4096, 4096), pattern(10, 4096));
+}
+
+#[test]
+fn a_member_that_comes_and_goes_does_not_hold_up_an_attach_for_ever() {
+    let mut w = last_copy();
+    w.rep(1).broken = vec![BLOCK];
+    w.attach();
+    for _ in 0..8 {
+        w.pass(3_000_000);
+        w.change(&[1], &[], &[1]);
+        w.push_map();
+        w.pass(100_000);
+        w.change(&[1], &[2], &[1, 2]);
+        w.push_map();
+    }
+    w.pass(1_000_000);
+    assert_eq!((w.seq.state(), w.seq.stats().rolls_bad), (State::Active, 0));
+    assert!(dropped(&w).is_empty());
+}
