@@ -1132,11 +1132,14 @@ class LeavePgRequest(_message.Message):
     PGS_FIELD_NUMBER: _builtins.int
     BLANK_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    JOINING_FIELD_NUMBER: _builtins.int
     drive: _builtins.int
     nonce: _builtins.int
     blank: _builtins.bool
     """The drive's old content is worth nothing: it returns as blank (e0 = 0)."""
     reason: _builtins.str
+    joining: _builtins.bool
+    """Only where it still joins: one that was promoted meanwhile is no joiner any more."""
     @_builtins.property
     def pgs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pg]:
         """Empty: every PG of the drive."""
@@ -1149,10 +1152,11 @@ class LeavePgRequest(_message.Message):
         pgs: _abc.Iterable[Global___Pg] | None = ...,
         blank: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        joining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blank", b"blank", "drive", b"drive", "nonce", b"nonce", "pgs", b"pgs", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blank", b"blank", "drive", b"drive", "joining", b"joining", "nonce", b"nonce", "pgs", b"pgs", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

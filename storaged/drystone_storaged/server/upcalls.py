@@ -23,6 +23,11 @@ PAGES_MAX: Final = 4096
 """16 million volumes: a manager that sends more pages than that is broken."""
 
 BLANK: Final = ("the log prefix cannot be proven", "a stable version that a peer holds")
+OF_JOINERS: Final = (
+    "no space for the copy",
+    "it lacks a write that only unreadable copies hold",
+)
+"""Reasons of the native side that a drive has only while it joins."""
 """Reasons after which the old content proves nothing: the drive returns as blank."""
 
 _log = get_logger(__name__)
@@ -113,8 +118,9 @@ class Upcalls:
                 return
             pgs = [control_pb2.Pg(pool=p, pg=n) for p, n in left[start : start + PGS_MAX]]
             request = control_pb2.LeavePgRequest(
-                drive=drive, nonce=nonce, pgs=pgs, blank=why.startswith(BLANK), reason=why
-            )
+                drive=drive, nonce=nonce, pgs=pgs, blank=why.startswith(BLANK), reason=why,
+                joining=why in OF_JOINERS,
+            )  # fmt: skip
             answer = await self._control.call(lambda stub: stub.LeavePg, request)
             _log.warning(
                 "left_pgs", drive=drive, pgs=len(pgs), refused=len(answer.refused), why=why

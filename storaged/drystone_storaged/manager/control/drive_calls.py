@@ -101,6 +101,7 @@ class DriveCalls:
             evidence,
             only=set(listed) if listed else None,
             blank=request.blank,
+            joining=request.joining,
             conditions=[same_open],
         )
         services.joins.hold_back(request.drive)

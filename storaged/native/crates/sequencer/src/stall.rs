@@ -7,6 +7,7 @@ use crate::api::{Action, ReportKind};
 use crate::ctl::REPEAT;
 use crate::drive::Dx;
 use crate::engine::Sequencer;
+use crate::pg::PgIx;
 use crate::timers::Timer;
 use crate::write::MemberState;
 
@@ -90,6 +91,7 @@ impl Sequencer {
         let Some(d) = self.drive_mut(dx) else { return };
         d.up = true;
         d.refused = false;
+        let restarted = d.nonce != nonce && d.nonce != 0;
         if d.nonce != nonce {
             // A new process: its grants start again, and it may have lost nothing but those.
             d.nonce = nonce;
@@ -98,10 +100,26 @@ impl Sequencer {
             d.full = false;
             d.give_back = 0;
         }
+        if restarted {
+            self.joiner_restarted(dx);
+        }
         self.ctl_reconnect(dx);
         self.remind_stable(dx);
         self.resend_to(dx);
         self.pump_due = true;
+    }
+
+    /// A joiner's copy begins anew with its process (B6): what it said at SEAL that it had copied counts no more.
+    fn joiner_restarted(&mut self, dx: Dx) {
+        if self.attach.is_none() {
+            return;
+        }
+        let mut again = Vec::new();
+        for (pool, p) in (0..).zip(&self.pools) {
+            let joins = (0..).zip(&p.pgs).filter(|(_, pg)| pg.joining.contains(&dx));
+            again.extend(joins.map(|(pg, _)| PgIx { pool, pg }));
+        }
+        self.redo_pgs(&again);
     }
 
     /// Open writes and reads of a drive whose connection is new: what the old one carried is

@@ -2,7 +2,7 @@
 //! written; this joiner must get it by its copy, so what it has of the block must be void.
 
 use drystone_store::api::{Held, ObjectStore};
-use drystone_types::{Header, ObjKey, PgId, Version};
+use drystone_types::{Header, LayerId, ObjKey, PgId, Version};
 
 use super::{ChunkId, Phase, Resync};
 use crate::api::LeaveWhy;
@@ -20,17 +20,21 @@ impl<S: ObjectStore> Replica<S> {
         first: u16,
         count: u16,
     ) -> Result<(), Refusal> {
-        // An in-sync member is one of those that have the version.
-        let Role::Joining(join) = role else { return Err(Refusal::Invalid) };
         let stable = self.vols.get(&h.vol).map_or(Version::ZERO, |v| v.stable);
         if h.version() <= stable {
-            // Acknowledged by this member too, or before it joined.
+            // Acknowledged by this member too, or before it joined; so it did not name it.
             return Ok(());
         }
+        // An in-sync member without it has nothing to wait for: the version was never acknowledged.
+        let Role::Joining(join) = role else { return Err(Refusal::Invalid) };
         for block in first..first + count {
             let has = self.has_version(key, block, h.version());
+            if matches!(self.store.held(key, block), Held::Known { durable: false, .. }) {
+                // A digest does not see what is only admitted.
+                return Err(Refusal::Retry);
+            }
             if self.store.since_join(key, block) != Some(join) {
-                self.copy_again(h.pg, (h.vol, key.chunk), has)?;
+                self.copy_again(h.pg, (h.vol, key.chunk), (key.layer, block), has)?;
             } else if !has {
                 return Err(self.leave_behind(h.pg));
             }
@@ -44,8 +48,16 @@ impl<S: ObjectStore> Replica<S> {
 
     /// Makes sure that the copy still brings this chunk, from answers that are yet to be given. Only what is void may be
     /// fetched anew: on the strength of what is copied, writes of this epoch were answered OK (R6b, I9).
-    fn copy_again(&mut self, id: PgId, chunk: ChunkId, has: bool) -> Result<(), Refusal> {
+    fn copy_again(
+        &mut self,
+        id: PgId,
+        chunk: ChunkId,
+        (layer, block): (LayerId, u16),
+        has: bool,
+    ) -> Result<(), Refusal> {
         let Some(mut rs) = self.take_resync(id) else { return Err(Refusal::Retry) };
+        // What every member has lost becomes BAD at the end, whatever is here now.
+        let has = has && !rs.lost.contains_key(&(chunk, layer, block));
         let comes = rs.still_comes(chunk);
         self.put_resync(id, rs);
         match comes {

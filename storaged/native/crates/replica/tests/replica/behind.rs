@@ -225,3 +225,15 @@ fn a_joiner_that_copied_an_older_version_leaves_although_its_copy_goes_on() {
     }
     assert!(left_behind(&w) && w.completes.is_empty());
 }
+
+#[test]
+fn an_in_sync_member_has_what_is_stable_or_nothing_to_wait_for() {
+    let mut rig = Rig::active(1);
+    for seq in 1..=2 {
+        assert_eq!(rig.write(1, seq, seq, 7), Status::Ok);
+    }
+    rig.stable(1, Version::new(1, 2));
+    rig.seal(2);
+    assert_eq!(unread(&mut rig, 2, Version::new(1, 2), 2), Status::Ok, "it did not name it: it was acknowledged");
+    assert_eq!(unread(&mut rig, 2, Version::new(1, 5), 2), Status::Invalid);
+}

@@ -155,9 +155,10 @@ impl Sequencer {
 
     /// The exact version is at hand: to every member that lacks it.
     pub(crate) fn roll_fetched(&mut self, r: u32, kind: u8, data: Buf) {
-        let Some(lacking) = self.attach.as_ref().and_then(|a| a.rolls.get(r)).map(|roll| roll.lacking.clone()) else {
-            return;
-        };
+        let Some(attach) = self.attach.as_mut() else { return };
+        let Some(roll) = attach.rolls.get(r) else { return };
+        attach.unread_since.remove(&(roll.layer, roll.block, roll.version));
+        let lacking = roll.lacking.clone();
         let (msg, flags) = match kind {
             HOLE => (MsgType::Trim, Flags::ROLL),
             ZERO => (MsgType::Zero, Flags::ROLL),

@@ -69,8 +69,9 @@ enum Next {
 fn next(looks: &Looks, last: bool, now: Micros) -> Next {
     match (last, looks.rotten.is_some()) {
         (true, true) if looks.proven(now) => Next::Lost,
+        // Also rot that a PG which changes again and again keeps from being proven.
+        (true, _) if looks.over(now) && looks.count > 1 => Next::Leave,
         (true, true) => Next::Look(SPREAD),
-        (true, false) if looks.over(now) => Next::Leave,
         (false, true) if looks.count > 1 => Next::Drop,
         (false, false) if looks.count > 1 && looks.over(now) => Next::Drop,
         _ => Next::Look(looks.pause()),

@@ -23,6 +23,8 @@ pub struct Rep {
     pub map: ClusterMap,
     pub cells: BTreeMap<(LayerId, u64), Cell>,
     pub stable: Version,
+    /// Answers UNREAD as an in-sync member does.
+    pub in_sync: bool,
     pub granted: u32,
     pub full: bool,
     /// Statuses to answer instead, by type, each once.
@@ -50,6 +52,7 @@ impl Rep {
             map,
             cells: BTreeMap::new(),
             stable: Version::ZERO,
+            in_sync: false,
             granted: 100_000,
             full: false,
             refuse: Vec::new(),
@@ -133,6 +136,7 @@ impl Rep {
             MsgType::Recovered => self.stable = self.stable.max(Version { gen: h.gen, seq: 0 }),
             MsgType::Stable => return vec![self.space(req)],
             MsgType::Freeze => self.frozen.push((h.layer, h.version())),
+            MsgType::Write if h.flags.has(Flags::UNREAD) => return vec![self.unread(h)],
             MsgType::Write | MsgType::Trim | MsgType::Zero => self.write(req),
             MsgType::Read if h.flags.has(Flags::ROLL) => return vec![self.exact(h)],
             MsgType::Read => return vec![self.read(req)],
@@ -159,11 +163,14 @@ impl Rep {
         Frame::with_meta(req.hdr.reply(status), recall.to_le_bytes().to_vec())
     }
 
+    /// A joiner waits for its copy; an in-sync member has what is stable, or nothing to wait for.
+    fn unread(&self, h: &Header) -> Frame {
+        let known = h.version() <= self.stable || !self.in_sync;
+        Frame::bare(h.reply(if known { Status::Ok } else { Status::Invalid }))
+    }
+
     fn write(&mut self, req: &Frame) {
         let h = &req.hdr;
-        if h.flags.has(Flags::UNREAD) {
-            return;
-        }
         let kind = match h.kind {
             MsgType::Trim => 2,
             MsgType::Zero => 3,

@@ -220,6 +220,7 @@ fn holders_of_an_acknowledged_version_are_not_dropped_because_one_of_them_did_no
     for drive in 1..=3 {
         phantom(&mut w, drive, BLOCK, 10, 1);
     }
+    (1..=3).for_each(|drive| w.rep(drive).in_sync = true);
     // Drive 3 alone heard that it was acknowledged; none of them can read it for a while, one for longer.
     w.rep(3).stable = Version::new(1, 10);
     w.rep(1).rotten = vec![BLOCK];
@@ -249,4 +250,27 @@ fn a_member_that_comes_and_goes_does_not_hold_up_an_attach_for_ever() {
     w.pass(1_000_000);
     assert_eq!((w.seq.state(), w.seq.stats().rolls_bad), (State::Active, 0));
     assert!(dropped(&w).is_empty());
+}
+
+#[test]
+fn a_joiner_that_restarts_during_an_attach_is_asked_again_what_it_has() {
+    let mut w = crashed();
+    w.change(&[1, 2], &[3], &[1, 2, 3]);
+    // The joiner had copied the version; a process that starts anew has copied nothing.
+    phantom(&mut w, 1, BLOCK, 10, 1);
+    phantom(&mut w, 3, BLOCK, 10, 1);
+    w.rep(1).broken = vec![BLOCK];
+    w.rep(3).broken = vec![BLOCK];
+    w.attach();
+    w.pass(1_000_000);
+    assert_eq!(w.seq.state(), State::Rolling);
+    w.step(Event::DriveDown { drive: DriveId(3), refused: true });
+    w.rep(3).cells.clear();
+    w.rep(3).nonce = 2;
+    w.up(3);
+    w.rep(1).broken.clear();
+    w.pass(10_000_000);
+    assert_eq!(w.seq.state(), State::Active);
+    assert_eq!(w.rep(2).cells[&(HEAD, BLOCK)].kind, 1);
+    assert_eq!(w.rep(3).cells[&(HEAD, BLOCK)].kind, 1, "rolled to it although it had it once");
 }
