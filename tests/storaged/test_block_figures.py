@@ -110,3 +110,28 @@ async def test_a_scrape_brings_the_figures_of_the_engine():
     finally:
         refresh.cancel()
         await asyncio.gather(refresh, return_exceptions=True)
+
+
+async def test_figures_that_cannot_be_shown_do_not_end_the_daemon_that_writes_wait_for():
+    metrics = Metrics("block", "1")
+    asked = asyncio.Event()
+
+    async def stats():
+        asked.set()
+        return {"volumes": {"10": {"state": "active", "counters": ENGINE_COUNTERS}}}
+
+    daemon: Any = SimpleNamespace(
+        volumes=SimpleNamespace(list=list),
+        reports=SimpleNamespace(bad_blocks=0),
+        engine=SimpleNamespace(stats=stats),
+    )
+    refresh = asyncio.create_task(BlockMetrics(metrics, daemon).run())
+    try:
+        await until(asked.is_set, "the question")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not refresh.done()
+        assert VOLUME not in metrics.render().decode()
+    finally:
+        refresh.cancel()
+        await asyncio.gather(refresh, return_exceptions=True)

@@ -123,6 +123,16 @@ async def test_a_joiner_that_was_promoted_is_not_dropped_as_a_joiner(mgr):
         assert all(members == {2, 3} for members in after[1:])
 
 
+async def test_a_wish_to_leave_as_a_joiner_never_drops_an_in_sync_member(mgr):
+    async with peers(mgr, 3, 0) as made:
+        pgs = [pb.Pg(pool=1, pg=0)]
+        wish = pb.LeavePgRequest(drive=1, nonce=7, reason="late", pgs=pgs, joining=True)
+        await made[0].call("LeavePg", wish)
+        assert all(members == {1, 2, 3} for members in insync(await made[1].map()))
+        await made[0].call("LeavePg", pb.LeavePgRequest(drive=1, nonce=7, reason="x", pgs=pgs))
+        assert insync(await made[1].map())[0] == {2, 3}
+
+
 async def test_a_leave_of_an_older_open_is_refused(mgr):
     async with peers(mgr, 3, 0) as made:
         await made[0].open_drive(nonce=8, previous=7)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,10 @@ from drystone_storaged.server import status
 from drystone_storaged.server.drive import DriveState
 from drystone_storaged.server.status import StatusReporter
 from drystone_storaged.server.stuck import StuckCopies, stuck_copy
+from drystone_storaged.server.upcalls import BLANK, OF_JOINERS
 from tests.storaged.manager_env import until
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Core:
@@ -119,3 +124,11 @@ def test_many_stuck_copies_are_counted_not_listed():
     sentences = list(copies.sentences())
     assert len(sentences) == 9
     assert sentences[-1].startswith("12 more copies")
+
+
+def test_the_reasons_that_decide_how_a_drive_leaves_are_those_of_the_engine():
+    source = (ROOT / "storaged/native/bindings/src/server_json.rs").read_text()
+    said = re.findall(r'LeaveWhy::\w+ => "([^"]+)"', source)
+    assert set(OF_JOINERS) <= set(said)
+    for start in BLANK:
+        assert any(text.startswith(start) for text in said), start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -165,19 +165,27 @@ class BlockMetrics:
         while True:
             await self._scraped.wait()
             self._scraped.clear()
-            self._attached.set(len(self._daemon.volumes.list()))
-            self._bad.set(self._daemon.reports.bad_blocks)
             try:
-                volumes = (await self._daemon.engine.stats())["volumes"]
+                await self._refresh()
             except DrystoneError as error:
                 _log.warning("no_figures", reason=str(error))
-                volumes = {}
-            self._figures.take(volumes)
-            self._counters.clear()
-            for volume, stats in volumes.items():
-                for name, value in stats["counters"].items():
-                    self._counters.labels(format_id(int(volume)), name).set(value)
+                self._show({})
+            except Exception:  # noqa: BLE001 - whoever writes waits for this process, not for figures
+                _log.exception("figures_defect")
+                self._show({})
             await asyncio.sleep(METRICS_PERIOD_S)
+
+    async def _refresh(self) -> None:
+        self._attached.set(len(self._daemon.volumes.list()))
+        self._bad.set(self._daemon.reports.bad_blocks)
+        self._show((await self._daemon.engine.stats())["volumes"])
+
+    def _show(self, volumes: Mapping[str, Mapping[str, Any]]) -> None:
+        self._figures.take(volumes)
+        self._counters.clear()
+        for volume, stats in volumes.items():
+            for name, value in stats["counters"].items():
+                self._counters.labels(format_id(int(volume)), name).set(value)
 
 
 def nonce() -> int:

@@ -276,6 +276,12 @@ impl Proof<'_> {
         BlockRead::Data(data, csum)
     }
     fn exact(&mut self, vol: VolumeId, w: &Want, version: Version) -> Option<(BlockKind, BlockRead)> {
+        if self.header(w.loc.header()).is_none() {
+            // Which version lies here cannot be told, so it is not proven that this one does not: whoever has it must
+            // not be taken for somebody without it.
+            let unread = self.unread(w.loc.header());
+            return Some((w.loc.kind(), if unread { BlockRead::Failed } else { BlockRead::Corrupt }));
+        }
         let header = self.header(w.loc.header())?;
         let (entry, csum) = find_entry(header, w.key, w.block, w.loc)?;
         if entry.version != version {

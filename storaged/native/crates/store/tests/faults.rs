@@ -327,6 +327,29 @@ fn a_rotten_group_header_does_not_hide_the_version_that_the_summary_has() {
 }
 
 #[test]
+fn a_version_below_a_header_that_cannot_be_read_is_not_called_missing() {
+    let (mut dev, mut store) = open_and_rotten();
+    let mut rng = Rng(9);
+    store.set_stable(VolumeId(2), Version::new(1, 2), true);
+    store.read_exact(VolumeId(2), K, 22, Version::new(1, 2), 7);
+    let mut ops = Vec::new();
+    store.poll(&mut ops);
+    let mut events = Vec::new();
+    for op in ops {
+        if let DevOp::Read { id, .. } = op {
+            store.complete(id, DevResult::Failed("EIO"), &mut events);
+        }
+    }
+    assert_eq!(events, [StoreEvent::ReadExact(7, Some((BlockKind::Data, BlockRead::Failed)))]);
+    let bytes = block(2, K, 22, Version::new(1, 2));
+    let at = dev.bytes().chunks(4096).position(|c| c == bytes).unwrap();
+    dev.with_bytes(|b| b[(at - 3) * 4096 + 100] ^= 1);
+    store.read_exact(VolumeId(2), K, 22, Version::new(1, 2), 8);
+    let events = settle(&mut store, &mut dev, &mut rng);
+    assert_eq!(events, [StoreEvent::ReadExact(8, Some((BlockKind::Data, BlockRead::Corrupt)))]);
+}
+
+#[test]
 fn a_scrub_names_bad_blocks_too() {
     let mut dev = new_dev(40);
     let (mut store, _) = open(&mut dev, 1);
