@@ -22,6 +22,7 @@ use crate::slab::Slab;
 use crate::stats::Stats;
 use crate::ticket::{chain_meta, Freezing};
 use crate::timers::{Timer, Timers};
+use crate::warm::Warm;
 use crate::window::Window;
 use crate::write::WriteOp;
 
@@ -77,6 +78,7 @@ pub struct Sequencer {
     pub(crate) timers: Timers,
     pub(crate) presence: Presence,
     pub(crate) latency: Latency,
+    pub(crate) warm: Warm,
     pub(crate) drain: Option<Drain>,
     pub(crate) stable_armed: bool,
     pub(crate) last_write_at: Micros,
@@ -136,6 +138,7 @@ impl Sequencer {
             last_write_at: 0,
             spare_armed: false,
             credit_used_at: 0,
+            warm: Warm::default(),
             stats: Stats::default(),
             zeros: zeros(),
         })

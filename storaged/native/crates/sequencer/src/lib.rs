@@ -38,6 +38,7 @@ mod stats;
 mod status;
 mod ticket;
 mod timers;
+mod warm;
 mod window;
 mod write;
 

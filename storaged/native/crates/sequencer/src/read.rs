@@ -133,7 +133,8 @@ impl Sequencer {
         self.ask(r, dx)
     }
 
-    /// Nearest, then least loaded; one without a connection only through a relay.
+    /// Nearest, then least loaded, then the one asked last; one without a connection only through
+    /// a relay.
     fn pick(&self, op: &ReadOp) -> Option<Dx> {
         let pg = self.pg(op.pg)?;
         let list: &[Dx] = match &op.what {
@@ -141,7 +142,7 @@ impl Sequencer {
             _ => &pg.insync,
         };
         let fresh = list.iter().copied().filter(|dx| !op.asks.iter().any(|a| a.drive == *dx));
-        fresh.min_by_key(|dx| self.drive(*dx).map(|d| (!d.up, d.rank, d.reads_open)))
+        fresh.min_by_key(|dx| self.drive(*dx).map(|d| (!d.up, d.rank, d.reads_open, self.warm.order(*dx))))
     }
 
     fn ask(&mut self, r: u32, dx: Dx) -> bool {
@@ -163,6 +164,7 @@ impl Sequencer {
         if let Some(d) = self.drive_mut(dx) {
             d.reads_open += 1;
         }
+        self.warm.asked(dx);
         if via.is_some() {
             frame.hdr.flags = frame.hdr.flags.with(Flags::RELAY);
             self.stats.relays += 1;

@@ -32,6 +32,25 @@ fn without_a_near_drive_the_least_loaded_is_asked() {
 }
 
 #[test]
+fn a_lone_reader_stays_with_a_drive_for_256_reads_and_then_asks_another() {
+    let mut w = World::attached();
+    w.write(0, &pattern(4, 4096));
+    for _ in 0..600 {
+        w.read(0, 4096);
+    }
+    let asked: Vec<u32> = w.sent(MsgType::Read).iter().map(|s| s.0).collect();
+    let mut runs: Vec<(u32, usize)> = Vec::new();
+    for drive in asked {
+        match runs.last_mut() {
+            Some((d, n)) if *d == drive => *n += 1,
+            _ => runs.push((drive, 1)),
+        }
+    }
+    assert_eq!(runs.iter().map(|r| r.1).collect::<Vec<_>>(), vec![256, 256, 88]);
+    assert_ne!(runs[0].0, runs[1].0);
+}
+
+#[test]
 fn i16_a_block_that_fails_its_checksum_is_read_from_another_copy_and_counted() {
     let mut w = near(2);
     w.rep(2).rot = true;
