@@ -109,8 +109,11 @@ impl<S: ObjectStore> Replica<S> {
         }
     }
 
-    /// When `Event::Tick` is due at the latest.
+    /// When `Event::Tick` is due at the latest. A drive that failed has nothing to wait for: nothing that is due is done.
     pub fn next_deadline(&self) -> Option<Micros> {
+        if self.failed {
+            return None;
+        }
         let parked = self.parked.front().map(|p| p.deadline);
         let stable = self.stable_queue.front().map(|(at, _)| *at);
         let dirty = self.dirty_pgs.front().map(|(at, _)| *at);

@@ -353,6 +353,28 @@ fn a_map_that_drops_the_joiner_ends_its_copy() {
 }
 
 #[test]
+fn a_full_joiner_takes_newer_bytes_of_what_it_has() {
+    let mut w = World::new();
+    let mut small = Rig::open(config(3), NaiveStore::new(240));
+    small.map(map(1, 1, &[1, 2, 3], &[]));
+    small.seal(1);
+    w.drives.insert(3, small);
+    for d in [1, 2, 3] {
+        let frame = w.drive(d).write_frame(1, 1, 0, 200, 1);
+        assert_eq!(w.drive(d).call(frame).hdr.status, Status::Ok);
+    }
+    w.map(map(2, 2, &[1, 2], &[]));
+    for d in [1, 2] {
+        let frame = w.drive(d).write_frame(1, 2, 0, 200, 2);
+        assert_eq!(w.drive(d).call(frame).hdr.status, Status::Ok);
+    }
+    w.rejoin(2, 1);
+    w.settle();
+    assert_eq!(w.completes, [(3, 3)], "a copy in the place of an older one needs no new space");
+    w.assert_equal(1, 3, 0..1);
+}
+
+#[test]
 fn i9_a_chunk_whose_copy_met_no_space_stays_void() {
     let mut w = World::new();
     let mut small = Rig::open(config(3), NaiveStore::new(700));
