@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,10 @@ async def test_a_store_that_lost_its_cluster_is_not_founded_anew(tmp_path, etcd)
         assert "etcd_namespace" in (caught.value.hint or "")
 
 
-GOOD = {"metadata": "etcd", "etcd_endpoints": ["127.0.0.1:2379", "[::1]:2379", "etcd-1.x:2379"]}
+GOOD: dict[str, Any] = {
+    "metadata": "etcd",
+    "etcd_endpoints": ["127.0.0.1:2379", "[::1]:2379", "etcd-1.x:2379"],
+}
 
 
 @pytest.mark.parametrize(

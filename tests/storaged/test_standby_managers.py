@@ -180,7 +180,8 @@ async def test_a_deposed_leader_sends_everybody_away_and_the_next_begins_fresh(t
         for peer in (servers[0], servers[1], client):
             await move(peer, leader)
         assert (await client.call("Attach", request)).generation == 1, "the same nonce"
-        assert (await leader.status())["nodes"][0]["connected"]
+        seen = {n["name"]: n["connected"] for n in (await leader.status())["nodes"]}
+        assert seen == {"node-1": True, "node-2": True, "node-3": False, "block-1": True}
 
 
 async def test_a_leader_that_does_not_know_it_is_deposed_changes_nothing(two, monkeypatch):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
+from drystone_cli import context
 from drystone_common.errors import (
     DeadlineError,
     DeniedError,
@@ -246,3 +249,39 @@ def test_errors_of_a_leader_are_final():
         rest.delete("/v1/volumes/v")
     assert caught.value.code == "volume_in_use"
     assert len(world.calls) == 1
+
+
+def test_the_command_line_takes_every_manager_from_its_variable_or_its_folder(
+    tmp_path, monkeypatch
+):
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    asked = []
+
+    def client(urls, token, **more):
+        asked.append((urls, token))
+        return World("m3").rest(urls)
+
+    monkeypatch.setattr(context, "Rest", client)
+    monkeypatch.setenv("DRYSTONE_URL", "http://m1, http://m3")
+    monkeypatch.setenv("DRYSTONE_TOKEN_FILE", str(token))
+    with context.manager() as rest:
+        assert rest.get("/v1/x")["host"] == "m3"
+    monkeypatch.setenv("DRYSTONE_URL", "http://m1,m3")
+    with pytest.raises(InvalidArgumentError) as caught:
+        context.find_cluster()
+    assert "commas" in (caught.value.hint or "")
+
+    monkeypatch.delenv("DRYSTONE_URL")
+    monkeypatch.setenv("DRYSTONE_DIR", str(tmp_path))
+    endpoints = {"rest": "http://m1", "block": {}}
+    for more in ({}, {"rest_urls": ["http://m2", "http://m3"]}):
+        data = {"endpoints": {**endpoints, **more}, "token_file": str(token)}
+        (tmp_path / "cluster.json").write_text(json.dumps(data))
+        with context.manager():
+            pass
+    assert [urls for urls, _ in asked] == [
+        ["http://m1", "http://m3"],
+        ["http://m1"],
+        ["http://m2", "http://m3"],
+    ]

@@ -103,8 +103,25 @@ async def _serving(
         await services.feed.read()
 
     await patiently(services.env.store, begin)
+    # At once: what follows may take longer than the lease lasts on a busy machine.
+    tasks = [asyncio.create_task(supervise("leader", leader.run))]
+    try:
+        async with _listening(settings, services, tokens) as started:
+            loops = _loops(settings, services)
+            tasks += [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
+            log.info("manager is ready", rest=started.rest, control=started.control)
+            yield started
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _loops(
+    settings: ManagerSettings, services: Services
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """What runs beside calls; each looks by itself whether this manager leads."""
     loops: dict[str, Callable[[], Awaitable[None]]] = {
-        "leader": leader.run,
         "map": services.feed.run,
         "joins": services.joins.run,
         "promotions": services.promotions.run,
@@ -114,6 +131,14 @@ async def _serving(
     }
     if services.env.store.shared and settings.etcd_compact:
         loops["compaction"] = lambda: run_compaction(services)
+    return loops
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    settings: ManagerSettings, services: Services, tokens: dict[str, str]
+) -> AsyncIterator[Running]:
+    """Answer calls; first the control channel, then REST, which tells that all is there."""
     listener = listen_rest(settings)
     try:
         control, port = await start_control(services, settings.control_listen)
@@ -121,20 +146,15 @@ async def _serving(
         listener.close()
         raise cannot_listen(settings.control_listen) from error
     rest, address = await start_rest(settings, services, tokens, listener)
-    tasks = [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
     control_address = f"{settings.control_listen.rpartition(':')[0]}:{port}"
     atomic_write_json(
         settings.state_dir / "endpoints.json", {"rest": address, "control": control_address}
     )
     try:
         async with serving_metrics(manager_metrics(services), settings.metrics_listen):
-            log.info("manager is ready", rest=address, control=control_address)
             yield Running(services, address, control_address)
     finally:
         await asyncio.gather(control.stop(STOP_S), rest.stop())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def check_listen(settings: ManagerSettings) -> None:
