@@ -14,7 +14,7 @@ FROM ?=
 PEERS ?=
 export SEED SEEDS FROM PEERS
 
-.PHONY: help setup env lint fmt test sim bench demo nightly generate check clean
+.PHONY: help setup env lint fmt etcd test sim bench demo nightly generate check clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -31,6 +31,9 @@ lint: env ## Check format, types, layers and Rust lints; changes nothing.
 
 fmt: env ## Format Python and Rust in place.
 	@scripts/fmt.sh
+
+etcd: ## Build the etcd server for tests and `local up --metadata etcd` into your cache folder.
+	@scripts/etcd.sh
 
 test: setup ## Run everything that gates a change: lint, Rust, simulator, Python, csi-sanity.
 	@scripts/run_tests.sh

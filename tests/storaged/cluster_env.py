@@ -138,7 +138,7 @@ async def cluster(path: Path, servers: int = 3, *, pool: bool = True) -> AsyncIt
     clock = FakeClock()
     store = await SqliteStore.open(path / "m.db", clock=clock)
     try:
-        identity = await ensure_cluster(store, uuid.UUID(int=5), 0)
+        identity = await ensure_cluster(store, uuid.UUID(int=5), 0, MASTER)
         env = Env(store, identity, clock)
         assert await env.leadership.campaign()
         await env.add_servers(servers)

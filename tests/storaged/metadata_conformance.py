@@ -143,6 +143,11 @@ class MetadataConformance:
             compare = Compare("/none", target, Relation.EQUAL, 0)
             assert (await store.txn([compare], [])).succeeded
 
+    @pytest.mark.parametrize("relation", list(Relation))
+    async def test_no_comparison_with_the_value_of_a_missing_key_holds(self, store, relation):
+        compare = Compare("/none", Target.VALUE, relation, b"")
+        assert not (await store.txn([compare], [])).succeeded
+
     async def test_a_get_in_a_transaction_sees_what_it_wrote(self, store):
         done = await store.txn([], [Put("/a", b"1"), Get("/a")])
         assert done.reads[0] is not None

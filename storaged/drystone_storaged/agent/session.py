@@ -11,7 +11,12 @@ from typing import Final
 import grpc
 
 from drystone_common.logs import get_logger
-from drystone_storaged.agent.control import BACKOFF_MAX_S, BACKOFF_MIN_S, Control
+from drystone_storaged.agent.control import (
+    BACKOFF_MAX_S,
+    BACKOFF_MIN_S,
+    Control,
+    left_with_its_manager,
+)
 from drystone_storaged.proto import control_pb2
 
 OUTGOING_MAX: Final = 1024
@@ -53,6 +58,7 @@ class Session:
         """Keep a session open until cancelled."""
         wait_s = BACKOFF_MIN_S
         while True:
+            turn = self._control.turn
             try:
                 await self._one()
                 wait_s = BACKOFF_MIN_S
@@ -60,11 +66,16 @@ class Session:
                 refused = error.code() is grpc.StatusCode.ALREADY_EXISTS
                 _log.warning("session_lost", code=error.code().name, detail=error.details())
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    self._control.next_manager()
+                    self._control.next_manager(turn)
                 if self.connected.is_set():
                     wait_s = BACKOFF_MIN_S
                 if refused:
                     wait_s = REFUSED_WAIT_S
+            except asyncio.CancelledError:
+                if not left_with_its_manager():
+                    raise
+                _log.info("session_closed_by_manager")
+                wait_s = BACKOFF_MIN_S
             finally:
                 self.connected.clear()
                 self._queue = None

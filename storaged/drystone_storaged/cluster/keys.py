@@ -8,6 +8,8 @@ LEADER: Final = "/leader"
 INCARNATION: Final = "/incarnation"
 FEATURE_LEVEL: Final = "/feature_level"
 CLUSTER: Final = "/cluster"
+MASTER: Final = "/master"
+"""A fingerprint of the master key: managers with another key must not take part."""
 VOTERS: Final = "/voters"
 
 POOLS: Final = "/pool/"

@@ -246,9 +246,10 @@ class SqliteEngine:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, str(value)))
 
 
-def _field(kv: KeyValue | None, target: Target) -> int | bytes:
+def _field(kv: KeyValue | None, target: Target) -> int | bytes | None:
     if kv is None:
-        return b"" if target is Target.VALUE else 0
+        # As in etcd: a missing key has zeros, and no value that anything could be compared with.
+        return None if target is Target.VALUE else 0
     if target is Target.VALUE:
         return kv.value
     if target is Target.VERSION:

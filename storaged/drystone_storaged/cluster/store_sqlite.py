@@ -15,7 +15,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +110,7 @@ class SqliteStore:
         """Give the current revision."""
         return await self._do(lambda engine: engine.revision)
 
-    async def watch(self, prefix: str, from_revision: int) -> AsyncIterator[WatchBatch]:
+    async def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[WatchBatch]:
         """Follow a prefix; reads the log, so a slow follower costs no memory."""
         check_key(prefix)
         start = from_revision

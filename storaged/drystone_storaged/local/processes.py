@@ -18,9 +18,10 @@ from typing import Final, Literal
 
 from drystone_common.errors import DeadlineError, UnavailableError
 from drystone_common.files import atomic_write_text
+from drystone_storaged.local.etcd import etcd_program
 from drystone_storaged.local.layout import Layout
 
-Kind = Literal["manager", "server", "block", "csi"]
+Kind = Literal["etcd", "manager", "server", "block", "csi"]
 
 POLL_S: Final = 0.02
 EXEC_S: Final = 5.0  # the kernel needs microseconds to load a program, a busy machine more
@@ -54,6 +55,7 @@ class Processes:
     def by_files(self) -> list[Process]:
         """Processes that may run, by their pid files: for a folder whose list is damaged."""
         kinds: dict[str, Kind] = {
+            "etcd": "etcd",
             "manager": "manager",
             "node": "server",
             "block": "block",
@@ -84,10 +86,11 @@ class Processes:
             return False
         log = self._layout.log(process.name)
         _turn_over(log)
-        argv = [
-            sys.executable, "-m", "drystone_cli", process.kind,
-            "--config", str(self._layout.config(process.name)),
-        ]  # fmt: skip
+        settings = str(self._layout.config(process.name))
+        if process.kind == "etcd":
+            argv = [etcd_program(), "--config-file", settings]
+        else:
+            argv = [sys.executable, "-m", "drystone_cli", process.kind, "--config", settings]
         with log.open("ab") as out:
             # A session of its own: a Ctrl-C or the end of the caller's terminal is not for it.
             child = subprocess.Popen(

@@ -45,6 +45,10 @@ class Refusals:
         """Its process is gone: the next one looks at its drives anew."""
         self._told.pop(node, None)
 
+    def clear(self) -> None:
+        """Nothing is known."""
+        self._told.clear()
+
     def of(self, node: str) -> tuple[Refusal, ...]:
         """What a server refuses."""
         return self._told.get(node, ())

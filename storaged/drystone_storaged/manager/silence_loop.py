@@ -59,9 +59,10 @@ class SilenceLoop:
         for node in self._tracker.suspects(voters.nodes, now):
             # Nothing is awaited between the look and the note: reports come at the same time.
             if node not in self._running:
+                running = self._running
                 task = asyncio.create_task(self._suspect(node, voters, same_voters))
-                self._running[node] = task
-                task.add_done_callback(lambda _, n=node: self._running.pop(n, None))  # type: ignore[misc]
+                running[node] = task
+                task.add_done_callback(lambda _, r=running, n=node: r.pop(n, None))  # type: ignore[misc]
 
     async def suspects_message(self) -> pb.SessionDown:
         """Every suspicion that stands."""
@@ -70,8 +71,15 @@ class SilenceLoop:
         listed = [pb.Suspect(node=bytes.fromhex(s.node), round=s.round) for s in standing]
         return pb.SessionDown(suspects=pb.Suspects(suspects=listed, revision=revision))
 
+    def reset(self) -> None:
+        """Nothing is decided from here any more, and no vote from before counts."""
+        for task in self._running.values():
+            task.cancel()
+        self._running = {}
+        self._tracker = SilenceTracker()
+
     async def recover(self) -> None:
-        """At start: suspicions of a manager that is gone are withdrawn; votes begin anew."""
+        """At election: suspicions of a manager that is gone are withdrawn; votes begin anew."""
         for suspicion in await read_all(self._deps.store, keys.SUSPECTS, Suspicion):
             await self._withdraw(suspicion.node)
 

@@ -62,8 +62,11 @@ class RegistrationCalls:
         """Commands down, reports up, for as long as the process lives."""
         services = self._services
         try:
+            services.leadership.require()
             peer, node = await authenticate(services, context)
             hello = await _hello(requests)
+            # Again, with nothing awaited before it stands: a standby must never have a session.
+            services.leadership.require()
             session = services.sessions.open((peer.role, peer.uuid), node.name, hello.instance)
         except DrystoneError as error:
             await abort(context, error)

@@ -14,7 +14,7 @@ from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.pools import PoolSpec
 from drystone_storaged.cluster.records import DriveState, Task
 from drystone_storaged.manager.rest import models
-from drystone_storaged.manager.rest.guard import ADMIN, OPERATE, READ
+from drystone_storaged.manager.rest.guard import ADMIN, OPERATE, READ, READ_ANYWHERE
 from drystone_storaged.manager.rest.volumes import Json, Limit, services_of
 
 router = APIRouter(prefix="/v1", tags=["cluster"])
@@ -28,12 +28,21 @@ async def cluster(request: Request) -> Json:
     return {"uuid": env.cluster.uuid, "version": __version__, "manager": env.name}
 
 
-@router.get("/health", dependencies=[READ])
+@router.get("/health", dependencies=[READ_ANYWHERE])
 async def health(request: Request) -> Json:
-    """Whether the manager can answer from its store; cheap."""
+    """Whether the manager can answer from its store, and whether it leads; cheap."""
     services = services_of(request)
     revision = await services.env.store.revision()
-    return {"status": "ok", "revision": revision, "leader": services.leadership.leads}
+    name = await services.leadership.leader()
+    leads = services.leadership.leads
+    return {
+        "status": "ok",
+        "revision": revision,
+        "manager": services.env.name,
+        "role": "leader" if leads else "standby",
+        "leader": leads,
+        "leader_name": name,
+    }
 
 
 @router.get("/status", dependencies=[READ])
