@@ -5,25 +5,24 @@ the same to the API server; ``tests/crds`` compares the two, property by propert
 Does not belong here: kopf, HTTP, anything that reads or writes an object.
 """
 
-from drystone_operator.models.cluster import (
-    StorageClusterSpec as StorageClusterSpec,
-    StorageClusterStatus as StorageClusterStatus,
-)
-from drystone_operator.models.common import (
-    API_GROUP as API_GROUP,
-    API_VERSION as API_VERSION,
-    Condition as Condition,
-    ConditionStatus as ConditionStatus,
-)
-from drystone_operator.models.disk import (
-    StorageDiskSpec as StorageDiskSpec,
-    StorageDiskStatus as StorageDiskStatus,
-)
-from drystone_operator.models.node import (
-    StorageNodeSpec as StorageNodeSpec,
-    StorageNodeStatus as StorageNodeStatus,
-)
-from drystone_operator.models.pool import (
-    StoragePoolSpec as StoragePoolSpec,
-    StoragePoolStatus as StoragePoolStatus,
-)
+from drystone_operator.models.cluster import StorageClusterSpec
+from drystone_operator.models.cluster_status import StorageClusterStatus
+from drystone_operator.models.common import API_GROUP, API_VERSION, Condition, ConditionStatus
+from drystone_operator.models.disk import StorageDiskSpec, StorageDiskStatus
+from drystone_operator.models.node import StorageNodeSpec, StorageNodeStatus
+from drystone_operator.models.pool import StoragePoolSpec, StoragePoolStatus
+
+__all__ = [
+    "API_GROUP",
+    "API_VERSION",
+    "Condition",
+    "ConditionStatus",
+    "StorageClusterSpec",
+    "StorageClusterStatus",
+    "StorageDiskSpec",
+    "StorageDiskStatus",
+    "StorageNodeSpec",
+    "StorageNodeStatus",
+    "StoragePoolSpec",
+    "StoragePoolStatus",
+]

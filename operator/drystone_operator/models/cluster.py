@@ -6,17 +6,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from drystone_operator.models.common import (
-    DnsName,
-    HostPath,
-    LabelKey,
-    LabelValue,
-    Name,
-    Port,
-    SecretRef,
-    Switch,
-    Wanted,
-)
 from drystone_operator.models.cluster_parts import (
     CsiSpec,
     DeletionPolicy,
@@ -30,12 +19,22 @@ from drystone_operator.models.cluster_parts import (
     StatefulSize,
     UpgradeSpec,
 )
-from drystone_operator.models.cluster_status import StorageClusterStatus as StorageClusterStatus
+from drystone_operator.models.common import (
+    DnsName,
+    HostPath,
+    LabelKey,
+    LabelValue,
+    Name,
+    Port,
+    SecretRef,
+    Switch,
+    Wanted,
+)
 from drystone_operator.models.pool import PoolShape
 
-DRIVE_PORTS = 20  # one port per disk of a node, from ports.drives on: as many disks as a chassis has
-
-__all__ = ["DefaultPool", "ManagersSpec", "NetworkSpec", "StorageClusterSpec", "StorageClusterStatus"]
+DRIVE_PORTS = 20  # one port per disk of a node, from ports.drives on
+PORT_MAX = 65535
+METRICS_PORTS = 5  # manager, server, beacon, block, csi, from ports.metrics on
 
 
 class ManagersSpec(StatefulSize):
@@ -45,13 +44,27 @@ class ManagersSpec(StatefulSize):
 
 
 class Ports(Wanted):
-    """Ports on the nodes; drives take DRIVE_PORTS from theirs on, metrics five."""
+    """Ports on the nodes; drives take DRIVE_PORTS from theirs on, metrics METRICS_PORTS."""
 
     rest: Port = 8460
     control: Port = 8461
     drives: Port = 8470
     beacon: Port = 8480
     metrics: Port = 8490
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        drives = range(self.drives, self.drives + DRIVE_PORTS)
+        metrics = range(self.metrics, self.metrics + METRICS_PORTS)
+        if max(drives.stop, metrics.stop) > PORT_MAX + 1:
+            raise ValueError("drives takes 20 ports, metrics five; they end at 65535")
+        if self.rest == self.control:
+            raise ValueError("rest and control must differ")
+        if any(port in drives or port in metrics for port in (self.rest, self.control)):
+            raise ValueError("rest and control must lie outside of the ports of drives and metrics")
+        if drives.start < metrics.stop and metrics.start < drives.stop:
+            raise ValueError("the ports of drives and those of metrics must not overlap")
+        return self
 
 
 class NetworkSpec(Wanted):
@@ -63,7 +76,7 @@ class NetworkSpec(Wanted):
 class NodesSpec(Wanted):
     """Which Kubernetes nodes serve disks; where absent, none is left out."""
 
-    selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = {}
+    selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = {}  # noqa: RUF012 - pydantic copies it
 
 
 class PathsSpec(Wanted):
@@ -101,10 +114,10 @@ class StorageClusterSpec(Wanted):
     @model_validator(mode="after")
     def _here_or_elsewhere(self) -> Self:
         if (self.external is None) == (self.metadata is None):
-            raise ValueError("give exactly one of metadata (a cluster here) and external (one elsewhere)")
+            raise ValueError("give exactly one of metadata (here) and external (elsewhere)")
         here = (self.managers, self.disks, self.default_pool)
         if self.external is not None and any(part is not None for part in here):
-            raise ValueError("managers, disks and defaultPool belong to a cluster here, not to external")
+            raise ValueError("managers, disks and defaultPool do not belong to external")
         if self.manager_replicas > 1 and self.is_sqlite:
             raise ValueError("metadata of type sqlite allows one manager only; use etcd for three")
         return self

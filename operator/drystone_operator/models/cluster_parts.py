@@ -83,7 +83,7 @@ class EtcdSpec(Wanted):
         if (self.endpoints is None) == (self.managed is None):
             raise ValueError("give exactly one of endpoints (an etcd you run) and managed")
         if self.managed is not None and (self.tls_secret_ref or self.password_secret_ref):
-            raise ValueError("tlsSecretRef and passwordSecretRef belong to endpoints; managed has its own")
+            raise ValueError("tlsSecretRef and passwordSecretRef belong to endpoints")
         return self
 
 
@@ -159,6 +159,17 @@ class Toleration(Wanted):
     effect: TaintEffect | None = None
     toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
 
+    @model_validator(mode="after")
+    def _as_a_pod_takes_it(self) -> Self:
+        exists = self.operator is TolerationOperator.EXISTS
+        if self.key is None and not exists:
+            raise ValueError("a toleration without a key needs operator Exists")
+        if self.value is not None and exists:
+            raise ValueError("a toleration with operator Exists has no value")
+        if self.toleration_seconds is not None and self.effect is not TaintEffect.NO_EXECUTE:
+            raise ValueError("tolerationSeconds needs effect NoExecute")
+        return self
+
 
 class ResourceAmounts(Wanted):
     """Processor time and memory."""
@@ -189,7 +200,7 @@ class ComponentResources(Wanted):
 class PlacementSpec(Wanted):
     """Where pods run and what they get."""
 
-    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = {}
+    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = {}  # noqa: RUF012 - as above
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
     priority_class_name: DnsName | None = None
     resources: ComponentResources = ComponentResources()

@@ -25,7 +25,10 @@ API_VERSION: Final = "v1alpha1"
 NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?$"
 CPU_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?m?$"
-LABEL_KEY_PATTERN: Final = r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
+LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$"
+LABEL_KEY_PATTERN: Final = (
+    r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
+)
 PATH_PATTERN: Final = r"^/[A-Za-z0-9._/@:+-]*$"
 REASON_PATTERN: Final = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"
 UUID_PATTERN: Final = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
@@ -83,7 +86,7 @@ Name = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
 """Name that the engine keeps too, so it is bounded by the engine's rule."""
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=LABEL_KEY_PATTERN)]
-LabelValue = Annotated[str, Field(max_length=63)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
 HostPath = Annotated[str, Field(min_length=2, max_length=255, pattern=PATH_PATTERN)]
 Uuid = Annotated[str, Field(max_length=36, pattern=UUID_PATTERN)]
 Text = Annotated[str, Field(max_length=1024)]

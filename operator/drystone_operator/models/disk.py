@@ -14,8 +14,8 @@ from pydantic import Field
 from drystone_operator.models.common import (
     Bytes,
     Count,
-    DnsName,
     DriveClass,
+    Name,
     Quantity,
     ShortText,
     Status,
@@ -52,7 +52,7 @@ class DiskPhase(StrEnum):
 class StorageDiskSpec(Wanted):
     """What a person wants of a disk."""
 
-    node_name: DnsName
+    node_name: Name
     device: Annotated[str, Field(min_length=1, max_length=512, pattern=DEVICE_PATTERN)]
     state: DiskState = DiskState.AVAILABLE
     power_loss_protected: bool = False

@@ -9,7 +9,6 @@ from pydantic import AwareDatetime, Field
 
 from drystone_operator.models.common import (
     Bytes,
-    DnsName,
     Name,
     Observed,
     Quantity,
@@ -52,7 +51,7 @@ class Maintenance(Wanted):
 class StorageNodeSpec(Wanted):
     """What a person wants of a node."""
 
-    node_name: DnsName
+    node_name: Name
     fault_set: Name | None = None
     maintenance: Maintenance | None = None
     removal_policy: RemovalPolicy = RemovalPolicy.RETAIN

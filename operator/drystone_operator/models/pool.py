@@ -32,7 +32,7 @@ class PoolShape(Wanted):
     @model_validator(mode="after")
     def _enough_copies(self) -> Self:
         if self.min_insync is not None and self.min_insync > self.copies:
-            raise ValueError("minInsync must not be greater than copies: writes would wait for ever")
+            raise ValueError("minInsync must not be greater than copies")
         return self
 
 
