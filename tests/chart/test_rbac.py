@@ -6,7 +6,6 @@ import os
 from collections import defaultdict
 
 from drystone_operator.apply import paths
-
 from tests.chart.chart import GOLDEN, render, values_of
 
 # What the framework itself reads, and the right to say that a StorageCluster owns something.

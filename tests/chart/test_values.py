@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import yaml
-from drystone_operator.models import StorageClusterSpec
 
+from drystone_operator.models import StorageClusterSpec
 from tests.chart.chart import CHART, RefusedError, render, values_of
 from tests.unit.source_tree import ROOT
 

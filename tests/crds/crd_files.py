@@ -9,9 +9,9 @@ from functools import cache
 from typing import Any, Final
 
 import yaml
+
 from drystone_operator import models
 from drystone_operator.models.common import Status, Wanted
-
 from tests.unit.source_tree import ROOT
 
 CRDS: Final = ROOT / "crds"
