@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.chart.chart import CHART, CI, GOLDEN, images, lint, notes, render, values_of
-from tests.crds.crd_files import KINDS
+from tests.crds.crd_files import KINDS, crds
 
 CASES = sorted(CI)
 # Their schemas belong to other projects; alerts are read by a parser of their own.
@@ -150,6 +150,13 @@ def test_definitions_stay_when_the_release_goes():
     assert len(definitions) == len(KINDS)
     for one in definitions:
         assert one["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_definitions_are_those_of_their_source():
+    for one in render().of("CustomResourceDefinition"):
+        source = crds()[one["spec"]["names"]["kind"]]
+        assert one["spec"] == source["spec"]
+        assert one["metadata"]["name"] == source["metadata"]["name"]
 
 
 def test_definitions_may_go_too_or_not_come_at_all():

@@ -46,6 +46,12 @@ def test_a_cluster_without_a_store_is_refused_with_what_to_do():
         render(CREATE)
 
 
+def test_a_cluster_where_no_operator_looks_is_refused():
+    values = {"operator": {"namespaces": ["other"]}, **CREATE}
+    with pytest.raises(RefusedError, match=r"operator\.namespaces leaves out"):
+        render(values)
+
+
 @pytest.mark.parametrize(
     ("external", "told"),
     [
