@@ -57,7 +57,7 @@ class OperatorSettings(Settings):
     """Make certificates and have REST and the control channel speak TLS."""
 
     fuse_pods: bool = False
-    """Run the FUSE processes in a DaemonSet of their own, `drystone fuse-helper`."""
+    """Run the FUSE processes in a DaemonSet of their own (`fuse-helper` of the image)."""
 
     resync_s: float = Field(default=30.0, gt=0)
     """Seconds between two looks at everything when nothing kicks: what a missed event costs."""

@@ -17,7 +17,7 @@ from tests.operator.fake_kube import FakeKube, serving
 from tests.operator.fake_manager import FakeManager
 from tests.operator.objects import NAMESPACE, node
 
-STOP_S = 20.0  # kopf waits for its watches to end, and each ends with its stream
+STOP_S = 40.0  # kopf waits for its watches to end, and each ends with its stream
 
 
 def settings(**changes: Any) -> OperatorSettings:

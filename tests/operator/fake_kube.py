@@ -109,7 +109,7 @@ class FakeKube:
         """Delete, as a person does."""
         self._delete(self._place(plural, namespace, name), options)
 
-    async def until(self, what: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    async def until(self, what: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait until something holds of the objects."""
         async with asyncio.timeout(timeout_s):
             while not what():

@@ -66,6 +66,8 @@ def progressing(
     workloads: tuple[Workload, ...], pods: tuple[PodView, ...], rollout: str
 ) -> Condition:
     """Whether something is on its way to what is wanted."""
+    if not workloads:
+        return Condition("Progressing", True, "Creating", "The cluster's objects are being made.")
     outdated = [w for w in workloads if _outdated(w, pods)]
     if outdated:
         texts = [f"{len(_outdated(w, pods))} of {w.component}" for w in outdated]
