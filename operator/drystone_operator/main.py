@@ -127,6 +127,8 @@ class Operator:
             resync_s=settings.resync_s, tick_s=settings.failover_tick_s, monotonic=monotonic,
         )  # fmt: skip
         self._kube = access.kube
+        self._monotonic = monotonic
+        self.health_address = ""
 
     def kick(self) -> None:
         """Something changed."""
@@ -134,13 +136,13 @@ class Operator:
 
     def healthy(self) -> bool:
         """Whether rounds come to their end."""
-        return self.loops.pulse.recent(time.monotonic(), self.settings.healthy_s)
+        return self.loops.pulse.recent(self._monotonic(), self.settings.healthy_s)
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Watch and look until stopped."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.managers.aclose)
-            await stack.enter_async_context(
+            self.health_address = await stack.enter_async_context(
                 serving_health(
                     self.settings.health_listen, healthy=self.healthy, render=self.metrics.render
                 )

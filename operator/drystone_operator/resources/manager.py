@@ -113,7 +113,7 @@ def _container(build: Build) -> Json:
         build,
         "manager",
         ["manager", "--config", f"{names.SETTINGS_DIR}/manager.toml"],
-        env=[field_env("POD_NAME", "metadata.name"), plain_env("DRYSTONE_NAME", "$(POD_NAME)")],
+        env=_environment(build),
         mounts=mounts,
     )
     found["ports"] = [
@@ -126,6 +126,15 @@ def _container(build: Build) -> Json:
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
+    return found
+
+
+def _environment(build: Build) -> list[Json]:
+    found = [field_env("POD_NAME", "metadata.name"), plain_env("DRYSTONE_NAME", "$(POD_NAME)")]
+    etcd = build.spec.metadata.etcd if build.spec.metadata else None
+    if etcd and etcd.password_secret_ref:
+        user = {"name": etcd.password_secret_ref.name, "key": "user"}
+        found.append({"name": "DRYSTONE_ETCD_USER", "valueFrom": {"secretKeyRef": user}})
     return found
 
 
