@@ -17,8 +17,7 @@ def disk(name: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name, "kname": name, "path": f"/dev/{name}", "maj:min": "8:0", "size": TIB,
         "type": "disk", "ro": False, "rm": False, "rota": False, "tran": "sata",
-        "model": "QX500", "serial": f"S-{name}", "wwn": None, "fstype": None, "pttype": None,
-        "mountpoints": [None], **more,
+        "model": "QX500", "serial": f"S-{name}", "wwn": None, "mountpoints": [None], **more,
     }  # fmt: skip
 
 

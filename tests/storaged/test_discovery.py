@@ -11,7 +11,7 @@ import pytest
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server import discover
 from drystone_storaged.server.discover import Discovery, Served, message_of
-from drystone_storaged.server.examine import Examiner, State
+from drystone_storaged.server.examine import Examiner, Finding, State
 from tests.storaged.fake_devices import FakeRunner, disk
 from tests.storaged.fake_native import FakeTools
 from tests.storaged.manager_env import until
@@ -50,13 +50,10 @@ async def test_regular_files_of_the_folders_are_devices_and_nothing_else_is(env,
     assert await env.look() == {f"file:{env.folder}/a.img": ("blank", "")}
 
 
-async def test_what_lsblk_says_of_use_and_tables_needs_no_probe(env):
-    env.runner.disks = [
-        disk("sda", mountpoints=["/"]), disk("sdb", pttype="gpt"), disk("sdc", serial=None),
-    ]  # fmt: skip
+async def test_what_lsblk_says_of_use_needs_no_probe(env):
+    env.runner.disks = [disk("sda", mountpoints=["/"]), disk("sdc", serial=None)]
     found = await env.look()
     assert found["serial:QX500-S-sda"] == ("in_use", "mounted at / (/dev/sda)")
-    assert found["serial:QX500-S-sdb"] == ("foreign", "partition table gpt")
     assert "serial:QX500-S-sdc" not in found
     assert not any(call[0] == "blkid" for call in env.runner.calls)
 
@@ -85,14 +82,16 @@ async def test_what_is_served_here_is_not_touched(env):
     ]  # fmt: skip
 
 
-async def test_a_disk_without_an_identity_is_never_blank(env, monkeypatch):
+async def test_a_disk_without_an_identity_or_with_partitions_is_never_blank(env, monkeypatch):
     async def blank(*_args, **_more):
-        return discover.Finding(State.BLANK)
+        return Finding(State.BLANK)
 
     monkeypatch.setattr(env.discovery._examiner, "examine", blank)
-    env.runner.disks = [disk("sda", serial=None), disk("sdb")]
+    part = {"name": "sdc1", "type": "part"}
+    env.runner.disks = [disk("sda", serial=None), disk("sdb"), disk("sdc", children=[part])]
     found = await env.look()
     assert found["serial:QX500-S-sdb"] == ("blank", "")
+    assert found["serial:QX500-S-sdc"] == ("foreign", "partitions")
     state, why = found["unnamed:/dev/sda"]
     assert (state, "settings" in why) == ("foreign", True)
 
@@ -138,6 +137,22 @@ async def running(discovery):
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_look_that_fails_is_not_the_end(env, monkeypatch):
+    monkeypatch.setattr(discover, "PERIOD_S", 0.01)
+    monkeypatch.setattr(discover, "MOVES", ())
+    fails = [True]
+    look = env.discovery.look
+
+    async def once():
+        if fails.pop() if fails else False:
+            raise RuntimeError("a defect")
+        return await look()
+
+    monkeypatch.setattr(env.discovery, "look", once)
+    async with running(env.discovery):
+        await until(lambda: env.discovery.looked, "the look after the one that failed")
 
 
 async def test_a_new_file_is_seen_by_itself_and_quiet_folders_start_no_tool(env, monkeypatch):

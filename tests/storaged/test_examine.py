@@ -16,7 +16,7 @@ import pytest
 from drystone_common.errors import DataError
 from drystone_storaged.attach.command import SystemRunner
 from drystone_storaged.server import examine
-from drystone_storaged.server.examine import Examiner, State
+from drystone_storaged.server.examine import SIZE_MIN, Examiner, State
 from tests.storaged.fake_devices import FakeRunner
 from tests.storaged.fake_native import FakeTools
 from tests.storaged.manager_env import until
@@ -26,12 +26,11 @@ OURS = uuid.UUID(int=1)
 native = pytest.importorskip("drystone_native")
 
 
-def image(path: Path, size: int = 256 * MIB, **content: bytes) -> Path:
+def image(path: Path, size: int = 2048 * MIB, content: bytes = b"", at: int = 0) -> Path:
     with path.open("wb") as file:
         file.truncate(size)
-        for at, data in content.items():
-            file.seek(int(at[1:]))
-            file.write(data)
+        file.seek(at)
+        file.write(content)
     return path
 
 
@@ -57,9 +56,9 @@ async def test_an_empty_file_of_zeros_is_blank(examiner, tmp_path):
     await examiner.require_blank(str(path))
 
 
-@pytest.mark.parametrize("at", [0, 500_000, MIB - 1, 255 * MIB, 256 * MIB - 1])
+@pytest.mark.parametrize("at", [0, 500_000, MIB - 1, 2047 * MIB, 2048 * MIB - 1])
 async def test_one_byte_near_an_end_is_data(examiner, tmp_path, at):
-    path = image(tmp_path / "a.img", **{f"b{at}": b"x"})
+    path = image(tmp_path / "a.img", content=b"x", at=at)
     found = await examiner.examine(str(path))
     assert (found.state, found.found) == (State.FOREIGN, "data without a known signature")
     with pytest.raises(DataError) as caught:
@@ -75,9 +74,20 @@ async def test_a_file_system_is_named(examiner, tmp_path):
     assert (found.state, found.found) == (State.FOREIGN, "ext4 file system")
 
 
+async def test_what_is_too_small_for_a_drive_is_said_before_anybody_asks_for_it(examiner, tmp_path):
+    for size, words in ((0, "too small"), (SIZE_MIN - 4096, "too small"), (SIZE_MIN, "")):
+        found = await examiner.examine(str(image(tmp_path / f"{size}.img", size)))
+        assert (found.state is State.BLANK) == (not words)
+        assert words in found.found
+    spec = {"cluster": str(OURS), "uuid": str(uuid.uuid4()), "feature_level": 1}
+    with pytest.raises(Exception, match="too small"):
+        native.format_drive(str(image(tmp_path / "a.img", SIZE_MIN - 4096)), json.dumps(spec))
+    native.format_drive(str(tmp_path / f"{SIZE_MIN}.img"), json.dumps(spec))
+
+
 async def test_a_partition_table_and_swap_are_named(examiner, tmp_path):
     signature = bytes(446) + b"\x00\x20\x21\x00\x83\xfe\xff\xff\x00\x08\x00\x00\x00\x00\x01\x00"
-    mbr = image(tmp_path / "mbr.img", b0=signature.ljust(510, b"\0") + b"\x55\xaa")
+    mbr = image(tmp_path / "mbr.img", content=signature.ljust(510, b"\0") + b"\x55\xaa")
     assert (await examiner.examine(str(mbr))).found == "partition table dos"
     swap = image(tmp_path / "swap.img")
     run("mkswap", "-q", str(swap))
@@ -144,7 +154,7 @@ async def test_what_did_not_change_is_not_probed_again_unless_that_is_asked(tmp_
     assert len(runner.calls) == probes
     await examiner.examine(str(path), sequence="another disk")
     assert len(runner.calls) == 2 * probes
-    image(path, b0=b"new")
+    image(path, content=b"new")
     assert (await examiner.examine(str(path), sequence="another disk")).state is State.FOREIGN
     await examiner.examine(str(path), sequence="another disk", fresh=True)
     assert len(runner.calls) == 4 * probes

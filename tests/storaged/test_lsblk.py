@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drystone_common.errors import DataError
-from drystone_storaged.server.lsblk import ID_MAX, NAMELESS, parse
+from drystone_storaged.attach.command import SystemRunner
+from drystone_storaged.server.lsblk import ID_MAX, NAMELESS, list_disks, parse
 from tests.storaged.fake_devices import disk, lsblk
 
 
@@ -107,7 +109,6 @@ PART = {"name": "sda1", "path": "/dev/sda1", "type": "part", "mountpoints": [Non
         ({"children": [{"name": "vg-x", "type": "lvm"}]}, "used by vg-x (lvm)"),
         ({"children": [PART | {"children": [{"name": "md0", "type": "raid1"}]}]},
          "used by md0 (raid1)"),
-        ({"fstype": "mpath_member"}, "a path of a multipath device"),
         ({}, ""),
     ],
 )  # fmt: skip
@@ -115,9 +116,9 @@ def test_who_uses_a_disk(sys_block, more, use):
     assert listed(sys_block, disk("sda", **more))[0].use == use
 
 
-def test_a_partition_table_is_something_that_a_disk_holds(sys_block):
-    found = listed(sys_block, disk("sda", pttype="gpt"), disk("sdb", children=[PART]))
-    assert [d.holds for d in found] == ["partition table gpt", "partitions"]
+def test_partitions_are_something_that_a_disk_holds(sys_block):
+    found = listed(sys_block, disk("sda"), disk("sdb", children=[PART]))
+    assert [d.holds for d in found] == ["", "partitions"]
 
 
 def test_two_disks_of_one_identity_are_not_used_before_somebody_looked(sys_block):
@@ -134,9 +135,7 @@ def test_two_disks_of_one_identity_are_not_used_before_somebody_looked(sys_block
 def test_a_multipath_device_stands_for_its_paths(sys_block):
     fact(sys_block, "dm-3/dm/uuid", "mpath-3600a0b80")
     whole = disk("mpatha", kname="dm-3", path="/dev/mapper/mpatha", type="mpath", serial=None)
-    paths = [
-        disk(n, wwn="0x600a0b80", fstype="mpath_member", children=[whole]) for n in ("sda", "sdb")
-    ]
+    paths = [disk(n, wwn="0x600a0b80", children=[whole]) for n in ("sda", "sdb")]
     (found,) = listed(sys_block, *paths)
     assert (found.id, found.path, found.use) == ("wwn:600a0b80", "/dev/mapper/mpatha", "")
 
@@ -157,7 +156,9 @@ def test_entries_without_sense_are_left_out_and_the_others_stay(sys_block):
     for _ in range(100):
         deep = {"type": "part", "children": [deep]}
     disks = [disk("sda", children=[deep]), disk("sdb", mountpoints=[5, {}])]
-    output = {"blockdevices": [5, None, {}, {"type": "disk"}, {"type": ["disk"]}, [[]], *disks]}
+    output: dict = {
+        "blockdevices": [5, None, {}, {"type": "disk"}, {"type": ["disk"]}, [[]], *disks]
+    }
     assert [d.name for d in parse(json.dumps(output), sys_block=sys_block)] == ["sda", "sdb"]
 
 
@@ -177,3 +178,10 @@ def test_whatever_firmware_says_ids_stay_plain_and_short(changes):
         assert " " not in found.id
         assert len(found.id) <= ID_MAX
         assert 0 < found.size < 2**64
+
+
+@pytest.mark.skipif(not shutil.which("lsblk"), reason="lsblk is not installed")
+async def test_the_lsblk_of_this_machine_knows_these_columns():
+    for found in await list_disks(SystemRunner()):
+        assert found.path.startswith("/dev/")
+        assert found.size > 0

@@ -177,10 +177,12 @@ class DeviceDesk:
         """
         device = await self._wanted_id(node, which, state)
         if device not in {d.device for d, _ in await self.wanted(node)}:
-            found = await self._find(node, which, state)
-            if found is not None:
-                _refuse(node, found)
-                device = found.id
+            try:
+                device = await self._usable(node, which, state)
+            except (ConflictError, NotFoundError):
+                # It may just have been plugged in, unmounted or wiped.
+                await self.look(node)
+                device = await self._usable(node, which, state)
         drive, added = await self._wanted.add(
             node, device, power_loss_protected=power_loss_protected
         )
@@ -220,6 +222,14 @@ class DeviceDesk:
         session = self._sessions.get(("server", node.uuid))
         if session is not None:
             session.send(await self.message(node.uuid))
+
+    async def _usable(self, node: Node, which: str, state: MapState) -> str:
+        """The id of a device that nothing is known against."""
+        found = await self._find(node, which, state)
+        if found is None:
+            return which
+        _refuse(node, found)
+        return found.id
 
     async def _find(self, node: Node, which: str, state: MapState) -> Device | None:
         """A device by id or path; None where nothing can be said yet."""

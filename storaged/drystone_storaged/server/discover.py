@@ -129,7 +129,10 @@ class Discovery:
             self._asked.clear()
             moved = await asyncio.to_thread(self._moves) != self._mark
             if asked or moved or loop.time() >= full_at:
-                await self.look()
+                try:
+                    await self.look()
+                except Exception:  # noqa: BLE001 - no disk, however strange, ends the server of the others
+                    _log.exception("devices_look_failed")
                 full_at = loop.time() + FULL_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_S):
@@ -143,10 +146,10 @@ class Discovery:
             return Seen(disk, Finding(State.OURS, found, mine.uuid), mine.configured)
         if disk.use:
             return Seen(disk, Finding(State.IN_USE, disk.use))
-        if disk.holds:
-            return Seen(disk, Finding(State.FOREIGN, disk.holds))
         async with gate:
             finding = await self._examiner.examine(disk.path, sequence=disk.sequence)
+        if disk.holds and finding.state is State.BLANK:
+            finding = Finding(State.FOREIGN, disk.holds)
         if disk.id.startswith(NAMELESS) and finding.state is State.BLANK:
             why = "it has neither a WWN nor a serial number: name its path in the settings instead"
             finding = Finding(State.FOREIGN, why)

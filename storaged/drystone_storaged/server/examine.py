@@ -31,6 +31,9 @@ EDGE_BYTES: Final = 1 << 20
 """Partition tables, file systems, RAID and volume managers all leave something within this much of
 one of the ends; what is left in the middle after a wipe of the ends is nobody's any more."""
 
+SIZE_MIN: Final = 16 * (64 << 20) + 2 * 16 * 4096
+"""The least that the native format takes: 16 segments of 64 MiB and both edges (on-disk format)."""
+
 HUNG_MAX: Final = 8  # threads that wait for dead disks; more of them are not asked any more
 BLKID_BLANK: Final = 2  # the documented exit code for "nothing found"
 BLKID_AMBIVALENT: Final = 8
@@ -58,6 +61,7 @@ class Finding:
     drive: str = ""
 
 
+_TOO_SMALL: Final = Finding(State.FOREIGN, "too small: a drive needs a little over 1 GiB")
 _ELSEWHERE: Final = {
     "missing": Finding(State.GONE),
     "in-use": Finding(State.IN_USE, "open in another process"),
@@ -138,7 +142,8 @@ class Examiner:
             text = words[0] if len(words) == 1 else f"two probes disagree: {' / '.join(words)}"
             return Finding(State.FOREIGN, text), len(words) == 1
         if state == "blank" and edges.zero:
-            return Finding(State.BLANK), True
+            small = int(found["size"]) < SIZE_MIN
+            return (_TOO_SMALL if small else Finding(State.BLANK)), True
         if state in ("blank", "foreign"):
             return Finding(State.FOREIGN, "data without a known signature"), True
         why = f"a damaged drystone drive, or too small: {reason}"[:300]

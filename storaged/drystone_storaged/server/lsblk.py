@@ -19,8 +19,10 @@ from drystone_storaged.attach.sysfs import SYS_BLOCK, text
 
 COLUMNS: Final = (
     "NAME", "KNAME", "PATH", "MAJ:MIN", "SIZE", "TYPE", "RO", "RM", "ROTA", "TRAN", "MODEL",
-    "SERIAL", "WWN", "FSTYPE", "PTTYPE", "MOUNTPOINTS",
+    "SERIAL", "WWN", "MOUNTPOINTS",
 )  # fmt: skip
+"""All of sysfs, udev and /proc: for what is on a disk lsblk would read it, and hang with it."""
+
 LSBLK_S: Final = 10.0  # it reads sysfs and udev's files only; thousands of disks take a second
 KINDS: Final = ("disk", "mpath")
 DEPTH_MAX: Final = 16  # of disks on disks; the kernel's own limit of stacked devices is 8
@@ -125,7 +127,7 @@ def _disk(entry: Mapping[str, Any], kinds: Sequence[str], sys_block: Path) -> Di
         wwn,
         model,
         _use(entry),
-        _holds(entry),
+        "partitions" if entry.get("children") else "",
         text(folder / "diskseq") or "",
     )
 
@@ -141,7 +143,8 @@ def _identity(wwn: str, serial: str, model: str, path: str, folder: Path) -> str
         slot = _PCI.search(f"{folder.resolve()}/")
         # The virtual disks of one slot are one; a real controller would have many behind it.
         found = f"pci:{slot[1]}" if slot else f"{NAMELESS}{path}"
-    return re.sub(r"[^!-~]", "_", found)[:ID_MAX]
+    # Nothing that an address of the REST API would have to escape.
+    return re.sub(r"[^A-Za-z0-9._:+@=/-]", "_", found)[:ID_MAX]
 
 
 def _class(name: str, entry: Mapping[str, Any]) -> str:
@@ -161,15 +164,7 @@ def _use(entry: Mapping[str, Any]) -> str:
     for each in _walk(entry.get("children"), 0):
         if each.get("type") != "part":
             return f"used by {_plain(each, 'name')} ({_plain(each, 'type') or 'unknown'})"
-    if entry.get("fstype") == "mpath_member":
-        return "a path of a multipath device"
     return ""
-
-
-def _holds(entry: Mapping[str, Any]) -> str:
-    if isinstance(entry.get("pttype"), str) and entry["pttype"]:
-        return f"partition table {_plain(entry, 'pttype')}"
-    return "partitions" if entry.get("children") else ""
 
 
 def _one_each(disks: Iterable[Disk]) -> list[Disk]:

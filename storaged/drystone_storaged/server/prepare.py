@@ -170,6 +170,8 @@ class Preparer:
                 code="drive_not_formatted",
                 hint="set init = true (and create_bytes for a new file) to make it a drive",
             )
+        if self._guard is not None:
+            await self._guard.require_blank(drive)
         self.formatting.add(drive.key)
         self.on_format()
         try:
@@ -180,8 +182,6 @@ class Preparer:
     async def _make(
         self, drive: DriveSettings, entry: Entry | None, *, missing: bool
     ) -> dict[str, object]:
-        if self._guard is not None:
-            await self._guard.require_blank(drive)
         uuid = entry.uuid if entry else str(new_uuid())
         self._ledger.put(drive.key, Entry(uuid, Phase.FORMATTING))
         spec = {
