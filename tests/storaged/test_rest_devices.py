@@ -213,9 +213,10 @@ async def test_a_look_is_the_servers_own(mgr, server):
 def test_whatever_a_server_reports_is_bounded():
     reports = DeviceReports()
     mad = pb.Device(
-        id="wwn:5", path="x" * 10_000, device_class="gold", drive=b"short", state=99,
+        id="wwn:5", path="x" * 10_000, device_class="gold", drive=b"short",
         found="y" * 10_000,
     )  # fmt: skip
+    mad.state = 99  # type: ignore[assignment]
     nameless = [pb.Device(id=""), pb.Device(id="z" * 1000)]
     reports.report("n", pb.Devices(discovers=True, devices=[mad, *nameless] + [BLANK] * 5000))
     _, devices = reports.of("n") or (False, ())
@@ -227,8 +228,13 @@ def test_whatever_a_server_reports_is_bounded():
         500,
         500,
     )
-    states = [pb.WantedState(device=f"wwn:{n}", phase=77, reason="r" * 9999) for n in range(5000)]
+    states = [pb.WantedState(device=f"wwn:{n}", reason="r" * 9999) for n in range(5000)]
+    states[0].phase = 77  # type: ignore[assignment]
     reports.report_wanted("n", pb.WantedStates(drives=states))
+    reports.report("m", pb.Devices())
     assert len(reports._wanted["n"]) <= 12
     assert reports.progress("n", "wwn:0").state == "pending"
     assert len(reports.progress("n", "wwn:0").reason) == 500
+    reports.clear()
+    assert reports.of("m") is None
+    assert reports.progress("n", "wwn:0").reason == ""

@@ -142,11 +142,27 @@ async def test_a_blank_device_is_seen_asked_for_formatted_and_served(mgr, tmp_pa
         drive = (await mgr.http.get(f"/v1/drives/{shown['drive_id']}")).json()
         assert (drive["state"], drive["addr"]) == ("up", f"127.0.0.1:{port}")
         assert drive["uuid"] == shown["drive"]
+        assert (drive["device"], drive["class"]) == (device, "file")
         assert server.core.opened[0]["slot"] == 63
         again = await add(mgr, device, status=200)
         assert again["state"] == "up"
         await until(seen_as(mgr, path, "ours"), "the device is ours")
         assert (await devices(mgr))[str(path)]["drive"] == shown["drive"]
+
+
+async def test_a_pool_takes_drives_of_its_class_and_one_without_any_drive(
+    mgr, tmp_path, folder, port
+):
+    device = blank(folder / "a.img")
+    async with running_server(mgr, tmp_path / "s", folder, port):
+        await until(seen_as(mgr, folder / "a.img", "blank"), "the device")
+        await add(mgr, device)
+        await until(is_now(mgr, device, "up"), "the drive is up")
+        made = {}
+        for name, kind in (("any", ""), ("files", "file"), ("fast", "nvme")):
+            body = {"name": name, "copies": 1, "drive_class": kind}
+            made[name] = (await mgr.http.post("/v1/pools", json=body)).status_code
+        assert made == {"any": 201, "files": 201, "fast": 409}
 
 
 async def test_power_loss_protection_reaches_the_drive_and_is_not_changed_by_accident(

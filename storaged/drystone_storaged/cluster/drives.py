@@ -139,6 +139,7 @@ class DriveService:
             drive, node=node.uuid, node_name=node.name, capacity=request.capacity,
             addr=request.addr, nonce=request.nonce, state=DriveState.DOWN, reason="", ended=False,
             previous_nonce=confirmed, weight=request.capacity / 2**40, device=request.device,
+            drive_class=request.drive_class or drive.drive_class,
         )  # fmt: skip
         if request.previous_nonce == drive.nonce:
             opened = replace(opened, previous_nonce=drive.nonce)

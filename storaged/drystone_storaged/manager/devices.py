@@ -111,6 +111,11 @@ class DeviceReports:
         self._devices.pop(node, None)
         self._wanted.pop(node, None)
 
+    def clear(self) -> None:
+        """Forget everything: the servers tell it to another manager now."""
+        self._devices.clear()
+        self._wanted.clear()
+
     def of(self, node: str) -> tuple[bool, tuple[Device, ...]] | None:
         """Whether the server looks for devices, and what it sees; None before its first word."""
         return self._devices.get(node)

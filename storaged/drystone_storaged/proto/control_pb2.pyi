@@ -1304,6 +1304,7 @@ class OpenDriveRequest(_message.Message):
     FEATURE_LEVEL_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICE_CLASS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.bytes
     """From the superblock."""
     serial: _builtins.str
@@ -1322,7 +1323,8 @@ class OpenDriveRequest(_message.Message):
     cluster: _builtins.bytes
     """Cluster in the superblock."""
     device: _builtins.str
-    """Id of the wanted device; empty for a drive of the settings."""
+    """Id and class of the wanted device; empty for a drive of the settings."""
+    device_class: _builtins.str
     def __init__(
         self,
         *,
@@ -1337,10 +1339,11 @@ class OpenDriveRequest(_message.Message):
         feature_level: _builtins.int = ...,
         cluster: _builtins.bytes = ...,
         device: _builtins.str = ...,
+        device_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "capacity_bytes", b"capacity_bytes", "cluster", b"cluster", "device", b"device", "feature_level", b"feature_level", "highest_revision", b"highest_revision", "incarnation", b"incarnation", "nonce", b"nonce", "previous_nonce", b"previous_nonce", "serial", b"serial", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "capacity_bytes", b"capacity_bytes", "cluster", b"cluster", "device", b"device", "device_class", b"device_class", "feature_level", b"feature_level", "highest_revision", b"highest_revision", "incarnation", b"incarnation", "nonce", b"nonce", "previous_nonce", b"previous_nonce", "serial", b"serial", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -222,6 +222,7 @@ class DriveKeeper:
             feature_level=FEATURE_LEVEL,
             cluster=self._deps.membership.cluster.bytes,
             device=self.settings.device_id,
+            device_class=self.settings.kind,
         )
         return await self._deps.control.call(lambda stub: stub.OpenDrive, request)
 

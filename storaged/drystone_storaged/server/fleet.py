@@ -225,6 +225,7 @@ class Fleet:
             init=True,
             power_loss_protected=wanted.power_loss_protected,
             device=wanted.device,
+            device_class=seen.disk.device_class,
         )
         slot = page_slot(wanted.slot)
         self._gate.hold(slot)

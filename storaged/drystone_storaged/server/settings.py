@@ -37,11 +37,17 @@ class DriveSettings(BaseModel):
         """Id of the device if the manager wants it; empty for a drive of the settings."""
         return ""
 
+    @property
+    def kind(self) -> str:
+        """`nvme`, `ssd`, `hdd` or `file`; empty where nobody looked."""
+        return ""
+
 
 class WantedSettings(DriveSettings):
     """A drive that the manager wants. Its path may change, its device does not."""
 
     device: str
+    device_class: str = ""
 
     @property
     def key(self) -> str:
@@ -52,6 +58,11 @@ class WantedSettings(DriveSettings):
     def device_id(self) -> str:
         """See the base class."""
         return self.device
+
+    @property
+    def kind(self) -> str:
+        """See the base class."""
+        return self.device_class
 
 
 class ServerSettings(DaemonSettings):

@@ -19,6 +19,7 @@ from drystone_storaged.manager.control.context import (
     authorize,
     unary,
 )
+from drystone_storaged.manager.devices import CLASSES
 from drystone_storaged.manager.services import Services
 from drystone_storaged.proto import control_pb2 as pb
 
@@ -49,6 +50,7 @@ class DriveCalls:
             str(UUID(bytes=request.uuid)), request.serial, request.nonce, request.previous_nonce,
             request.capacity_bytes, request.addr, request.incarnation, request.highest_revision,
             str(UUID(bytes=request.cluster)), device=request.device,
+            drive_class=request.device_class if request.device_class in CLASSES else "",
         )  # fmt: skip
         opened = await services.drives.open(
             node, wanted, lambda d: services.sessions.get(("server", d.node)) is not None
