@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from drystone_cli import devices
 from drystone_cli.context import manager
 from drystone_cli.output import (
     Output,
@@ -33,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("map")(show_map)
     app.add_typer(nodes, name="node")
     app.add_typer(drives, name="drive")
+    devices.add_to(nodes, drives)
 
 
 def status(output: OutputOption = Output.TABLE) -> None:

@@ -69,7 +69,7 @@ class FakeTools:
             return json.dumps({"state": "missing", "reason": "no file", "size": 0})
         text = file.read_text()
         if not text:
-            return json.dumps({"state": "blank", "reason": "", "size": 1 << 30})
+            return json.dumps({"state": "blank", "reason": "", "size": 2 << 30})
         try:
             return json.dumps({"state": "drystone", "reason": "", **json.loads(text)})
         except ValueError:

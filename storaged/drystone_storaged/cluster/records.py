@@ -206,6 +206,7 @@ class Drive:
     ``ended``: it is proven that this open answers no request any more; it is down, and may be
     dropped without a wait. A drive can be down without that: one that hangs still answers reads.
     ``proven``: it was ready once; before that it holds nothing and its superblock may lack a nonce.
+    ``device``: id of the wanted device that it lies on; empty for a drive of a server's settings.
     """
 
     id: int
@@ -223,6 +224,24 @@ class Drive:
     reason: str = ""
     proven: bool = False
     ended: bool = False
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedDrive:
+    """A device that a node shall serve. ``slot`` is its own for as long as it is wanted."""
+
+    device: str
+    slot: int
+    power_loss_protected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WantedDrives:
+    """Of one node, by slot. Never deleted while the node is known: its revision only grows."""
+
+    node: str
+    drives: tuple[WantedDrive, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,6 @@ def _candidates(
     found = [
         (d, nodes[d.node])
         for d in state.drives.values()
-        if d.state is DriveState.UP and d.node in nodes and d.drive_class == pool.drive_class
+        if d.state is DriveState.UP and d.node in nodes and pool.drive_class in ("", d.drive_class)
     ]
     return in_domain(found, pool.failure_domain)

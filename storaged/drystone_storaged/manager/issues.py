@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from drystone_storaged.cluster.drives import STOPPED
+from drystone_storaged.cluster.drives import REMOVED, STOPPED
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.records import Drive, DriveState, Node, Pool
 from drystone_storaged.manager.drivestats import DriveStats
@@ -140,6 +140,8 @@ def _drives(drives: _Drives, stats: DriveStats) -> Iterator[str]:
         refusal = drives.refused.get(drive.id)
         if refusal is not None:
             yield f"{where} is refused by its server ({refusal.code}): {refusal.reason}"
+        elif drive.reason == REMOVED and drive.id not in drives.needed:
+            continue  # as somebody asked for
         elif drive.id in drives.down and drive.node_name not in drives.away:
             yield f"{where} is down{_remedy(drive)}"
         figures = stats.get(drive.id)

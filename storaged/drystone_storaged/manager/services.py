@@ -26,10 +26,12 @@ from drystone_storaged.cluster.replacement import ReplacementService
 from drystone_storaged.cluster.store import MetadataStore
 from drystone_storaged.cluster.store_guarded import GuardedStore
 from drystone_storaged.cluster.volumes import VolumeService
+from drystone_storaged.cluster.wanted import WantedService
 from drystone_storaged.manager.bell import Bell
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.control.credentials import Credentials
 from drystone_storaged.manager.control.sessions import SessionRegistry
+from drystone_storaged.manager.devices import DeviceDesk, DeviceReports
 from drystone_storaged.manager.drivestats import DriveStats
 from drystone_storaged.manager.failures import FailureJudge, JudgeDeps
 from drystone_storaged.manager.joins import Backoff, JoinLoop, PromoteBatcher
@@ -95,6 +97,7 @@ class Services:
     tasks: TaskService
     reports: ReportLimiter
     voters: VoterKeeper
+    devices: DeviceDesk
     wake_orders: Bell = field(default_factory=Bell)
     wake_sweep: Bell = field(default_factory=Bell)
     jobs: set[asyncio.Task[object]] = field(default_factory=set)
@@ -207,6 +210,7 @@ def build(env: Environment) -> Services:
         tasks=TaskService(TaskParts(store, ids, commander, members, volumes, env.wall)),
         reports=ReportLimiter(),
         voters=VoterKeeper(VoterDeps(store, leadership, nodes, sessions, env.name)),
+        devices=DeviceDesk(store, WantedService(store), sessions, DeviceReports()),
     )
     leadership.on_lost.append(services.stand_down)
     # Whatever may let a drop or a join happen is a change of the map or of who is connected.

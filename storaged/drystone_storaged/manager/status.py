@@ -128,6 +128,7 @@ class StatusService:
         return {
             "id": drive.id, "uuid": drive.uuid, "node": drive.node_name, "addr": drive.addr,
             "state": drive.state.value, "reason": reason, "serial": drive.serial,
+            "device": drive.device or None, "class": drive.drive_class or None,
             "capacity": drive.capacity, "used": figures.used if figures else None,
             "resync_bytes_left": figures.resync_left if figures else 0,
             "resync_bytes_done": figures.resync_done if figures else 0,

@@ -69,6 +69,7 @@ class Commands:
         *,
         probe: Callable[[int], Awaitable[control_pb2.DriveStatus | None]],
         answer: Answer,
+        look: Callable[[], Awaitable[None]],
     ) -> None:
         self._core = core
         self._controls = controls
@@ -76,6 +77,7 @@ class Commands:
         self._drives = drives
         self._probe = probe
         self._answer = answer
+        self._look = look
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._votes: dict[tuple[str, int], asyncio.Future[bool]] = {}
         self._scrubs: dict[int, asyncio.Future[Event]] = {}
@@ -129,6 +131,7 @@ class Commands:
             "scrub": lambda scrub: self._scrub(command.id, scrub),
             "promise": self._promise,
             "probe": self._probe_drive,
+            "look": self._look_at_devices,
         }
         handler = handlers.get(kind or "")
         if handler is None:
@@ -206,6 +209,10 @@ class Commands:
         finally:
             self._votes.pop(key, None)
         return control_pb2.CommandResult(code="" if granted else "heard")
+
+    async def _look_at_devices(self, _: control_pb2.LookAtDevices) -> control_pb2.CommandResult:
+        await self._look()
+        return control_pb2.CommandResult()
 
     async def _probe_drive(self, probe: control_pb2.ProbeDrive) -> control_pb2.CommandResult:
         if not self._serving([probe.drive]):

@@ -29,6 +29,7 @@ OPEN_DEADLINE_S: Final = 900.0
 """Replay is bounded by the checkpoint to seconds; a drive that needs more than this is broken."""
 
 MAP_WAIT_S: Final = 5.0  # for a map that shows the open; without it the open begins anew
+CLOSE_S: Final = 10.0  # the native side bounds an orderly end to this, checkpoint included
 REFUSAL_CHARS: Final = 500  # of a path or reason in a status: a sentence or two
 
 RETRY_MIN_S: Final = 0.5
@@ -81,6 +82,7 @@ class DriveKeeper:
         self._deps = deps
         self._outcome: asyncio.Future[Event] | None = None
         self._ended = asyncio.Event()
+        self._gone = asyncio.Event()
         self._again = asyncio.Event()
 
     async def run(self) -> None:
@@ -122,7 +124,7 @@ class DriveKeeper:
 
     def map_changed(self) -> None:
         """Look again at once where a newer map lets a new drive take the place of a lost one."""
-        if self.code == "drive_lost" and self._deps.preparer.is_free(self.settings.path):
+        if self.code == "drive_lost" and self._deps.preparer.is_free(self.settings.key):
             self._again.set()
 
     def reopen(self) -> None:
@@ -140,6 +142,37 @@ class DriveKeeper:
         if self.state is DriveState.SERVING:
             self.state = DriveState.CLOSED
             await self._report(control_pb2.DRIVE_STATE_CLOSED, STOPPED)
+
+    async def retire(self, why: str) -> None:
+        """Serve no more and say why; whoever runs this drive has ended ``run`` before."""
+        self.state = DriveState.CLOSED
+        if not self.number:
+            return
+        self._gone.clear()
+        try:
+            self._deps.core.close_drive(self.number)
+        except Exception:  # noqa: BLE001 - the module's own type: it is not open
+            _log.info("drive_was_closed", drive=self.number)
+        else:
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await self._gone.wait()
+            except TimeoutError:
+                # It may still answer: "closed" would be a promise that nobody can give.
+                _log.warning("drive_not_closed", drive=self.number)
+                return
+        with contextlib.suppress(DrystoneError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._report(control_pb2.DRIVE_STATE_CLOSED, why)
+
+    def on_closed(self, _: Event) -> None:
+        """Take `drive_closed`."""
+        self._gone.set()
+
+    @property
+    def uuid(self) -> str:
+        """The drive that was last in this place; empty if there was none."""
+        return self._deps.preparer.uuid_of(self.settings.key)
 
     async def _pause(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -174,7 +207,9 @@ class DriveKeeper:
 
     async def _take_into_use(self, block: Superblock) -> control_pb2.OpenDriveResponse:
         self.nonce = self._deps.nonce()
-        serial = await asyncio.to_thread(serial_of, self.settings.path, self._deps.machine_id)
+        serial = await asyncio.to_thread(
+            serial_of, self.settings.path, self._deps.machine_id, self.settings.device_id
+        )
         request = control_pb2.OpenDriveRequest(
             uuid=bytes.fromhex(block.uuid.replace("-", "")),
             serial=serial,
@@ -186,6 +221,8 @@ class DriveKeeper:
             highest_revision=block.revision,
             feature_level=FEATURE_LEVEL,
             cluster=self._deps.membership.cluster.bytes,
+            device=self.settings.device_id,
+            device_class=self.settings.kind,
         )
         return await self._deps.control.call(lambda stub: stub.OpenDrive, request)
 
@@ -266,7 +303,7 @@ class DriveKeeper:
         """Why this drive is not served; None while it is, or is tried for the first time."""
         if not self.code:
             return None
-        uuid = self._deps.preparer.uuid_of(self.settings.path)
+        uuid = self.uuid
         return control_pb2.RefusedDrive(
             uuid=UUID(uuid).bytes if uuid else b"",
             path=self.settings.path[:REFUSAL_CHARS],

@@ -75,6 +75,7 @@ class RegistrationCalls:
             yield await _session_welcome(services, peer.role)
             if peer.role == "server":
                 yield await services.silence.suspects_message()
+                yield await services.devices.message(session.key[1])
                 services.sessions.replay(session)
             async for message in session.messages():
                 yield message
@@ -153,6 +154,10 @@ async def _read(
                 services.sessions.answered(session.key, message.result)
             elif kind == "status" and session.key[0] == "server":
                 await _status(services, session, message.status)
+            elif kind == "devices" and session.key[0] == "server":
+                services.devices.reports.report(session.key[1], message.devices)
+            elif kind == "wanted" and session.key[0] == "server":
+                services.devices.reports.report_wanted(session.key[1], message.wanted)
     except (grpc.RpcError, grpc.aio.UsageError):
         log.info("a session broke", node=session.name)
     except DrystoneError as error:
@@ -182,6 +187,7 @@ def _ended(services: Services, session: Session) -> None:
     log.info("session ended", node=session.name, role=session.key[0])
     if session.key[0] == "server":
         services.refusals.forget(session.key[1])
+        services.devices.reports.forget(session.key[1])
         services.spawn(_forget_usage(services, session.key[1]), "usage after a session")
         services.spawn(services.judge.check_process(session.key[1]), "probe after a session")
 
