@@ -80,7 +80,8 @@ def _make(layer: Path, epoch: int) -> None:
                 f"--dpkgopt=path-include={KEPT}",
                 f'--customize-hook=echo "{user}" >> "$1/etc/passwd"',
                 '--customize-hook=echo "drystone:x:65532:" >> "$1/etc/group"',
-                '--customize-hook=rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/dev/*',
+                '--customize-hook=rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/*',
+                "--skip=output/dev",  # the container engine makes them
                 SUITE,
                 made,
                 *([str(SOURCES)] if _is_suite() else MIRRORS),

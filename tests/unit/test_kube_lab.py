@@ -49,7 +49,6 @@ def test_every_variable_of_the_lab_is_documented():
     [
         ("go.etcd.io/etcd/server/v3", "server", "etcd"),
         ("helm.sh/helm/v3/cmd/helm", "helm", "helm"),
-        ("github.com/coredns/coredns", "coredns", "coredns"),
     ],
 )
 def test_programs_are_found_under_the_name_that_go_gives_them(package, go, ours):

@@ -21,7 +21,7 @@ def start_first(lab: Lab) -> None:
     _start(lab, "etcd", _etcd(lab))
     _start(lab, "kube-apiserver", _api(lab))
     (lab.folder / "Corefile").write_text(_corefile(lab))
-    _start(lab, "coredns", ["-conf", str(lab.folder / "Corefile")])
+    _start(lab, "lab-dns", ["-conf", str(lab.folder / "Corefile")])
 
 
 def wait_api(lab: Lab) -> None:

@@ -25,11 +25,11 @@ def show(lab: Lab) -> None:
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
         for container in pod.get("status", {}).get("containerStatuses", ()):
             if not container.get("ready") or container.get("restartCount"):
-                words = ("logs", name, "-n", namespace, "-c", container["name"],
-                         "--tail", LOG_LINES)  # fmt: skip
-                _print(" ".join(words), kubectl.try_run(*words))
+                log = ["logs", name, "-n", namespace, "-c", container["name"]]
+                log += ["--tail", LOG_LINES]
+                _print(" ".join(log), kubectl.try_run(*log))
                 if container.get("restartCount"):
-                    _print("its last run", kubectl.try_run(*words, "--previous"))
+                    _print("its last run", kubectl.try_run(*log, "--previous"))
 
 
 def _print(title: str, text: str | None) -> None:

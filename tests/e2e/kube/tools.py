@@ -16,7 +16,6 @@ from tests.e2e.kube.shell import Steps, run
 
 KUBERNETES: Final = "v1.34.4"
 ETCD: Final = "v3.6.11"
-COREDNS: Final = "v1.14.7"
 HELM: Final = "v3.21.4"
 PROVISIONER: Final = "v6.3.0"
 ATTACHER: Final = "v4.12.0"
@@ -27,7 +26,7 @@ GO_MIN: Final = (1, 24)
 BUILD_S: Final = 3600.0  # ten minutes on an idle machine of two CPUs
 DOWNLOAD_S: Final = 900.0
 OWN: Final = Path(__file__).parent / "sidecars"
-OWN_PROGRAMS: Final = ("pause", "csi-node-driver-registrar", "livenessprobe")
+OWN_PROGRAMS: Final = ("pause", "csi-node-driver-registrar", "livenessprobe", "lab-dns")
 
 CSI: Final = "github.com/kubernetes-csi"
 VERSION: Final = "k8s.io/component-base/version"
@@ -83,16 +82,13 @@ def groups() -> tuple[Group, ...]:
             f" -X {VERSION}.gitMinor={minor}",
         ),
         Group(
-            "tools",
+            "csi",
             (
                 f"{CSI}/external-provisioner/v6/cmd/csi-provisioner",
                 f"{CSI}/external-attacher/v4/cmd/csi-attacher",
                 f"{CSI}/external-resizer/v2/cmd/csi-resizer",
                 f"{CSI}/external-snapshotter/v8/cmd/csi-snapshotter",
                 f"{CSI}/external-snapshotter/v8/cmd/snapshot-controller",
-                "helm.sh/helm/v3/cmd/helm",
-                "github.com/coredns/coredns",
-                "go.etcd.io/etcd/server/v3",
             ),
             (
                 f"{CSI}/external-provisioner/v6@{PROVISIONER}",
@@ -100,11 +96,10 @@ def groups() -> tuple[Group, ...]:
                 f"{CSI}/external-resizer/v2@{RESIZER}",
                 f"{CSI}/external-snapshotter/v8@{SNAPSHOTTER}",
                 f"{CSI}/external-snapshotter/client/v8@{SNAPSHOTTER}",
-                f"helm.sh/helm/v3@{HELM}",
-                f"github.com/coredns/coredns@{COREDNS}",
-                f"go.etcd.io/etcd/server/v3@{ETCD}",
             ),
         ),
+        Group("etcd", ("go.etcd.io/etcd/server/v3",), (f"go.etcd.io/etcd/server/v3@{ETCD}",)),
+        Group("helm", ("helm.sh/helm/v3/cmd/helm",), (f"helm.sh/helm/v3@{HELM}",)),
     )
 
 

@@ -19,7 +19,7 @@ import (
 const pause = time.Second
 
 type server struct {
-	registration.UnsafeRegistrationServer
+	registration.UnimplementedRegistrationServer
 	name, endpoint string
 }
 
