@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.kube import cgroups, cluster, evidence, network, node, plain, tools
+from tests.e2e.kube import cgroups, cluster, evidence, network, node, operated, plain, tools
 from tests.e2e.kube.settings import Lab, LabError, from_environment
 from tests.e2e.kube.shell import Steps
 from tests.e2e.lib.stop import end_in_order
 from tests.e2e.lib.waits import NotSeenError
+
+SCENARIOS: Final = {"plain": plain.run, "operated": operated.run}
 
 NODE_ACTIONS: Final = {
     "start": "power on, with the disk that it had",
@@ -46,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         ("up", "start the lab"),
         ("down", "take the lab away, with everything that it made"),
         ("plain", "end to end with plain manifests, in the lab that is up"),
+        ("operated", "end to end with chart and operator, in the lab that is up"),
     ):
         commands.add_parser(name, help=text)
     e2e = commands.add_parser("e2e", help="start the lab, test the image in it, take it away")
@@ -71,9 +75,9 @@ def _run(arguments: argparse.Namespace, lab: Lab, steps: Steps) -> None:
         cluster.down(lab, steps)
     elif command == "load":
         cluster.load(lab, arguments.archive, steps)
-    elif command == "plain":
+    elif command in SCENARIOS:
         cluster.need_up(lab)
-        plain.run(lab, steps)
+        SCENARIOS[command](lab, steps)
     elif command == "e2e":
         _end_to_end(lab, steps, keep=arguments.keep)
     else:
@@ -86,9 +90,12 @@ def _end_to_end(lab: Lab, steps: Steps, *, keep: bool) -> None:
     keep = keep or cluster.is_up(lab)
     cluster.up(lab, steps)
     try:
-        plain.run(lab, steps)
+        for name, scenario in SCENARIOS.items():
+            steps.say(f"scenario {name}")
+            scenario(lab, steps)
     except (LabError, NotSeenError):
-        evidence.show(lab)
+        with contextlib.suppress(LabError):
+            evidence.show(lab)
         raise
     finally:
         if not keep:

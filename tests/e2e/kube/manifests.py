@@ -203,18 +203,34 @@ def claim(name: str, size: str) -> Object:
 
 def user(name: str, claim_name: str, node: str) -> Object:
     """A pod that has the volume at /data and waits to be told what to do."""
+    spec = {**_user_pod(claim_name), "nodeSelector": {"kubernetes.io/hostname": node}}
+    return {**_object("v1", "Pod", name, "default"), "spec": spec}
+
+
+def deployment(name: str, node: str) -> Object:
+    """The same in a Deployment that rather has it on a node, and elsewhere if that is lost."""
+    wish = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    preferred = [{"weight": 100, "preference": {"matchExpressions": [wish]}}]
+    pod = _user_pod(name)
+    pod["affinity"] = {
+        "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}
+    }
+    found = _workload("Deployment", name, pod, replicas=1, strategy={"type": "Recreate"})
+    found["metadata"]["namespace"] = "default"
+    return found
+
+
+def _user_pod(claim_name: str) -> Object:
     container = {
         "name": "user", "image": IMAGE, "command": ["/usr/bin/tini", "--", "sleep", "infinity"],
         "securityContext": {"runAsUser": 0},
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     }  # fmt: skip
-    spec = {
+    return {
         "containers": [container],
-        "nodeSelector": {"kubernetes.io/hostname": node},
         "terminationGracePeriodSeconds": 2,
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim_name}}],
     }
-    return {**_object("v1", "Pod", name, "default"), "spec": spec}
 
 
 def _object(version: str, kind: str, name: str, namespace: str = NAMESPACE) -> Object:

@@ -36,6 +36,7 @@ OWN: Final = {
     "cni": "/var/lib/cni",
     "cninet": "/etc/cni/net.d",
     "drystone": "/var/lib/drystone",
+    "disks": "/var/lib/drystone-disks",
     "log/pods": "/var/log/pods",
     "log/containers": "/var/log/containers",
 }

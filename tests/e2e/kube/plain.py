@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from tests.e2e.kube import cluster, loops, manifests, node
+from tests.e2e.kube import cluster, manifests, node, usage
 from tests.e2e.kube.kubectl import Kubectl, Object, rolled_out
 from tests.e2e.kube.manifests import CLUSTER, DRIVER, NAMESPACE, REST
 from tests.e2e.kube.rest import Manager
-from tests.e2e.kube.settings import Lab, LabError, node_name
+from tests.e2e.kube.settings import Lab, node_name
 from tests.e2e.kube.shell import Steps
 from tests.e2e.lib.waits import wait_for
 
 ARCHIVE: Final = node.ROOT / "dist" / "drystone-image.tar"
-MIB_WRITTEN: Final = 64
 ROLES: Final = ("admin", "operate", "read")
 WAIT_S: Final = 180.0
-WRITE: Final = f"head -c {MIB_WRITTEN}M /dev/urandom > /data/file && sync && sha256sum < /data/file"
 
 
 def archive() -> Path:
@@ -32,8 +30,8 @@ def run(lab: Lab, steps: Steps) -> None:
     kubectl = Kubectl(lab)
     cluster.load(lab, archive(), steps)
     manager = _start(lab, kubectl, steps)
-    _use(lab, kubectl, steps)
-    _leaves_nothing(lab, kubectl, manager, steps)
+    usage.write_here_read_there(lab, kubectl, steps)
+    usage.leaves_nothing(lab, kubectl, lambda: len(manager.get("/v1/volumes")["items"]), steps)
     _remove(kubectl, steps)
 
 
@@ -60,37 +58,6 @@ def _start(lab: Lab, kubectl: Kubectl, steps: Steps) -> Manager:
                      deadline_s=WAIT_S)  # fmt: skip
     steps.say("CSI driver registered on every node")
     return manager
-
-
-def _use(lab: Lab, kubectl: Kubectl, steps: Steps) -> None:
-    """Write on one node, read on another."""
-    kubectl.apply([manifests.claim("notes", "1Gi")])
-    digest = ""
-    for number in (lab.node_count, 1):
-        name = f"user-{number}"
-        kubectl.apply([manifests.user(name, "notes", node_name(number))])
-        kubectl.wait("pod", name, _running, "to run", deadline_s=WAIT_S)
-        steps.say(f"pod with the volume runs on {node_name(number)}")
-        if not digest:
-            digest = kubectl.execute(name, "sh", "-c", WRITE)
-            steps.say(f"{MIB_WRITTEN} MiB written and synced")
-        elif kubectl.execute(name, "sh", "-c", "sha256sum < /data/file") != digest:
-            raise LabError(f"{node_name(number)} reads other bytes than were written")
-        kubectl.delete("pod", name)
-        kubectl.wait_gone("pod", name, deadline_s=WAIT_S)
-    steps.say("another node read the same bytes")
-
-
-def _leaves_nothing(lab: Lab, kubectl: Kubectl, manager: Manager, steps: Steps) -> None:
-    kubectl.delete("pvc", "notes")
-    kubectl.wait_gone("pvc", "notes", deadline_s=WAIT_S)
-    for kind in ("persistentvolume", "volumeattachment"):
-        wait_for(lambda kind=kind: not kubectl.items(kind), f"no {kind} left", WAIT_S)  # type: ignore[misc]
-    wait_for(lambda: not manager.get("/v1/volumes")["items"], "no volume left", WAIT_S)
-    devices = [name for number in lab.numbers() for name in loops.noted(lab.node(number))]
-    if devices:
-        raise LabError(f"devices are left: {', '.join(devices)}")
-    steps.say("claim deleted: no volume, attachment or device is left")
 
 
 def _remove(kubectl: Kubectl, steps: Steps) -> None:
@@ -129,9 +96,3 @@ def _drives_up(manager: Manager) -> int:
 
 def _registered(found: Object) -> bool:
     return any(driver["name"] == DRIVER for driver in found["spec"].get("drivers") or ())
-
-
-def _running(found: dict[str, Any]) -> bool:
-    status = found["status"]
-    ready = [container.get("ready") for container in status.get("containerStatuses", ())]
-    return bool(status["phase"] == "Running" and ready and all(ready))

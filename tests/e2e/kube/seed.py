@@ -26,7 +26,7 @@ DATABASES: Final = "*.db"
 CONFIG: Final = """version = 2
 root = "{root}"
 state = "{state}"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "{state}/containerd.sock"
 """
