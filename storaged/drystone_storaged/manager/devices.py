@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
-from drystone_common.errors import ConflictError, NotFoundError
+from drystone_common.errors import ConflictError, DeadlineError, NotFoundError
 from drystone_common.logs import get_logger
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.codec import encode
@@ -184,9 +184,12 @@ class DeviceDesk:
         if device not in {d.device for d, _ in await self.wanted(node)}:
             try:
                 device = await self._usable(node, which, state)
-            except (ConflictError, NotFoundError):
+            except (ConflictError, NotFoundError) as refusal:
                 # It may just have been plugged in, unmounted or wiped.
-                await self.look(node)
+                try:
+                    await self.look(node)
+                except DeadlineError:
+                    raise refusal from None
                 device = await self._usable(node, which, state)
         drive, added = await self._wanted.add(
             node, device, power_loss_protected=power_loss_protected

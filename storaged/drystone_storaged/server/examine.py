@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
-from drystone_common.errors import DataError
+from drystone_common.errors import DataError, DeadlineError
 from drystone_storaged.attach import sysfs
 from drystone_storaged.attach.command import Runner
 from drystone_storaged.server.prepare import DriveTools
@@ -107,6 +107,19 @@ class Examiner:
                 code="drive_foreign",
                 hint="wipe it (signatures, first and last MiB) if that is not needed",
             )
+
+    async def require_answer(self, path: str) -> None:
+        """Raise if the device does not answer; other troubles are told better by who opens it."""
+        try:
+            await self._blocking(path, lambda: _read_edges(path))
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"{path} did not answer within {PROBE_S:.0f} s",
+                code="drive_silent",
+                hint="see the kernel log and the cables; the server tries again by itself",
+            ) from error
+        except (OSError, ValueError):
+            return
 
     def keep_only(self, paths: frozenset[str]) -> None:
         """Forget what was seen at other paths."""

@@ -45,14 +45,18 @@ class DeviceGuard:
         self._examiner = examiner
 
     async def identify(self, drive: DriveSettings) -> None:
-        """Raise unless the path still leads to the device."""
+        """Raise unless the path still leads to the device, and that answers."""
         device = drive.device_id
-        if device and not await self._discovery.is_still(device, drive.path):
+        if not device:
+            return
+        if not await self._discovery.is_still(device, drive.path):
             raise ConflictError(
                 f"{drive.path} is not {device} any more",
                 code="drive_moved",
                 hint="the server looks where it is now and tries again by itself",
             )
+        # Here a dead disk costs a thread of its own, later one that all others need.
+        await self._examiner.require_answer(drive.path)
 
     async def require_blank(self, drive: DriveSettings) -> None:
         """Raise unless nothing is on the device, and it still is that device."""
