@@ -109,9 +109,10 @@ async def test_what_is_not_wanted_cannot_be_removed_and_a_condition_that_broke_s
 
 async def test_the_revision_of_what_is_wanted_only_grows(wanted):
     seen = [(await wanted.of(ONE.uuid))[1]]
-    for step in (add, wanted.remove):
-        await (step(wanted, ONE, "wwn:1") if step is add else step(ONE, "wwn:1"))
-        seen.append((await wanted.of(ONE.uuid))[1])
+    await add(wanted, ONE, "wwn:1")
+    seen.append((await wanted.of(ONE.uuid))[1])
+    await wanted.remove(ONE, "wwn:1")
+    seen.append((await wanted.of(ONE.uuid))[1])
     assert seen == sorted(set(seen))
     assert seen[0] == 0
 
