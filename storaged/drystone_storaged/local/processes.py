@@ -191,7 +191,7 @@ class Processes:
             if what == "registered":
                 # What an earlier start said counts no more.
                 reasons.clear()
-            elif what == "drive_refused":
+            elif what in ("drive_refused", "drive_failed"):
                 reasons[str(event.get("path"))] = str(event.get("reason"))
             elif what == "drive_open":
                 reasons.pop(str(event.get("path")), None)

@@ -12,6 +12,7 @@ from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.records import Order, Suspicion, Volume
 from drystone_storaged.manager.control.sessions import SessionRegistry
+from drystone_storaged.manager.refusals import FAILED
 from drystone_storaged.proto import control_pb2 as pb
 
 FENCE_S: Final = 2.0  # drains one log group and one flush; a silent server is asked again
@@ -71,11 +72,11 @@ class Commander:
         promise = pb.Promise(suspect=suspect, voters_version=voters_version)
         return await self._ask(voter, pb.Command(promise=promise), PROMISE_S) is not None
 
-    async def probe_drive(self, node: str, drive: int) -> pb.DriveStatus | None:
-        """How a drive does, by its own server."""
+    async def probe_drive(self, node: str, drive: int) -> pb.CommandResult | None:
+        """How a drive does, by its own server: `probe`, or the code `drive_failed`."""
         command = pb.Command(probe=pb.ProbeDrive(drive=drive))
-        result = await self._ask(node, command, PROBE_S)
-        return result.probe if result is not None else None
+        result = await self._answer(node, command, PROBE_S)
+        return result if result is not None and result.code in ("", FAILED) else None
 
     async def scrub(
         self, node: str, task: int, drive: int, progress: Callable[[pb.CommandResult], None]
@@ -88,10 +89,15 @@ class Commander:
         self, node: str, command: pb.Command, deadline_s: float
     ) -> pb.CommandResult | None:
         """The answer of success; None for silence and for every refusal."""
+        result = await self._answer(node, command, deadline_s)
+        return result if result is not None and not result.code else None
+
+    async def _answer(
+        self, node: str, command: pb.Command, deadline_s: float
+    ) -> pb.CommandResult | None:
         if self._sessions.get(("server", node)) is None:
             return None
         try:
-            result = await self._sessions.command(node, command, deadline_s)
+            return await self._sessions.command(node, command, deadline_s)
         except DrystoneError:
             return None
-        return result if not result.code else None

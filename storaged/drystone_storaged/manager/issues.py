@@ -11,7 +11,7 @@ from drystone_storaged.cluster.drives import STOPPED
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.records import Drive, DriveState, Node, Pool
 from drystone_storaged.manager.drivestats import DriveStats
-from drystone_storaged.manager.refusals import Refusal, Refusals
+from drystone_storaged.manager.refusals import ENOSPC, FAILED, Refusal, Refusals
 
 NAMES_MAX: Final = 5  # in one sentence; the tables below it show all
 FULL_PERCENT: Final = 85  # at 100 writes stop, and freeing space takes time
@@ -138,7 +138,9 @@ def _drives(drives: _Drives, stats: DriveStats) -> Iterator[str]:
     for drive in drives.all:
         where = f"drive {drive.id} on {drive.node_name}"
         refusal = drives.refused.get(drive.id)
-        if refusal is not None:
+        if refusal is not None and refusal.code == FAILED:
+            yield f"{where} failed and answers nothing: {refusal.reason}{_reopen(refusal.reason)}"
+        elif refusal is not None:
             yield f"{where} is refused by its server ({refusal.code}): {refusal.reason}"
         elif drive.id in drives.down and drive.node_name not in drives.away:
             yield f"{where} is down{_remedy(drive)}"
@@ -154,6 +156,16 @@ def _drives(drives: _Drives, stats: DriveStats) -> Iterator[str]:
                 f"another copy: run `drystone drive scrub {drive.id}`, replace it if they grow"
             )
         yield from figures.stuck_copies
+
+
+def _reopen(reason: str) -> str:
+    """How a failed drive comes back, where its server did not find out what is to be cured."""
+    if ENOSPC in reason:
+        return ""
+    return (
+        ": see the log of its server and `dmesg`; a restart of that server opens it again, "
+        "replace the disk if it fails again"
+    )
 
 
 def _remedy(drive: Drive) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from drystone_common.ids import format_id
@@ -78,7 +78,7 @@ class StatusService:
 
     async def summary(self) -> Json:
         """Everything of `status -o json`."""
-        state = await self._feed.read()
+        state = self._as_told(await self._feed.read())
         servers = await read_all(self._store, keys.NODES, Node)
         clients = await read_all(self._store, keys.CLIENTS, Node)
         counts = count_states(state, state.pools.values())
@@ -113,6 +113,7 @@ class StatusService:
 
     def drive(self, drive: Drive, state: MapState) -> Json:
         """One drive with what it last reported."""
+        drive = self._drive_as_told(drive)
         figures = self._stats.get(drive.id)
         said = (r for r in self._refusals.of(drive.node) if r.uuid == drive.uuid)
         refused = None if drive.state is DriveState.UP else next(said, None)
@@ -138,7 +139,7 @@ class StatusService:
 
     async def pool(self, pool: Pool) -> Json:
         """One pool with its space, in bytes of volumes."""
-        state = await self._feed.read()
+        state = self._as_told(await self._feed.read())
         targets = [record.target or record.insync for record in state.pgs(pool.id).values()]
         sizes, free = self._sizes(state)
         capacity = pool_capacity(pool, targets, sizes)
@@ -153,6 +154,17 @@ class StatusService:
     def used(self, volume: Volume) -> int | None:
         """Bytes that a volume's own layers hold, counted once."""
         return self._usage.used([link.layer for link in volume.chain])
+
+    def _as_told(self, state: MapState) -> MapState:
+        """The map with drives down that failed, also where that could not be recorded yet."""
+        told = {d.id: self._drive_as_told(d) for d in state.drives.values()}
+        return replace(state, drives=told)
+
+    def _drive_as_told(self, drive: Drive) -> Drive:
+        failed = self._refusals.failed(drive.node, drive.uuid)
+        if failed is None or drive.state is not DriveState.UP:
+            return drive
+        return replace(drive, state=DriveState.DOWN, reason=failed.reason, ended=True)
 
     def _sizes(self, state: MapState) -> tuple[dict[int, int], dict[int, int]]:
         sizes: dict[int, int] = {}

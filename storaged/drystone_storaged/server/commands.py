@@ -13,7 +13,7 @@ from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.pump import Event
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
-from drystone_storaged.server.drive import DriveKeeper, DriveState
+from drystone_storaged.server.drive import FAILED_CODE, DriveKeeper, DriveState
 
 BLOCK_BYTES: Final = 4096
 DEADLINE_DEFAULT_S: Final = 15.0  # for a command that names none
@@ -208,6 +208,9 @@ class Commands:
         return control_pb2.CommandResult(code="" if granted else "heard")
 
     async def _probe_drive(self, probe: control_pb2.ProbeDrive) -> control_pb2.CommandResult:
+        for keeper in self._drives:
+            if keeper.number == probe.drive and keeper.state is DriveState.FAILED:
+                return control_pb2.CommandResult(code=FAILED_CODE, message=keeper.reason)
         if not self._serving([probe.drive]):
             raise UnavailableError(f"drive {probe.drive} is not open", code="drive_not_open")
         status = await self._probe(probe.drive)
