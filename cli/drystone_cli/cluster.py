@@ -75,14 +75,25 @@ def list_nodes(output: OutputOption = Output.TABLE) -> None:
 @nodes.command()
 def forget(
     name: Annotated[str, typer.Argument(help="Name of the node.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Yes, what it holds is given up.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where too few other drives have its data.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Forget a node that is gone for good; its name is free again, its drives are not.
 
-    A node that is connected, or whose drives hold data in a placement group, is refused.
+    A node that is connected, or whose drives are in placement groups, is refused. So is one
+    without which fewer than min_insync copies of something could come back, unless --force.
     """
+    if not yes:
+        raise InvalidArgumentError(
+            "what the drives of this node hold is given up for good, they never come back",
+            code="not_confirmed",
+            hint="see `drystone status`; if the node cannot come back, repeat with --yes",
+        )
     with manager() as rest:
-        rest.delete(f"/v1/nodes/{segment(name)}")
+        rest.delete(f"/v1/nodes/{segment(name)}{'?force=true' if force else ''}")
     done(output, {"node": name, "forgotten": True}, f"node {name} is forgotten")
 
 

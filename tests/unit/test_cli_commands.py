@@ -128,6 +128,16 @@ def test_a_drive_is_forgotten_only_when_that_is_confirmed(run):
     assert json.loads(told.output) == {"drive": "3", "forgotten": True}
 
 
+def test_a_node_is_forgotten_only_when_that_is_confirmed(run):
+    manager, cli = run({"DELETE /v1/nodes/node-3": (204, None)})
+    refused = cli("node", "forget", "node-3").exception
+    assert isinstance(refused, InvalidArgumentError)
+    assert "--yes" in (refused.hint or "")
+    assert not manager.asked
+    told = cli("node", "forget", "node-3", "--yes", "--force", "-o", "json")
+    assert json.loads(told.output) == {"node": "node-3", "forgotten": True}
+
+
 def test_a_pool_is_changed_and_deleted(run):
     pool = {
         "name": "fast", "copies": 3, "width": 3, "min_insync": 1, "failure_domain": "node",

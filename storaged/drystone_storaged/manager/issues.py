@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from drystone_storaged.cluster.drives import STOPPED
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.records import Drive, DriveState, Node, Pool
+from drystone_storaged.cluster.replace import has_room
 from drystone_storaged.manager.drivestats import DriveStats
 from drystone_storaged.manager.refusals import ENOSPC, FAILED, Refusal, Refusals
 
@@ -24,6 +25,8 @@ class Seen:
     connected: Callable[[Node], bool]
     stats: DriveStats
     refusals: Refusals
+    waiting: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Consuming nodes without a session, with the names of the volumes attached there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ def find_issues(
     drives = _look(state, servers, seen)
     return [
         *_groups(state, drives, counts),
-        *_nodes(drives, {d.node_name for d in drives.all if d.id in drives.needed}, servers),
+        *_nodes(state, drives, servers, worst=bool(counts["stalled"] or counts["unavailable"])),
+        *_clients(seen.waiting),
         *_places(drives, servers, seen.refusals),
         *_drives(drives, seen.stats),
         *(line for pool in state.pools.values() for line in _pool(pool, state, len(servers))),
@@ -112,15 +116,33 @@ def _lacking(state: MapState, drives: _Drives, missing: Collection[int]) -> str:
     return "; ".join(steps) or "resync brings them back, wait"
 
 
-def _nodes(drives: _Drives, needed: Collection[str], servers: Sequence[Node]) -> Iterator[str]:
-    for name in sorted(drives.away):
-        line = f"node {name} is not connected: start `drystone server` there or see its log"
-        if name not in needed and len(drives.away) < len(servers):
+def _nodes(
+    state: MapState, drives: _Drives, servers: Sequence[Node], *, worst: bool
+) -> Iterator[str]:
+    needed = {d.node_name for d in drives.all if d.id in drives.needed}
+    known = {node.uuid: node for node in servers}
+    for node in sorted(servers, key=lambda each: each.name):
+        if node.name not in drives.away:
+            continue
+        line = f"node {node.name} is not connected: start `drystone server` there or see its log"
+        # While I/O waits for copies nobody shall give one up.
+        if node.name not in needed and not worst:
+            forget = f"`drystone node forget {node.name} --yes`"
             line += (
-                "; if it is gone for good, "
-                f"`drystone node forget {name}` places its copies elsewhere"
+                f"; if it is gone for good, {forget} places its copies elsewhere"
+                if has_room(state, known, node.uuid)
+                else f"; if it is gone for good, add another node for its copies, then {forget}"
             )
         yield line
+
+
+def _clients(waiting: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for name, volumes in sorted(waiting.items()):
+        yield (
+            f"the block daemon of node {name} is not connected, devices of {_names(volumes)} wait "
+            "if it is dead or frozen: see its log, start it there; to use a volume elsewhere, "
+            f"`drystone volume detach NAME --node {name} --force`"
+        )
 
 
 def _places(drives: _Drives, servers: Sequence[Node], refusals: Refusals) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -82,7 +82,7 @@ class StatusService:
         servers = await read_all(self._store, keys.NODES, Node)
         clients = await read_all(self._store, keys.CLIENTS, Node)
         counts = count_states(state, state.pools.values())
-        issues = self._issues(state, servers, counts)
+        issues = self._issues(state, servers, counts, await self._waiting(clients))
         nodes = [self.node(n, "server", state) for n in servers]
         nodes += [self.node(n, "client", state) for n in clients]
         live = [d for d in state.drives.values() if d.state is not DriveState.GONE]
@@ -185,11 +185,28 @@ class StatusService:
         found = [self._stats.get(drive) for drive in state.drives]
         return sum(f.resync_done for f in found if f is not None)
 
-    def _issues(self, state: MapState, servers: list[Node], counts: Counter[str]) -> list[str]:
+    async def _waiting(self, clients: list[Node]) -> dict[str, list[str]]:
+        """Volumes whose block daemon is away, by its node."""
+        away = {c.uuid: c.name for c in clients if self._sessions.get(("client", c.uuid)) is None}
+        found: dict[str, list[str]] = {}
+        # Every volume is looked at only while a daemon is away.
+        for volume in await read_all(self._store, keys.VOLUMES, Volume) if away else ():
+            for name in {away[a.client] for a in volume.attachments if a.client in away}:
+                found.setdefault(name, []).append(volume.name)
+        return found
+
+    def _issues(
+        self,
+        state: MapState,
+        servers: list[Node],
+        counts: Counter[str],
+        waiting: Mapping[str, Sequence[str]],
+    ) -> list[str]:
         def connected(node: Node) -> bool:
             return self._sessions.get(("server", node.uuid)) is not None
 
-        return find_issues(state, servers, counts, Seen(connected, self._stats, self._refusals))
+        seen = Seen(connected, self._stats, self._refusals, waiting)
+        return find_issues(state, servers, counts, seen)
 
 
 def _health(counts: Counter[str], issues: list[str]) -> str:
