@@ -259,6 +259,26 @@ async def test_commands_of_the_manager_reach_the_drive_and_are_answered(mgr, tmp
         await until(scrubbed, "the scrub is done")
 
 
+async def test_a_fence_that_a_drive_refuses_is_answered_with_its_reason(mgr, tmp_path, port):
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives) as server:
+        await until(lambda: up(mgr), "the drive is up")
+        body = {"name": "default", "copies": 1}
+        assert (await mgr.http.post("/v1/pools", json=body)).status_code == 201
+        volume = (await mgr.http.post("/v1/volumes", json={"name": "v", "size": GIB})).json()
+        core = server.core
+
+        def refuses(number: int, request_id: int, _request: str) -> None:
+            core.emit("control_done", drive=number, id=request_id, ok=False, reason="sealed")
+
+        core.control = refuses
+        mgr.services.fence._proof_s = 0.3
+        answer = await mgr.http.post(f"/v1/volumes/{volume['id']}/fence", json={"generation": 0})
+        assert answer.status_code == 504, answer.text
+        assert "did not confirm (drive 1: sealed)" in answer.json()["detail"]
+        assert "cure what the drives say" in answer.json()["hint"]
+
+
 async def test_a_drive_shown_down_that_does_well_is_reported_ready_again(mgr, tmp_path, port):
     drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
     async with running_server(mgr, tmp_path / "s", drives) as server:

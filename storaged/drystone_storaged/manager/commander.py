@@ -20,6 +20,7 @@ FREE_S: Final = 5.0  # one record per drive; not urgent
 QUIESCE_S: Final = 1.0  # reads in progress end; one that hangs is no proof and the drop waits
 PROMISE_S: Final = 0.5  # answered from the beacon's memory
 PROBE_S: Final = 0.5  # answered from counters
+REASON_MAX: Final = 500  # of what a server says: a sentence a drive
 SCRUB_S: Final = 24 * 3600.0  # a day for a whole drive at a fraction of its speed
 
 
@@ -28,6 +29,7 @@ class Commander:
 
     def __init__(self, sessions: SessionRegistry) -> None:
         self._sessions = sessions
+        self._unfenced: dict[str, str] = {}
 
     async def fence(
         self, volume: Volume, drives: Mapping[str, Sequence[int]], map_revision: int
@@ -40,12 +42,17 @@ class Commander:
                 drives=numbers, map_revision=map_revision,
             )  # fmt: skip
             result = await self._ask(node, pb.Command(fence=fence), FENCE_S)
+            self._unfenced[node] = result.message[:REASON_MAX] if result is not None else ""
             if result is None:
                 return {}
             return {done.drive: done.sealed_generation for done in result.drives}
 
         answers = await asyncio.gather(*(one(n, d) for n, d in drives.items()))
         return {drive: generation for part in answers for drive, generation in part.items()}
+
+    def why_unfenced(self, nodes: Collection[str]) -> str:
+        """What servers last said of drives that they could not fence; empty if nothing."""
+        return "; ".join(filter(None, (self._unfenced.get(node, "") for node in sorted(nodes))))
 
     async def free_layer(
         self, order: Order, drives: Mapping[str, Sequence[int]]

@@ -196,7 +196,10 @@ def _remedy(drive: Drive) -> str:
         return ": its server runs again and has not opened it yet, see its log if that lasts"
     if not drive.ended and drive.reason:
         # Proven by others, not said by its server: it reports itself when it does well.
-        return f" ({drive.reason}): it comes back by itself when it does well again"
+        return (
+            f" ({drive.reason}): it comes back by itself when it does well again; if it does not, "
+            "its server may be frozen or its device hang: see its log or restart it"
+        )
     why = f" ({drive.reason})" if drive.reason else ""
     return (
         f"{why}: see the log of its server, which opens it again at a restart; replace the disk "
