@@ -91,7 +91,7 @@ class StatusService:
             "issues": issues[:ISSUES_MAX],
             "cluster": state.cluster.uuid,
             "map_revision": state.revision,
-            "nodes": nodes,
+            "nodes": sorted(nodes, key=lambda node: natural(node["name"])),
             "drives": [self.drive(drive, state) for drive in live],
             "pgs": pg_counts(counts),
             "resync": {
@@ -141,13 +141,15 @@ class StatusService:
         """One pool with its space, in bytes of volumes."""
         state = self._as_told(await self._feed.read())
         targets = [record.target or record.insync for record in state.pgs(pool.id).values()]
-        sizes, free = self._sizes(state)
+        sizes, unused, free = self._sizes(state)
         capacity = pool_capacity(pool, targets, sizes)
-        available = min(capacity, pool_capacity(pool, targets, free))
+        # What cleaning needs is nobody's data: available is less than what is not used.
+        used = capacity - min(capacity, pool_capacity(pool, targets, unused))
+        available = min(capacity - used, pool_capacity(pool, targets, free))
         return {
             "id": pool.id, "name": pool.name, "copies": pool.copies, "width": pool.width,
             "min_insync": pool.min_insync, "failure_domain": pool.failure_domain.value,
-            "pg_count": pool.pg_count, "capacity": capacity, "used": capacity - available,
+            "pg_count": pool.pg_count, "capacity": capacity, "used": used,
             "available": available, "pgs": pg_counts(count_states(state, [pool])),
         }  # fmt: skip
 
@@ -166,16 +168,19 @@ class StatusService:
             return drive
         return replace(drive, state=DriveState.DOWN, reason=failed.reason, ended=True)
 
-    def _sizes(self, state: MapState) -> tuple[dict[int, int], dict[int, int]]:
+    def _sizes(self, state: MapState) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+        """Of each drive: all bytes, those without data, those that new data may take."""
         sizes: dict[int, int] = {}
+        unused: dict[int, int] = {}
         free: dict[int, int] = {}
         for drive in state.drives.values():
             figures = self._stats.get(drive.id)
             capacity = figures.capacity if figures else drive.capacity
             sizes[drive.id] = capacity
-            spent = figures.used + figures.reserved if figures else 0
-            free[drive.id] = max(0, capacity - spent)
-        return sizes, free
+            used, reserved = (figures.used, figures.reserved) if figures else (0, 0)
+            unused[drive.id] = max(0, capacity - used)
+            free[drive.id] = max(0, capacity - used - reserved)
+        return sizes, unused, free
 
     def _resync_left(self, state: MapState) -> int:
         found = [self._stats.get(drive) for drive in state.drives]
@@ -207,6 +212,12 @@ class StatusService:
 
         seen = Seen(connected, self._stats, self._refusals, waiting)
         return find_issues(state, servers, counts, seen)
+
+
+def natural(name: str) -> tuple[str, int, str]:
+    """A key that puts node-2 before node-10."""
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :] or 0), name
 
 
 def _health(counts: Counter[str], issues: list[str]) -> str:
