@@ -100,6 +100,11 @@ class LocalCluster:
         with suppress(DrystoneError), self.rest(members, LOOK_S) as rest:
             found = rest.get("/v1/status")
             health, issues = found["health"], problems(found, members)
+        issues += [
+            f"{p['name']} is frozen, `drystone local start {p['node']}` wakes it"
+            for p in shown
+            if p["state"] == "frozen"
+        ]
         issues += self._refused_drives(members)
         return {
             "dir": str(self.layout.root),
@@ -192,6 +197,7 @@ class LocalCluster:
         if not found:
             raise self._no_node(members, node)
         with locked(self.layout):
+            parts.ensure_tokens(self.layout)
             members = self._fresh_ports(members, only=node)
             configs.write(self.layout, members)
             started = [p.name for p in found if self._start(p)]

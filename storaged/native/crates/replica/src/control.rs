@@ -11,7 +11,7 @@ use crate::state::{Asker, Op, Refusal, Then, Vol};
 
 const OTHER_OWNER: &str =
     "the drive has this generation sealed for another owner: the metadata store is an old backup, \
-                           run `drystone recover metadata`";
+                           stop the manager and put the newest store back";
 
 /// Why an order was not carried out.
 fn refused_order(error: AppendError) -> &'static str {

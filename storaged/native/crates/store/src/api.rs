@@ -374,6 +374,6 @@ pub trait ObjectStore {
     /// A device operation ended; what it completed is appended to `out`.
     fn complete(&mut self, id: u64, result: DevResult, out: &mut Vec<StoreEvent>);
     /// Highest generation known for a volume from its block records alone, forgotten ones too
-    /// (`drystone recover metadata`): too high is safe, too low is not.
+    /// (for a recovery of lost metadata): too high is safe, too low is not.
     fn max_gen(&self, vol: VolumeId) -> Gen;
 }
