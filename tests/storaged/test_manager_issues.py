@@ -193,12 +193,17 @@ async def test_a_full_drive_and_bad_blocks_are_told(mgr):
     async with peers(mgr, 3, 0):
         mgr.services.stats.report(
             pb.DriveStatus(
-                drive=2, capacity_bytes=100, used_bytes=80, reserved_bytes=9, bad_blocks=2
+                drive=2,
+                capacity_bytes=100,
+                used_bytes=80,
+                reserved_bytes=9,
+                bad_blocks=5,
+                healed_blocks=3,
             )
         )
         found = await issues(mgr)
         assert "drive 2 on node-2 is 89 % full" in found
-        assert "had 2 bad blocks, 0 healed" in found
+        assert "had 5 bad blocks, 3 healed from another copy, 2 not healed" in found
 
 
 async def test_a_copy_that_does_not_go_on_is_told_in_its_servers_words(mgr):

@@ -254,9 +254,10 @@ async def test_commands_of_the_manager_reach_the_drive_and_are_answered(mgr, tmp
 
         async def scrubbed() -> bool:
             task = (await mgr.http.get(f"/v1/tasks/{shown['id']}")).json()
-            return task["state"] == "done"
+            return bool(task["state"] == "done" and task["message"] == said)
 
-        await until(scrubbed, "the scrub is done")
+        said = "bad 7, healed 5, not healed 2"
+        await until(scrubbed, "the scrub is done, with what it found")
 
 
 async def test_a_fence_that_a_drive_refuses_is_answered_with_its_reason(mgr, tmp_path, port):

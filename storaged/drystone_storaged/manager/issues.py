@@ -11,7 +11,7 @@ from drystone_storaged.cluster.drives import STOPPED
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.records import Drive, DriveState, Node, Pool
 from drystone_storaged.cluster.replace import has_room
-from drystone_storaged.manager.drivestats import DriveStats
+from drystone_storaged.manager.drivestats import DriveFigures, DriveStats
 from drystone_storaged.manager.refusals import ENOSPC, FAILED, Refusal, Refusals
 
 NAMES_MAX: Final = 5  # in one sentence; the tables below it show all
@@ -173,10 +173,7 @@ def _drives(drives: _Drives, stats: DriveStats) -> Iterator[str]:
         if spent >= FULL_PERCENT:
             yield f"{where} is {spent} % full: delete volumes, or use a pool on other drives"
         if figures.bad_blocks:
-            yield (
-                f"{where} had {figures.bad_blocks} bad blocks, {figures.healed_blocks} healed from "
-                f"another copy: run `drystone drive scrub {drive.id}`, replace it if they grow"
-            )
+            yield f"{where} {_bad_blocks(drive.id, figures)}"
         yield from figures.stuck_copies
 
 
@@ -188,6 +185,18 @@ def _reopen(reason: str) -> str:
         ": see the log of its server and `dmesg`; a restart of that server opens it again, "
         "replace the disk if it fails again"
     )
+
+
+def _bad_blocks(drive: int, figures: DriveFigures) -> str:
+    healed = min(figures.healed_blocks, figures.bad_blocks)
+    left = figures.bad_blocks - healed
+    had = f"had {figures.bad_blocks} bad blocks, {healed} healed from another copy"
+    if left:
+        return (
+            f"{had}, {left} not healed: they are tried again by themselves; if the other copies "
+            "are up and the number stays, replace the drive"
+        )
+    return f"{had}: run `drystone drive scrub {drive}` to find others, replace it if they grow"
 
 
 def _remedy(drive: Drive) -> str:

@@ -259,7 +259,7 @@ class Commands:
                 bytes_done=event["blocks"] * BLOCK_BYTES,
                 bytes_total=total,
                 bad_blocks=event["bad"],
-                healed_blocks=event.get("healed", 0),
+                healed_blocks=event["healed"],
             )
         )
 

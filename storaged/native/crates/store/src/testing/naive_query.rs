@@ -235,6 +235,11 @@ impl ObjectStore for NaiveStore {
         }
         self.answer(done, true);
     }
+    /// The naive scrub is one step.
+    fn hold_scrub(&mut self, _hold: bool) {}
+    fn pg_of(&self, key: ObjKey) -> Option<PgId> {
+        self.objects.get(&key).map(|o| o.pg)
+    }
     fn poll(&mut self, out: &mut Vec<DevOp>) {
         self.start_ops(out);
     }
