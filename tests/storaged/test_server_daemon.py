@@ -339,7 +339,7 @@ async def test_a_drive_that_fails_before_it_serves_is_not_reported_ready(mgr, tm
         if len(core.opened) == 1:
             core.emit("report", what="drive_failed", drive=1, reason=WRITE_FAILED)
 
-    core.open_drive = fails
+    core.open_drive = fails  # type: ignore[method-assign]  # the fake of this test
     drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
     async with running_server(mgr, tmp_path / "s", drives, core=core) as server:
         await until(lambda: len(core.opened) > 1, "a second open")
@@ -352,7 +352,8 @@ async def test_a_failure_is_told_until_a_manager_in_need_takes_it(mgr, tmp_path,
     drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
     async with running_server(mgr, tmp_path / "s", drives) as server:
         await until(lambda: up(mgr), "the drive is up")
-        report, refused = mgr.services.drives.report, []
+        report = mgr.services.drives.report
+        refused: list[tuple[object, ...]] = []
 
         async def in_need(*args):
             if len(refused) < 2:
