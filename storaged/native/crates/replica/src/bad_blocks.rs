@@ -8,6 +8,7 @@ use drystone_types::{DriveId, ObjKey, PgId, Version, VolumeId};
 
 use crate::limits::{
     HOPELESS_MAX, REPAIRS_BACKGROUND, REPAIRS_MAX, REPAIR_AGAIN_MAX, REPAIR_AGAIN_MIN, REPAIR_QUEUE_MAX,
+    SCRUB_PENDING_MAX,
 };
 
 /// A block of an object.
@@ -52,7 +53,7 @@ struct Bad {
 #[derive(Default, Debug)]
 struct Scrub {
     /// Blocks it found whose first repair has not ended.
-    pending: u64,
+    pending: usize,
     /// Blocks it found that could not be healed.
     left: u64,
     /// Blocks read and bad, once everything was read.
@@ -145,6 +146,11 @@ impl BadBlocks {
         Some((id, bad.home))
     }
 
+    /// Whether a scrub is to wait: what it found is healed, or tried twice, before it finds much more.
+    pub(crate) fn scrub_waits(&self) -> bool {
+        self.queued() > 0 || self.scrub.as_ref().is_some_and(|s| s.pending >= SCRUB_PENDING_MAX)
+    }
+
     /// Where a block that is being healed belongs, and the version to fetch.
     pub(crate) fn opened(&self, id: BlockId) -> Option<(Home, Option<Version>)> {
         let bad = self.blocks.get(&id)?;
@@ -170,9 +176,13 @@ impl BadBlocks {
     /// Nobody could heal it: it is tried again later. Tells whether this was the first time.
     pub(crate) fn rest(&mut self, id: BlockId, now: Micros) -> bool {
         let Some(mut bad) = self.take(id) else { return false };
-        self.settle(&mut bad, true);
         let (first, at) = (bad.wait == REPAIR_AGAIN_MIN, now + bad.wait);
-        if self.resting.len() >= HOPELESS_MAX {
+        let full = self.resting.len() >= HOPELESS_MAX;
+        // The peers may only have been busy: a scrub does not give a block up for that.
+        if full || !first {
+            self.settle(&mut bad, true);
+        }
+        if full {
             self.forgotten += 1;
             return first;
         }
@@ -336,11 +346,26 @@ mod tests {
         assert!(b.rest(id(0), 5), "the first failure");
         b.remove(id(1));
         assert!(b.replaced(id(2).0, 2, 1));
-        assert_eq!(b.scrub_ended(), None);
         b.abandon(id(3));
+        assert_eq!((b.scrub_ended(), b.deadline()), (None, Some(5 + REPAIR_AGAIN_MIN)), "it is tried once more");
+        assert!(b.wake(5 + REPAIR_AGAIN_MIN) && b.next().is_some());
+        assert!(!b.rest(id(0), 9));
         assert_eq!(b.scrub_ended(), Some((100, 4, 2)));
-        assert_eq!((b.unhealed(), b.deadline()), (1, Some(5 + REPAIR_AGAIN_MIN)));
-        b.wake(5 + REPAIR_AGAIN_MIN);
-        assert!(b.next().is_some() && !b.rest(id(0), 9));
+        assert_eq!(b.unhealed(), 1);
+    }
+
+    #[test]
+    fn a_scrub_waits_for_the_second_try_of_what_failed_once() {
+        let mut b = BadBlocks::default();
+        b.scrub_begins();
+        for n in 0..SCRUB_PENDING_MAX {
+            assert!(!b.scrub_waits(), "{n} are pending");
+            assert!(b.found(id(n), HOME, FoundBy::Scrub) && b.next().is_some() && b.rest(id(n), 1));
+        }
+        assert!(b.scrub_waits());
+        assert!(b.wake(1 + REPAIR_AGAIN_MIN) && b.next().is_some());
+        b.remove(id(0));
+        while b.next().is_some() {}
+        assert!(b.scrub_waits(), "the others wait for their turn");
     }
 }

@@ -89,6 +89,9 @@ pub const SOURCE_JOBS_MAX: usize = 64;
 pub const REPAIRS_MAX: usize = 64;
 /// Of these, for blocks that nobody reads now: what a client's read met finds a free place.
 pub const REPAIRS_BACKGROUND: usize = 48;
+/// Blocks of a scrub that may be without an end before it waits: what failed once rests a second, and must not be
+/// forgotten because many others do.
+pub const SCRUB_PENDING_MAX: usize = 1024;
 /// Most blocks that wait for their turn, about 200 bytes each; a scrub waits while any does, so that only garbage
 /// collection can get there.
 pub const REPAIR_QUEUE_MAX: usize = 16_384;

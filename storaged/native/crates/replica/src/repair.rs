@@ -48,7 +48,7 @@ impl<S: ObjectStore> Replica<S> {
         while let Some(((key, block), home)) = self.repairs.next() {
             self.begin_repair(home, key, block);
         }
-        self.store.hold_scrub(self.repairs.queued() > 0);
+        self.store.hold_scrub(self.repairs.scrub_waits());
         if let Some((blocks, bad, healed)) = self.repairs.scrub_ended() {
             self.report(Report::ScrubDone { blocks, bad, healed });
         }

@@ -93,7 +93,11 @@ fn a_scrub_heals_every_block_that_it_finds_and_says_so() {
     let mut w = World::new();
     (0..300).for_each(|block| w.write(&[1, 2, 3], 1, block + 1, block, block as u8));
     (0..300).for_each(|block| w.drive(1).r.store_mut().corrupt(KEY, block));
+    w.drive(1).event(Event::Control { id: 8, req: Control::Scrub });
+    w.drive(1).run();
+    assert!(w.drive(1).r.store().scrub_held, "blocks wait for their turn");
     assert_eq!(scrubbed(&mut w), [(300, 300)]);
+    assert!(!w.drive(1).r.store().scrub_held);
     let figures = |w: &mut World| ["bad_found", "healed", "unhealed"].map(|name| w.drive(1).count(name));
     assert_eq!(figures(&mut w), [300, 300, 0]);
     assert_eq!(scrubbed(&mut w), [(0, 0)], "a second scrub finds nothing");
@@ -108,7 +112,7 @@ fn what_a_scrub_cannot_heal_is_counted_and_healed_when_a_copy_has_it_again() {
     for d in [2, 3] {
         (0..70).for_each(|block| w.drive(d).r.store_mut().unreadable(KEY, block, true));
     }
-    assert_eq!(scrubbed(&mut w)[0].0, 100);
+    assert_eq!(scrubbed(&mut w), [(100, 30)]);
     let (healed, unhealed) = (w.drive(1).count("healed"), w.drive(1).count("unhealed"));
     assert_eq!((healed, unhealed), (30, 70));
     assert_eq!(w.drive(1).count("bad_found"), 100, "a block that is tried again is the same block");
