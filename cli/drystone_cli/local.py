@@ -109,7 +109,14 @@ def up(  # noqa: PLR0917 - the options of the command
     )
     with spinner("starting") as tell:
         cluster = LocalCluster(chosen_dir(folder), tell)
-        cluster.up(wanted)
+        try:
+            cluster.up(wanted)
+        except KeyboardInterrupt:
+            say(
+                "what was started keeps running: `drystone local up` goes on, `drystone local "
+                "status` shows it, `drystone local down` stops it"
+            )
+            raise
     status = cluster.status()
     count = len(status["processes"])
     emit(

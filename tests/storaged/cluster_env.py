@@ -39,6 +39,10 @@ class FakeServers:
     silent: set[int] = field(default_factory=set)
     sealed: dict[tuple[int, int], int] = field(default_factory=dict)
     freed: list[tuple[int, int]] = field(default_factory=list)
+    why: str = ""
+
+    def why_unfenced(self, nodes):
+        return self.why
 
     async def fence(self, volume, drives, map_revision):
         answers = {}

@@ -141,7 +141,7 @@ class FakeServerCore(FakeEvents):
         sealed = wanted.get("generation")
         self.emit("control_done", drive=drive, id=request_id, ok=True, sealed=sealed, reason=None)
         if wanted["what"] == "scrub":
-            self.emit("report", what="scrub_done", drive=drive, blocks=10, bad=0)
+            self.emit("report", what="scrub_done", drive=drive, blocks=10, bad=7, healed=5)
 
     def voters(self, version: int, voters: list[str], nodes: list[tuple[str, str]]) -> None:
         self.told.append(("voters", (version, voters, nodes)))

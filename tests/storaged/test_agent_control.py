@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from typing import Any
+import gc
 
 import grpc
 import pytest
@@ -201,3 +202,44 @@ async def test_session_and_map_stream_follow_to_the_next_manager():
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(end, asyncio.CancelledError) for end in ended)
         await control.aclose()
+
+
+async def test_sessions_that_end_leave_nothing_behind_that_fails_later():
+    ended = asyncio.Event()
+
+    async def session(requests, _context):
+        await anext(aiter(requests))
+        yield pb.SessionDown(welcome=pb.Welcome(manager="m"))
+        ended.set()
+
+    server = grpc.aio.server()
+    method = grpc.stream_stream_rpc_method_handler(
+        session, pb.SessionUp.FromString, pb.SessionDown.SerializeToString
+    )
+    service = pb.DESCRIPTOR.services_by_name["Control"].full_name
+    handler = grpc.method_handlers_generic_handler(service, {"Session": method})
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    failures = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, what: failures.append(what))
+    control = Control([f"127.0.0.1:{port}"])
+
+    async def ignore(_message) -> None:
+        """Nothing to do."""
+
+    task = asyncio.create_task(Session(control, pb.Hello(instance=1), ignore).run())
+    try:
+        for _ in range(3):
+            async with asyncio.timeout(20):
+                await ended.wait()
+            ended.clear()
+            gc.collect()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        del task
+        gc.collect()
+        await control.aclose()
+        await server.stop(None)
+    assert not failures

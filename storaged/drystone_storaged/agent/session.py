@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import grpc
@@ -86,18 +86,18 @@ class Session:
         queue: asyncio.Queue[control_pb2.SessionUp] = asyncio.Queue(OUTGOING_MAX)
         queue.put_nowait(control_pb2.SessionUp(hello=self._hello))
 
-        async def outgoing() -> AsyncIterator[control_pb2.SessionUp]:
-            while True:
-                yield await queue.get()
-
-        stream = self._control.stub.Session(outgoing(), metadata=self._control.metadata)
+        # No iterator of requests: gRPC reads one in a task that it neither ends nor waits for.
+        stream = self._control.stub.Session(metadata=self._control.metadata)
+        sender = asyncio.create_task(_send(stream, queue), name="session-sender")
         try:
             async for message in stream:
                 if message.HasField("welcome"):
                     self._opened(queue, message.welcome)
                 await self._handle(message)
         finally:
+            sender.cancel()
             stream.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
         _log.info("session_closed_by_manager")
 
     async def _handle(self, message: control_pb2.SessionDown) -> None:
@@ -117,3 +117,13 @@ class Session:
         for call in self._on_open:
             with contextlib.suppress(asyncio.QueueFull):
                 call()
+
+
+async def _send(
+    stream: grpc.aio.StreamStreamCall[control_pb2.SessionUp, control_pb2.SessionDown],
+    queue: asyncio.Queue[control_pb2.SessionUp],
+) -> None:
+    """Write what is queued until the stream ends; the reader tells why it did."""
+    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+        while True:
+            await stream.write(await queue.get())

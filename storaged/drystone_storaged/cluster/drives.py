@@ -97,7 +97,8 @@ class DriveService:
             raise DataError(
                 "the drive has seen a newer metadata store than this one",
                 code="store_too_old",
-                hint="the store was restored from an old backup: run `drystone recover metadata`",
+                hint="the store is an older one, such as a restored backup: stop the manager and "
+                "put the newest store back; an old one hands numbers out again that are in use",
             )
 
     async def _add(self, node: Node, request: OpenRequest) -> Opened | None:

@@ -103,6 +103,11 @@ class LocalCluster:
             if each["process"] == "manager":
                 each["role"] = self._role(members, each["name"], each["state"])
         health, issues = self._health(members, shown)
+        issues += [
+            f"{p['name']} is frozen, `drystone local start {p['node']}` wakes it"
+            for p in shown
+            if p["state"] == "frozen"
+        ]
         issues += self._refused_drives(members)
         return {
             "dir": str(self.layout.root),
@@ -221,6 +226,7 @@ class LocalCluster:
         if not found:
             raise self._no_node(members, node)
         with locked(self.layout):
+            parts.ensure_tokens(self.layout)
             members = self._fresh_ports(members, only=node)
             configs.write(self.layout, members)
             started = [p.name for p in found if self._start(p)]

@@ -31,6 +31,7 @@ LOG_BYTES_MAX: Final = 16 << 20
 """A log larger than this is turned over once at a start: one old generation is kept."""
 
 ERROR_PREFIX: Final = "error: "
+HINT_PREFIX: Final = "hint: "
 NOT_ADMITTED: Final = "the join token is not valid"
 """What a manager tells a node that it does not know: new, or forgotten."""
 
@@ -194,7 +195,7 @@ class Processes:
             if what == "registered":
                 # What an earlier start said counts no more.
                 reasons.clear()
-            elif what == "drive_refused":
+            elif what in ("drive_refused", "drive_failed"):
                 reasons[str(event.get("path"))] = str(event.get("reason"))
             elif what == "drive_open":
                 reasons.pop(str(event.get("path")), None)
@@ -206,7 +207,10 @@ class Processes:
         # What ended it is the last thing that it says, in the form of every program of ours.
         errors = [line for line in tail.splitlines() if line.startswith(ERROR_PREFIX)]
         said = errors[-1].removeprefix(ERROR_PREFIX) if errors else tail
+        hints = [line for line in tail.splitlines() if line.startswith(HINT_PREFIX)]
         hint = f"see {self._layout.log(process.name)}"
+        if errors and hints:
+            hint = f"{hints[-1].removeprefix(HINT_PREFIX)} ({hint})"
         if NOT_ADMITTED in said:
             hint = (
                 f"was {process.node} forgotten? To let it come in as a new node, remove "

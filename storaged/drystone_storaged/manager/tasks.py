@@ -210,5 +210,7 @@ def _with_loss(volume: Volume, lost: LostPg) -> Volume:
 
 def _scrub_progress(task: Task, result: pb.CommandResult) -> Task:
     scrub = result.scrub
+    left = scrub.bad_blocks - min(scrub.healed_blocks, scrub.bad_blocks)
     detail = f"bad {scrub.bad_blocks}, healed {scrub.healed_blocks}"
+    detail += f", not healed {left}" if left else ""
     return replace(task, done=scrub.bytes_done, total=scrub.bytes_total, detail=detail)

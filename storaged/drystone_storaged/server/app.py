@@ -212,7 +212,9 @@ class Server:
         what = event["what"]
         if what == "scrub_done":
             self.commands.on_scrub_done(event)
-        elif what in ("drive_failed", "map_refused", "unrepaired"):
+        elif what == "drive_failed":
+            self._drive(event["drive"], DriveKeeper.on_failed, event)
+        elif what in ("map_refused", "unrepaired"):
             _log.error("engine_report", **dict(event))
         elif what == "healed":
             _log.warning("block_healed", **dict(event))

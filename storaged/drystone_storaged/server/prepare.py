@@ -27,7 +27,7 @@ _REFUSED: Final = {
     ),
     "damaged": (
         "drive_damaged",
-        "put the file back as it was, or replace the drive: its data is on the other copies",
+        "put the file back as it was, not only its size, or replace the drive",
     ),
 }
 

@@ -103,5 +103,11 @@ def pods_on(kubectl: Kubectl, number: int) -> set[str]:
 
 def _helm(lab: Lab, *words: str) -> str:
     path = Path(lab.program("helm"))
-    argv: list[str | Path] = [path, f"--kubeconfig={lab.kubeconfig}", "--namespace", NAMESPACE, *words]
+    argv: list[str | Path] = [
+        path,
+        f"--kubeconfig={lab.kubeconfig}",
+        "--namespace",
+        NAMESPACE,
+        *words,
+    ]
     return run(argv, timeout_s=HELM_S + 30)
