@@ -26,6 +26,7 @@ dead; a new one asks again for what it needs, so dropping the oldest loses nothi
 REFUSED_WAIT_S: Final = 2.0
 """After `node_already_connected`: the other session is older and ends within a keepalive."""
 
+Outgoing = asyncio.Queue[control_pb2.SessionUp | None]
 Handler = Callable[[control_pb2.SessionDown], Awaitable[None]]
 _log = get_logger(__name__)
 
@@ -37,7 +38,7 @@ class Session:
         self._control = control
         self._hello = hello
         self._handler = handler
-        self._queue: asyncio.Queue[control_pb2.SessionUp] | None = None
+        self._queue: Outgoing | None = None
         self._on_open: list[Callable[[], None]] = []
         self.connected = asyncio.Event()
 
@@ -83,12 +84,12 @@ class Session:
             wait_s = min(wait_s * 2, BACKOFF_MAX_S)
 
     async def _one(self) -> None:
-        queue: asyncio.Queue[control_pb2.SessionUp] = asyncio.Queue(OUTGOING_MAX)
+        queue: Outgoing = asyncio.Queue(OUTGOING_MAX)
         queue.put_nowait(control_pb2.SessionUp(hello=self._hello))
 
         async def outgoing() -> AsyncIterator[control_pb2.SessionUp]:
-            while True:
-                yield await queue.get()
+            while (message := await queue.get()) is not None:
+                yield message
 
         stream = self._control.stub.Session(outgoing(), metadata=self._control.metadata)
         try:
@@ -98,6 +99,10 @@ class Session:
                 await self._handle(message)
         finally:
             stream.cancel()
+            # Whoever sends waits for the queue, and would for ever.
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(None)
         _log.info("session_closed_by_manager")
 
     async def _handle(self, message: control_pb2.SessionDown) -> None:
@@ -106,9 +111,7 @@ class Session:
         except Exception:  # noqa: BLE001 - one message that we cannot use is not the session's end
             _log.exception("message_not_handled", message=message.WhichOneof("kind"))
 
-    def _opened(
-        self, queue: asyncio.Queue[control_pb2.SessionUp], welcome: control_pb2.Welcome
-    ) -> None:
+    def _opened(self, queue: Outgoing, welcome: control_pb2.Welcome) -> None:
         if self._queue is queue:
             return
         self._queue = queue
