@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from drystone_storaged.cluster import leadership
 from drystone_storaged.proto import control_pb2 as pb
 from drystone_storaged.proto import etcd_pb2
 from tests.storaged.etcd_server import Etcd
@@ -35,20 +36,31 @@ class Proxy(grpc.GenericRpcHandler):
         method = handler_call_details.method
 
         async def forward(requests, context):
-            if method == TXN:
-                async for request in requests:
-                    call: Any = self._channel.unary_unary(method)
-                    answer: bytes = await call(request)
-                    if self._loses(request):
-                        self.lost += 1
-                        await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")
+            try:
+                async for answer in self._answers(method, requests):
                     yield answer
-                return
-            there: Any = self._channel.stream_stream(method)
-            async for answer in there(requests):
-                yield answer
+            except grpc.aio.AioRpcError as error:
+                await context.abort(error.code(), error.details() or "")
 
         return grpc.stream_stream_rpc_method_handler(forward)
+
+    async def _answers(self, method: str, requests: Any) -> AsyncIterator[bytes]:
+        if method == TXN:
+            async for request in requests:
+                call: Any = self._channel.unary_unary(method)
+                yield self._kept(request, await call(request))
+            return
+        there: Any = self._channel.stream_stream(method)
+        async for answer in there(requests):
+            yield answer
+
+    def _kept(self, request: bytes, answer: bytes) -> bytes:
+        if not self._loses(request):
+            return answer
+        self.lost += 1
+        nothing = grpc.aio.Metadata()
+        code, why = grpc.StatusCode.UNAVAILABLE, "the answer was lost"
+        raise grpc.aio.AioRpcError(code, nothing, nothing, why)
 
     def _loses(self, request: bytes) -> bool:
         written = [op.request_put.key for op in etcd_pb2.TxnRequest.FromString(request).success]
@@ -72,6 +84,12 @@ async def between(etcd: Etcd) -> AsyncIterator[tuple[Proxy, str]]:
     finally:
         await server.stop(None)
         await proxy.close()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Managers, peers and test share one loop: on a busy machine that may stand still for long."""
+    monkeypatch.setattr(leadership, "TTL_S", 30.0)
 
 
 @pytest.fixture(scope="module")

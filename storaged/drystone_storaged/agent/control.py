@@ -43,11 +43,17 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-_KEEPALIVE: Final = (("grpc.keepalive_time_ms", 8_000), ("grpc.keepalive_timeout_ms", 4_000))
+_KEEPALIVE: Final = (
+    ("grpc.keepalive_time_ms", 8_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    # Of a ping that another cause had sent already: by default it is waited for a minute.
+    ("grpc.http2.ping_timeout_ms", 4_000),
+)
 _KEEPALIVE_OF_SEVERAL: Final = (
     # A leader that froze is replaced after 2 s; who waits for it longer cannot be told anything.
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
 )
 
 _T = TypeVar("_T")

@@ -20,6 +20,7 @@ from drystone_storaged.cluster.store import (
     LeaseNotFoundError,
     MetadataStore,
     Put,
+    StoreUnavailableError,
 )
 
 TTL_S: Final = 2.0  # the row "leader lease expiry + election" of the time budget
@@ -141,10 +142,14 @@ class Leadership:
                 await self._lost.wait()
 
     async def _withdraw(self) -> None:
-        """End an older claim of ours, also one of which nobody knows whether it was made."""
-        if self._lease:
-            await self._store.lease_revoke(self._lease)
-            self._lease = 0
+        """End an older claim of ours, also one of which nobody knows whether it was made.
+
+        One that cannot be ended now ends by itself, and keeps us out no longer than others.
+        """
+        lease, self._lease = self._lease, 0
+        if lease:
+            with contextlib.suppress(StoreUnavailableError):
+                await self._store.lease_revoke(lease)
 
     def _forget(self) -> None:
         held, self._created, self._ready = self._created, 0, False
