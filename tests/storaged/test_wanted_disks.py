@@ -12,7 +12,7 @@ from drystone_storaged.server import discover, examine
 from drystone_storaged.server.lsblk import Disk
 from tests.storaged.fake_native import FakeTools
 from tests.storaged.manager_env import until
-from tests.storaged.test_wanted_drives import (
+from tests.storaged.wanted_env import (
     add,
     folder,
     gone,

@@ -302,12 +302,15 @@ def _refuse_held(state: MapState, drive: Drive) -> None:
     if not held:
         return
     first = min(held, key=lambda ref: (ref.pool, ref.pg))
+    forget = f"`drystone drive forget {drive.id} --yes`"
+    if drive.state is DriveState.UP:
+        forget = f"stop the server of {drive.node_name}, {forget}, start it"
     raise ConflictError(
         f"drive {drive.id} holds data of {len(held)} placement groups, the first is "
         f"{state.pools[first.pool].name}/{first.pg}",
         code="drive_holds_data",
-        hint="its data cannot be moved away by itself yet: with all other copies in sync, stop the "
-        f"server, `drystone drive forget {drive.id} --yes`, start it and repeat",
+        hint="its data cannot be moved away by itself yet: with all other copies in sync, "
+        f"{forget} and repeat",
     )
 
 
