@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from drystone_operator import names
 from drystone_operator.models.common import rounded_quantity
-from drystone_operator.plan import cluster_status
+from drystone_operator.plan import cluster_status, tls
 from drystone_operator.plan.actions import (
     Action,
     AddJoinToken,
@@ -22,6 +22,7 @@ from drystone_operator.plan.actions import (
     WriteStatus,
 )
 from drystone_operator.plan.local_volumes import local_volumes
+from drystone_operator.plan.tls import NOTHING, TlsSeen
 from drystone_operator.plan.views import (
     EngineView,
     NodeView,
@@ -67,6 +68,7 @@ class ClusterSeen:
     rollout: str = ""
     """How far the update of the servers is, in words; empty = there is none."""
     available_disks: int = 0
+    tls: TlsSeen = NOTHING
 
 
 def plan(wanted: ClusterWanted, seen: ClusterSeen) -> Plan:
@@ -75,7 +77,7 @@ def plan(wanted: ClusterWanted, seen: ClusterSeen) -> Plan:
     held = _hold(wanted)
     if missing is not None:
         return Plan((*held, status(wanted, seen, missing)))
-    actions: list[Action] = [*held, *_secrets(wanted, seen)]
+    actions: list[Action] = [*held, *_secrets(wanted, seen), *tls.plan(wanted.build, seen.tls)]
     actions += [
         Create(body) for body in local_volumes(wanted.build, seen.nodes, seen.local_volumes)
     ]
