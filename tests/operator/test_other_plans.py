@@ -152,6 +152,16 @@ def test_a_disk_in_use_is_given_up_and_its_server_may_refuse():
     assert [str(a) for a in plan.actions] == ["give up device ata-X1 of n1"]
 
 
+def test_a_disk_that_was_given_up_is_told_so_and_taken_again_when_it_is_wanted_in():
+    down = engine("n1", drives=(drive(1, "n1", "down"),))
+    plan = disks.plan(disk(DiskState.REMOVE), (OURS,), down)
+    assert plan.actions == ()
+    assert "Removed: It is not in use" in str(plan)
+    assert "take device ata-X1" in str(disks.plan(disk(), (OURS,), down))
+    pending = replace(OURS, wanted="opening")
+    assert disks.plan(disk(), (pending,), down).actions == ()
+
+
 def test_found_devices_appear_as_available_once():
     found = {"n1": (BLANK, FOREIGN)}
     made = disks.discovered(build(), {"n1": (BLANK,)}, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, cast
+from urllib.parse import quote
 
 from drystone_common.errors import ConflictError, NotFoundError
 from drystone_common.logs import get_logger
@@ -187,8 +188,9 @@ class Executor:
         await _need(manager).post(f"/v1/nodes/{segment(action.node)}/drives", body)
 
     async def _remove_drive(self, action: do.RemoveDrive, manager: ManagerClient | None) -> None:
-        # The id may hold slashes; REST takes it as the rest of the path.
-        path = f"/v1/nodes/{segment(action.node)}/drives/{action.device.lstrip('/')}"
+        # The id of a file holds slashes; REST takes the rest of the path, escaped, as one id.
+        device = quote(action.device, safe=":")
+        path = f"/v1/nodes/{segment(action.node)}/drives/{device}"
         try:
             await _need(manager).delete(path)
         except NotFoundError:

@@ -154,7 +154,7 @@ def _admitted(build: Build, seen: ClusterSeen) -> list[tuple[str, str, str, Node
         if len(node.name) > names.NODE_NAME_CHARS_MAX:
             continue
         if node.name in seen.storage_nodes and not build.spec.is_external:
-            for role in ("server", "beacon"):
+            for role in ("server", "beacon") if build.platform.beacon_pods else ("server",):
                 secret, key = build.child("join"), f"{role}.{node.name}"
                 rows.append((role, secret, key, node, node.name, names.LABEL_NODE_SERVER))
         if node.labels.get("kubernetes.io/os", "linux") == "linux":

@@ -53,6 +53,7 @@ class Platform:
     csi_node_account: str = "drystone-csi-node"
     tls: bool = False
     fuse_pods: bool = False
+    beacon_pods: bool = True
 
 
 @dataclass(frozen=True, slots=True)

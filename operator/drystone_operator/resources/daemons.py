@@ -40,6 +40,8 @@ def server(build: Build) -> Json:
         plain_env("DRYSTONE_DRIVE_LISTEN", f"$(HOST_IP):{ports.drives}"),
         metrics_env(build, "server"),
     ]
+    if not build.platform.beacon_pods:
+        env.append(plain_env("DRYSTONE_BEACON_LISTEN", f"$(HOST_IP):{ports.beacon}"))
     volumes = [
         from_config("settings", build.child("nodes")),
         from_secret("join", build.child("join"), optional=True),
