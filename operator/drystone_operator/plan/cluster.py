@@ -178,6 +178,9 @@ def _spent(key: str, role: str, seen: ClusterSeen, engine: EngineView) -> bool:
     """Whether the process that the token was for has registered with it."""
     component, _, node = key.partition(".")
     if component == "beacon":
+        server = engine.node("server", node)
+        if server is not None and server.beacon_connected is not None:
+            return server.beacon_connected
         return any(p.component == "beacon" and p.node == node and p.ready for p in seen.pods)
     name = names.client_name(node) if component == "block" else node
     return engine.node(role, name) is not None

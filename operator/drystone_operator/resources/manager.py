@@ -90,7 +90,7 @@ def _template(build: Build) -> Json:
 def _identity(build: Build) -> Json:
     """Nobody, except where the store is a folder of a node: that is root's, for ever."""
     if build.spec.is_sqlite and claim_shape(build, "manager")[1] == local_class(build):
-        return {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}
+        return {"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}}
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,
