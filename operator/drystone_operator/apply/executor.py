@@ -23,6 +23,7 @@ from drystone_storaged.agent.rest import segment
 
 Json = dict[str, Any]
 
+INVALID: Final = 422
 CONFLICTS_MAX: Final = 5  # somebody else wrote meanwhile; five times in a row is not chance
 
 _log = get_logger(__name__)
@@ -210,7 +211,15 @@ class Executor:
             return
 
     async def _write_status(self, action: do.WriteStatus, _: ManagerClient | None) -> None:
-        await self._status.write(self._namespace, action)
+        try:
+            await self._status.write(self._namespace, action)
+        except KubeError as error:
+            if error.status != INVALID:
+                raise
+            # Saying it failed; doing must not: the other objects of this round have their turn.
+            _log.warning(
+                "status_not_written", object=f"{action.kind}/{action.name}", error=str(error)
+            )
 
     def _path(self, kind: str, name: str = "") -> str:
         resource = BY_KIND[kind]

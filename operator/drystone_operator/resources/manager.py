@@ -133,7 +133,7 @@ def _environment(build: Build) -> list[Json]:
     found = [field_env("POD_NAME", "metadata.name"), plain_env("DRYSTONE_NAME", "$(POD_NAME)")]
     etcd = build.spec.metadata.etcd if build.spec.metadata else None
     if etcd and etcd.password_secret_ref:
-        user = {"name": etcd.password_secret_ref.name, "key": "user"}
+        user = {"name": etcd.password_secret_ref.name, "key": "username"}
         found.append({"name": "DRYSTONE_ETCD_USER", "valueFrom": {"secretKeyRef": user}})
     return found
 
