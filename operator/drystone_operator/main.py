@@ -83,6 +83,7 @@ def platform(settings: OperatorSettings) -> Platform:
         csi_node_account=settings.csi_node_service_account,
         tls=settings.tls,
         fuse_pods=settings.fuse_pods,
+        beacon_pods=settings.beacon_pods,
     )
 
 

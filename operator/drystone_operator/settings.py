@@ -56,6 +56,9 @@ class OperatorSettings(Settings):
     tls: bool = False
     """Make certificates and have REST and the control channel speak TLS."""
 
+    beacon_pods: bool = True
+    """Run the beacons as processes of their own; off = inside the servers, sharing their fate."""
+
     fuse_pods: bool = False
     """Run the FUSE processes in a DaemonSet of their own (`fuse-helper` of the image)."""
 

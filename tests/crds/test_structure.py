@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.crds.crd_files import CRDS, KINDS, Place, crds, places, schema_of
+from tests.crds.rules import verdicts
 
 # What a structural schema must not have, or must not have where we would put it.
 FORBIDDEN = {
@@ -168,6 +169,20 @@ def test_a_rule_that_looks_back_is_not_inside_of_a_list_without_keys(kind):
     for place, rule in rules(kind):
         if "oldSelf" in rule["rule"]:
             assert not {"items", "additionalProperties"} & set(place.path.split("."))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_default_keeps_the_rules_as_it_is_written(kind):
+    # The API server refuses a definition whose default needs the defaults of its own fields.
+    for place in places(schema_of(kind)):
+        if "default" in place.schema:
+            told = list(verdicts(place.schema, place.schema["default"]))
+            assert all(one.holds for one in told), place.path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_belongs_to_the_api_server_is_only_named(kind):
+    assert schema_of(kind)["properties"]["metadata"] == {"type": "object"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,9 +12,10 @@ from drystone_operator.models.cluster_parts import UpgradeStrategy
 from drystone_operator.models.disk import DiskState
 from drystone_operator.plan import disks, nodes, pools, rollout
 from drystone_operator.plan.failover import Decision, Step
-from drystone_operator.plan.views import Device, EnginePool, PgCounts, Unanswered
+from drystone_operator.plan.views import Device, EngineNode, EnginePool, PgCounts, Unanswered
 from tests.operator.wanted import NODES, SQLITE, build, drive, engine, node, pod
 
+MUTE = EngineNode("n3", "server", connected=True, beacon_connected=False)
 DEAF = Unanswered("unavailable", "Nobody answers.")
 
 
@@ -152,6 +153,16 @@ def test_a_disk_in_use_is_given_up_and_its_server_may_refuse():
     assert [str(a) for a in plan.actions] == ["give up device ata-X1 of n1"]
 
 
+def test_a_disk_that_was_given_up_is_told_so_and_taken_again_when_it_is_wanted_in():
+    down = engine("n1", drives=(drive(1, "n1", "down"),))
+    plan = disks.plan(disk(DiskState.REMOVE), (OURS,), down)
+    assert plan.actions == ()
+    assert "Removed: It is not in use" in str(plan)
+    assert "take device ata-X1" in str(disks.plan(disk(), (OURS,), down))
+    pending = replace(OURS, wanted="opening")
+    assert disks.plan(disk(), (pending,), down).actions == ()
+
+
 def test_found_devices_appear_as_available_once():
     found = {"n1": (BLANK, FOREIGN)}
     made = disks.discovered(build(), {"n1": (BLANK,)}, ())
@@ -282,12 +293,24 @@ def test_one_node_is_replaced_with_its_beacon_and_no_other():
         ({"engine": engine("n1", pgs=PgCounts(64, 60, 0, 4))}, "all placement groups are in sync"),
         ({"engine": DEAF}, "a manager answers"),
         ({"nodes_away": frozenset({"n3"})}, "node n3 is back"),
+        (
+            {"engine": engine("n1", nodes=(MUTE,))},
+            "the beacon of node n3 is connected",
+        ),
     ],
 )
 def test_the_next_node_waits_until_everything_is_in_sync(changes, why):
     text = step(servers(n1="old", n2="new"), **changes)
     assert text.startswith("node n1 is next, when ")
     assert why in text
+
+
+@pytest.mark.parametrize("template", ["old", "new"])
+def test_managers_are_replaced_before_servers(template):
+    manager = pod("m-0", "n1", "manager", template, ready=template == "old")
+    templates = {**TEMPLATES, "manager": "new"}
+    text = step([*servers(n1="old"), manager], templates=templates)
+    assert text == "node n1 is next, when the managers run the wanted version"
 
 
 def test_the_next_node_waits_until_the_last_one_is_ready():

@@ -219,3 +219,36 @@ def test_text_in_settings_cannot_leave_its_quotes():
 def test_a_digest_depends_on_content_and_not_on_order():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_beacons_may_run_inside_the_servers_instead():
+    inside = build(SQLITE, beacon_pods=False)
+    assert "run_dir" not in config.server(inside)
+    made = {key(o): o for o in children(inside, {})}
+    assert "DaemonSet/c-beacon" not in made
+    container = made["DaemonSet/c-server"]["spec"]["template"]["spec"]["containers"][0]
+    assert variables(container)["DRYSTONE_BEACON_LISTEN"] == "$(HOST_IP):8480"
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_who_a_container_is_never_depends_on_the_image(spec):
+    for name, pod in pods(spec).items():
+        for container in pod["containers"]:
+            context = {**pod.get("securityContext", {}), **container.get("securityContext", {})}
+            assert "runAsUser" in context, (name, container["name"])
+            assert context["runAsUser"] != 0 or not context.get("runAsNonRoot")
+
+
+def test_only_what_needs_the_nodes_devices_or_mounts_is_privileged():
+    privileged = {
+        (name, container["name"])
+        for name, pod in pods("sqlite").items()
+        for container in pod["containers"]
+        if container.get("securityContext", {}).get("privileged")
+    }
+    assert privileged == {
+        ("DaemonSet/c-block", "block"),
+        ("DaemonSet/c-csi-node", "csi"),
+        ("DaemonSet/c-fuse", "fuse"),
+        ("DaemonSet/c-server", "server"),
+    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, Final, cast
+from urllib.parse import quote
 
 from drystone_common.errors import ConflictError, NotFoundError
 from drystone_common.logs import get_logger
@@ -21,6 +23,7 @@ from drystone_storaged.agent.rest import segment
 
 Json = dict[str, Any]
 
+INVALID: Final = 422
 CONFLICTS_MAX: Final = 5  # somebody else wrote meanwhile; five times in a row is not chance
 
 _log = get_logger(__name__)
@@ -37,17 +40,20 @@ class Executor:
         status: StatusWriter,
         monotonic: Callable[[], float],
         reapply_s: float,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._kube = kube
         self._namespace = namespace
         self._status = status
         self._monotonic = monotonic
         self._reapply_s = reapply_s
+        self._now = now
         self._applied: dict[str, tuple[str, float]] = {}
         self._handlers: dict[type, Callable[[Any, ManagerClient | None], Awaitable[None]]] = {
             do.Apply: self._apply,
             do.Create: self._create,
             do.CreateSecret: self._create_secret,
+            do.IssueCertificate: self._issue,
             do.AddJoinToken: self._add_join_token,
             do.DropJoinTokens: self._drop_join_tokens,
             do.LabelNode: self._label_node,
@@ -89,10 +95,27 @@ class Executor:
         await self._kube.create(self._path(action.body["kind"]), action.body)
 
     async def _create_secret(self, action: do.CreateSecret, _: ManagerClient | None) -> None:
-        body = secrets.secret(
-            action.name, self._namespace, secrets.content(action.content), action.labels
+        name = f"drystone {self._namespace}/{action.name}"
+        data = (
+            secrets.authority(name, self._now())
+            if action.content == "authority"
+            else secrets.content(action.content)
         )
+        body = secrets.secret(action.name, self._namespace, data, action.labels)
         await self._kube.create(self._path("Secret"), body)
+
+    async def _issue(self, action: do.IssueCertificate, _: ManagerClient | None) -> None:
+        found = await self._kube.get(self._path("Secret", action.authority))
+        data = (found or {}).get("data") or {}
+        made = secrets.certificate(data, action.hosts, self._now())
+        labels = {names.LABEL_MANAGED_BY: names.FIELD_MANAGER}
+        await self._put_secret(secrets.secret(action.secret, self._namespace, made, labels))
+
+    async def _put_secret(self, body: Json) -> None:
+        """Create it, or put what it holds into the one that is there."""
+        if not await self._kube.create(self._path("Secret"), body):
+            path = self._path("Secret", body["metadata"]["name"])
+            await self._kube.merge(path, {"data": body["data"]})
 
     async def _add_join_token(self, action: do.AddJoinToken, manager: ManagerClient | None) -> None:
         answer = await _need(manager).post(
@@ -100,10 +123,7 @@ class Executor:
         )
         data = {action.key: str(answer.get("token", ""))}
         labels = {names.LABEL_MANAGED_BY: names.FIELD_MANAGER}
-        body = secrets.secret(action.secret, self._namespace, data, labels)
-        if not await self._kube.create(self._path("Secret"), body):
-            path = self._path("Secret", action.secret)
-            await self._kube.merge(path, {"data": body["data"]})
+        await self._put_secret(secrets.secret(action.secret, self._namespace, data, labels))
 
     async def _drop_join_tokens(self, action: do.DropJoinTokens, _: ManagerClient | None) -> None:
         path = self._path("Secret", action.secret)
@@ -169,8 +189,9 @@ class Executor:
         await _need(manager).post(f"/v1/nodes/{segment(action.node)}/drives", body)
 
     async def _remove_drive(self, action: do.RemoveDrive, manager: ManagerClient | None) -> None:
-        # The id may hold slashes; REST takes it as the rest of the path.
-        path = f"/v1/nodes/{segment(action.node)}/drives/{action.device.lstrip('/')}"
+        # The id of a file holds slashes; REST takes the rest of the path, escaped, as one id.
+        device = quote(action.device, safe=":")
+        path = f"/v1/nodes/{segment(action.node)}/drives/{device}"
         try:
             await _need(manager).delete(path)
         except NotFoundError:
@@ -190,7 +211,15 @@ class Executor:
             return
 
     async def _write_status(self, action: do.WriteStatus, _: ManagerClient | None) -> None:
-        await self._status.write(self._namespace, action)
+        try:
+            await self._status.write(self._namespace, action)
+        except KubeError as error:
+            if error.status != INVALID:
+                raise
+            # Saying it failed; doing must not: the other objects of this round have their turn.
+            _log.warning(
+                "status_not_written", object=f"{action.kind}/{action.name}", error=str(error)
+            )
 
     def _path(self, kind: str, name: str = "") -> str:
         resource = BY_KIND[kind]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from drystone_common.errors import DataError
 from drystone_storaged.manager.secrets_files import MASTER_BYTES, ROLES
 
 Json = dict[str, Any]
@@ -35,6 +37,30 @@ def content(kind: str, random: Random = secrets.token_bytes) -> dict[str, str]:
         lines = "".join(f"{role} {found[role]}\n" for role in ROLES)
         return {"tokens": lines, **found}
     return {}
+
+
+def authority(name: str, now: datetime) -> dict[str, str]:
+    """A new authority: certificate and key."""
+    # Imported here: only a cluster with TLS needs it, and it takes some MiB.
+    from drystone_operator.apply import certificates  # noqa: PLC0415
+
+    made = certificates.authority(name, now)
+    return {"ca.crt": made.certificate, "ca.key": made.key}
+
+
+def certificate(data: Json, hosts: Sequence[str], now: datetime) -> dict[str, str]:
+    """A certificate that the authority in ``data`` (as Kubernetes keeps it) signed."""
+    from drystone_operator.apply import certificates  # noqa: PLC0415 - as above
+
+    by = certificates.Pair(decode(str(data.get("ca.crt", ""))), decode(str(data.get("ca.key", ""))))
+    try:
+        made = certificates.issue(by, hosts, now)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"the Secret of the authority is damaged: {error}",
+            hint="restore it, or delete it: then a new one is made, which every client must learn",
+        ) from error
+    return {"tls.crt": made.certificate, "tls.key": made.key, "ca.crt": by.certificate}
 
 
 def encode(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from drystone_operator.apply import secrets
@@ -11,6 +12,7 @@ from drystone_operator.apply.interface import Kube
 from drystone_operator.apply.paths import BY_KIND
 from drystone_operator.plan.local_volumes import HOSTNAME, volume_names, wanted
 from drystone_operator.plan.read import claims, pod
+from drystone_operator.plan.tls import TlsSeen
 from drystone_operator.plan.views import PodView
 from drystone_operator.resources.base import Build
 
@@ -61,6 +63,25 @@ async def _authority(kube: Kube, build: Build) -> str:
         return ""
     found = await kube.get(BY_KIND["ConfigMap"].path(build.namespace, build.child("ca")))
     return str(((found or {}).get("data") or {}).get("ca.crt", ""))
+
+
+async def read_tls(kube: Kube, build: Build, now: datetime) -> TlsSeen:
+    """The authority and the managers' certificate, where TLS is on."""
+    if not build.tls:
+        return TlsSeen()
+    # Imported here: only a cluster with TLS needs it.
+    from drystone_operator.apply import certificates  # noqa: PLC0415
+
+    authority = await _text(kube, build, "ca", "ca.crt")
+    known = certificates.read(await _text(kube, build, "tls", "tls.crt"))
+    if known is None:
+        return TlsSeen(authority)
+    return TlsSeen(authority, known.hosts, (known.not_after - now).total_seconds())
+
+
+async def _text(kube: Kube, build: Build, component: str, key: str) -> str:
+    found = await kube.get(BY_KIND["Secret"].path(build.namespace, build.child(component)))
+    return secrets.decode(str(((found or {}).get("data") or {}).get(key, "")))
 
 
 async def read_local_volumes(kube: Kube, build: Build) -> dict[str, str]:

@@ -153,6 +153,7 @@ class Rounds:
             engine=seen.engine,
             rollout=step.message if step.outdated else "",
             available_disks=found.count("Available"),
+            tls=await observe.read_tls(self._around.kube, build, self._around.now()),
         )
 
     async def _disks(self, seen: Seen) -> None:

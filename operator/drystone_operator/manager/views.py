@@ -67,13 +67,14 @@ def _view(status: Json, pools: list[Json], volumes: Json) -> EngineView:
 
 
 def _node(data: Json) -> EngineNode:
-    votes = data.get("voter")
+    votes, beacon = data.get("voter"), data.get("beacon_connected")
     return EngineNode(
         name=_text(data, "name"),
         role=_text(data, "role"),
         connected=data.get("connected") is True,
         version=_text(data, "version"),
         fault_set=_text(data, "fault_set"),
+        beacon_connected=beacon if isinstance(beacon, bool) else None,
         votes=votes if isinstance(votes, bool) else None,
     )
 

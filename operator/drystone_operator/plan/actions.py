@@ -34,7 +34,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class CreateSecret:
-    """Make a Secret whose content is random, once. ``content``: master, tokens or empty."""
+    """Make a Secret whose content is random, once. ``content``: master, tokens, authority."""
 
     name: str
     content: str
@@ -43,6 +43,19 @@ class CreateSecret:
     def __str__(self) -> str:
         """The name only."""
         return f"create Secret/{self.name} ({self.content})"
+
+
+@dataclass(frozen=True, slots=True)
+class IssueCertificate:
+    """Have the authority in one Secret sign a certificate, and put that into another Secret."""
+
+    secret: str
+    authority: str
+    hosts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Where it goes."""
+        return f"certificate for {len(self.hosts)} names into Secret/{self.secret}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +245,7 @@ Action = (
     Apply
     | Create
     | CreateSecret
+    | IssueCertificate
     | AddJoinToken
     | DropJoinTokens
     | LabelNode

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from drystone_operator import names
 from drystone_operator.models.common import rounded_quantity
-from drystone_operator.plan import cluster_status
+from drystone_operator.plan import cluster_status, tls
 from drystone_operator.plan.actions import (
     Action,
     AddJoinToken,
@@ -22,6 +22,7 @@ from drystone_operator.plan.actions import (
     WriteStatus,
 )
 from drystone_operator.plan.local_volumes import local_volumes
+from drystone_operator.plan.tls import NOTHING, TlsSeen
 from drystone_operator.plan.views import (
     EngineView,
     NodeView,
@@ -67,6 +68,7 @@ class ClusterSeen:
     rollout: str = ""
     """How far the update of the servers is, in words; empty = there is none."""
     available_disks: int = 0
+    tls: TlsSeen = NOTHING
 
 
 def plan(wanted: ClusterWanted, seen: ClusterSeen) -> Plan:
@@ -75,7 +77,7 @@ def plan(wanted: ClusterWanted, seen: ClusterSeen) -> Plan:
     held = _hold(wanted)
     if missing is not None:
         return Plan((*held, status(wanted, seen, missing)))
-    actions: list[Action] = [*held, *_secrets(wanted, seen)]
+    actions: list[Action] = [*held, *_secrets(wanted, seen), *tls.plan(wanted.build, seen.tls)]
     actions += [
         Create(body) for body in local_volumes(wanted.build, seen.nodes, seen.local_volumes)
     ]
@@ -152,7 +154,7 @@ def _admitted(build: Build, seen: ClusterSeen) -> list[tuple[str, str, str, Node
         if len(node.name) > names.NODE_NAME_CHARS_MAX:
             continue
         if node.name in seen.storage_nodes and not build.spec.is_external:
-            for role in ("server", "beacon"):
+            for role in ("server", "beacon") if build.platform.beacon_pods else ("server",):
                 secret, key = build.child("join"), f"{role}.{node.name}"
                 rows.append((role, secret, key, node, node.name, names.LABEL_NODE_SERVER))
         if node.labels.get("kubernetes.io/os", "linux") == "linux":
@@ -176,6 +178,9 @@ def _spent(key: str, role: str, seen: ClusterSeen, engine: EngineView) -> bool:
     """Whether the process that the token was for has registered with it."""
     component, _, node = key.partition(".")
     if component == "beacon":
+        server = engine.node("server", node)
+        if server is not None and server.beacon_connected is not None:
+            return server.beacon_connected
         return any(p.component == "beacon" and p.node == node and p.ready for p in seen.pods)
     name = names.client_name(node) if component == "block" else node
     return engine.node(role, name) is not None

@@ -180,13 +180,17 @@ def _in(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> Dis
         condition = Condition("Ready", False, "Initialising", text)
         return _say(disk, device, None, DiskPhase.INITIALISING, condition, take)
     gone = drive.state == "gone"
+    if not gone and not device.wanted and device.state in TAKEABLE:
+        text = f"Drive {drive.id} was given up before; the server of node {disk.node} opens it."
+        condition = Condition("Ready", False, "Initialising", text)
+        return _say(disk, device, drive, DiskPhase.INITIALISING, condition, take)
     text = f"Drive {drive.id} is {drive.state}. {drive.reason}".rstrip()
     condition = Condition("Ready", False, "Gone" if gone else "Down", text)
     return _say(disk, device, drive, DiskPhase.GONE if gone else DiskPhase.DOWN, condition)
 
 
 def _remove(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
-    if drive is None or drive.state == "gone":
+    if drive is None or drive.state == "gone" or (drive.state != "up" and not device.wanted):
         text = "It is not in use; nothing on it was touched."
         return _say(disk, device, drive, DiskPhase.GONE, Condition("Ready", False, "Removed", text))
     text = f"Drive {drive.id} leaves as soon as no data needs it."

@@ -119,6 +119,10 @@ def _served(node: str, engine: EngineView) -> Condition:
         return Condition(
             "Ready", False, "ServerDown", "The server of this node is not connected to a manager."
         )
+    if server.beacon_connected is False:
+        return Condition(
+            "Ready", False, "BeaconDown", "The beacon of this node is not connected to a manager."
+        )
     sick = [d for d in engine.drives_of(node) if d.state != "up"]
     if sick:
         return Condition(
@@ -175,8 +179,6 @@ def _fields(one: StorageNodeView, node: NodeView | None, seen: NodesSeen) -> Jso
     client = seen.engine.node("client", names.client_name(one.node))
     if server is not None:
         found["serverVersion"] = server.version
-        if server.beacon:
-            found["beacon"] = server.beacon
         if server.votes is not None:
             found["quorumVote"] = "Voter" if server.votes else "NonVoter"
     if client is not None:

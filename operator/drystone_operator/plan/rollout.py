@@ -68,16 +68,34 @@ def _next(old: list[PodView], pods: list[PodView], seen: RolloutSeen) -> str:
 def _why_wait(seen: RolloutSeen, node: str, others: list[PodView]) -> str:
     if isinstance(seen.engine, Unanswered):
         return "a manager answers"
-    down = [p for p in others if p.deleting or not p.ready]
-    if down:
-        return f"pod {down[0].name} is ready again"
-    away = sorted(seen.nodes_away - {node})
-    if away:
-        return f"node {away[0]} is back"
+    if _managers_behind(seen):
+        return "the managers run the wanted version"
+    missing = _missing(seen, seen.engine, node, others)
+    if missing:
+        return missing
     pgs = seen.engine.pgs
     if not pgs.all_in_sync and not _serves_nothing(seen.engine, node):
         return f"all placement groups are in sync ({pgs.in_sync} of {pgs.total})"
     return ""
+
+
+def _missing(seen: RolloutSeen, engine: EngineView, node: str, others: list[PodView]) -> str:
+    """What else is away: never two nodes at once."""
+    silent = [n.name for n in engine.nodes if n.beacon_connected is False and n.name != node]
+    if silent:
+        return f"the beacon of node {silent[0]} is connected"
+    down = [p for p in others if p.deleting or not p.ready]
+    if down:
+        return f"pod {down[0].name} is ready again"
+    away = sorted(seen.nodes_away - {node})
+    return f"node {away[0]} is back" if away else ""
+
+
+def _managers_behind(seen: RolloutSeen) -> bool:
+    """Managers first: one of an older version does not know what newer processes say."""
+    wanted = seen.templates.get("manager")
+    managers = [p for p in seen.pods if p.component == "manager"]
+    return any(p.deleting or not p.ready or p.template != wanted for p in managers)
 
 
 def _serves_nothing(engine: EngineView, node: str) -> bool:

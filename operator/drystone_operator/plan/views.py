@@ -73,7 +73,8 @@ class EngineNode:
     connected: bool
     version: str = ""
     fault_set: str = ""
-    beacon: str = ""
+    beacon_connected: bool | None = None
+    """Of a storage node whose beacon is a process of its own; None = not told."""
     votes: bool | None = None
 
 

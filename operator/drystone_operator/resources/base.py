@@ -53,6 +53,7 @@ class Platform:
     csi_node_account: str = "drystone-csi-node"
     tls: bool = False
     fuse_pods: bool = False
+    beacon_pods: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,14 +242,13 @@ def container(
     env: Sequence[Json],
     mounts: Sequence[Json],
 ) -> Json:
-    """The container of a component: the one image, another sub-command."""
+    """The container of a component: the one image with its own entry point, another sub-command."""
     return {
         "name": component,
         "image": build.image,
         "imagePullPolicy": build.spec.image.pull_policy.value,
         # Beside the exit code, a person who asks `kubectl describe` sees the last lines.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "command": ["drystone"],
         "args": list(args),
         "env": list(env),
         "resources": resources(build, component),

@@ -31,10 +31,10 @@ def _storage(build: Build, fault_sets: Mapping[str, str]) -> list[Json]:
         manager.service(build),
         manager.stateful_set(build),
         budgets.manager(build),
-        daemons.beacon(build),
-        daemons.server(build),
     ]
-    return found
+    if build.platform.beacon_pods:
+        found.append(daemons.beacon(build))
+    return [*found, daemons.server(build)]
 
 
 def key(thing: Json) -> str:

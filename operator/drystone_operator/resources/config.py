@@ -43,7 +43,8 @@ def settings_files(build: Build) -> dict[str, str]:
     if not build.spec.is_external:
         files["manager.toml"] = manager(build)
         files["server.toml"] = server(build)
-        files["beacon.toml"] = beacon(build)
+        if build.platform.beacon_pods:
+            files["beacon.toml"] = beacon(build)
     files["block.toml"] = block(build)
     files["csi.toml"] = csi(build)
     return {name: toml(values) for name, values in files.items()}
@@ -126,9 +127,10 @@ def server(build: Build) -> dict[str, TomlValue]:
     values: dict[str, TomlValue] = {
         "state_dir": build.state_dir("server"),
         "managers": build.control_addresses,
-        "run_dir": build.run_dir,
         "discover": True,
     }
+    if build.platform.beacon_pods:
+        values["run_dir"] = build.run_dir
     if rules.folders:
         values["device_folders"] = tuple(rules.folders)
     return values | tls_files(build)

@@ -20,10 +20,12 @@ from drystone_operator.resources.base import (
 )
 from drystone_operator.resources.daemons import (
     BIDIRECTIONAL,
+    ROOT,
     TOLERATE_ALL,
     tls_mount,
     tls_volume,
 )
+from drystone_operator.resources.manager import USER
 
 SOCKET_DIR = "/csi"
 HEALTH_PORT = 9808
@@ -54,6 +56,8 @@ def node(build: Build) -> Json:
         "priorityClassName": build.spec.placement.priority_class_name or "system-node-critical",
         "terminationGracePeriodSeconds": 30,
         "containers": _with_liveness(build, [_node_driver(build), _registrar(build)]),
+        # The socket is root's, so whoever talks to it is too.
+        "securityContext": {"runAsUser": 0, "runAsGroup": 0},
         "volumes": _node_volumes(build),
         "tolerations": [TOLERATE_ALL],
     }
@@ -97,7 +101,7 @@ def _node_driver(build: Build) -> Json:
         ],
     )
     # Mounting below kubelet's folder with propagation back to the node needs it.
-    main["securityContext"] = {"privileged": True}
+    main["securityContext"] = ROOT
     return main
 
 
@@ -152,6 +156,14 @@ def controller(build: Build) -> Json:
         "serviceAccountName": build.platform.csi_account,
         "priorityClassName": build.spec.placement.priority_class_name or "system-cluster-critical",
         "containers": _with_liveness(build, [_controller_driver(build), *_sidecars(build)]),
+        # One user for all: driver and sidecars share a socket and the driver a token.
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "volumes": [
             {"name": "plugin", "emptyDir": {}},
             from_config("settings", build.child("settings")),

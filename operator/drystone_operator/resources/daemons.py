@@ -27,6 +27,9 @@ TOLERATE_ALL: Json = {"operator": "Exists"}
 
 BIDIRECTIONAL = "Bidirectional"
 
+ROOT: Json = {"privileged": True, "runAsUser": 0, "runAsGroup": 0}
+"""Root whatever the image says: devices and the folders on the node are root's."""
+
 
 def server(build: Build) -> Json:
     """C-server. `OnDelete`: the operator itself replaces pods, one fault set at a time.
@@ -40,6 +43,8 @@ def server(build: Build) -> Json:
         plain_env("DRYSTONE_DRIVE_LISTEN", f"$(HOST_IP):{ports.drives}"),
         metrics_env(build, "server"),
     ]
+    if not build.platform.beacon_pods:
+        env.append(plain_env("DRYSTONE_BEACON_LISTEN", f"$(HOST_IP):{ports.beacon}"))
     volumes = [
         from_config("settings", build.child("nodes")),
         from_secret("join", build.child("join"), optional=True),
@@ -68,7 +73,7 @@ def server(build: Build) -> Json:
         mounts=mounts,
     )
     # Raw disks: the device cgroup lets only a privileged container open what appears later.
-    main["securityContext"] = {"privileged": True}
+    main["securityContext"] = ROOT
     return daemon_set(build, "server", main, volumes, names.LABEL_NODE_SERVER)
 
 
@@ -97,6 +102,7 @@ def beacon(build: Build) -> Json:
     # The lease page is shared with the server, so both run as one user: the owner of the folder.
     main["securityContext"] = {
         "runAsUser": 0,
+        "runAsGroup": 0,
         "allowPrivilegeEscalation": False,
         # It must beat every 150 ms, also on a node that has no time for anything.
         "capabilities": {"drop": ["ALL"], "add": ["SYS_NICE"]},
@@ -136,7 +142,7 @@ def block(build: Build) -> Json:
         ],
     )
     # Block devices are made and taken over by netlink and ioctl: CAP_SYS_ADMIN and /dev.
-    main["securityContext"] = {"privileged": True}
+    main["securityContext"] = ROOT
     volumes = [
         from_config("settings", build.child("settings")),
         from_secret("join", build.child("join-block"), optional=True),
@@ -164,7 +170,7 @@ def fuse(build: Build) -> Json:
             mount("dev", "/dev"),
         ],
     )
-    main["securityContext"] = {"privileged": True}
+    main["securityContext"] = ROOT
     volumes = [
         from_config("settings", build.child("settings")),
         host_path("state", state),

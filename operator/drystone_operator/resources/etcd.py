@@ -13,7 +13,7 @@ from drystone_operator.resources.base import (
     selector,
     thing,
 )
-from drystone_operator.resources.manager import apart, claim
+from drystone_operator.resources.manager import USER, apart, claim, claim_shape, local_class
 
 DATA_DIR = "/var/lib/etcd"
 
@@ -54,13 +54,27 @@ def _template(build: Build) -> Json:
         "serviceAccountName": build.platform.node_account,
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 30,
-        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": _identity(build),
         "affinity": apart(build, "etcd"),
         "containers": [_container(build)],
     }
     if build.spec.placement.node_selector:
         pod["nodeSelector"] = dict(build.spec.placement.node_selector)
     return pod_template(build, "etcd", pod)
+
+
+def _identity(build: Build) -> Json:
+    """Root only where the data is a folder of a node: that is root's."""
+    profile = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if claim_shape(build, "etcd")[1] == local_class(build):
+        return {"runAsUser": 0, "runAsGroup": 0, **profile}
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        **profile,
+    }
 
 
 def _container(build: Build) -> Json:

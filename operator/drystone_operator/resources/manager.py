@@ -90,7 +90,7 @@ def _template(build: Build) -> Json:
 def _identity(build: Build) -> Json:
     """Nobody, except where the store is a folder of a node: that is root's, for ever."""
     if build.spec.is_sqlite and claim_shape(build, "manager")[1] == local_class(build):
-        return {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}
+        return {"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}}
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -133,7 +133,7 @@ def _environment(build: Build) -> list[Json]:
     found = [field_env("POD_NAME", "metadata.name"), plain_env("DRYSTONE_NAME", "$(POD_NAME)")]
     etcd = build.spec.metadata.etcd if build.spec.metadata else None
     if etcd and etcd.password_secret_ref:
-        user = {"name": etcd.password_secret_ref.name, "key": "user"}
+        user = {"name": etcd.password_secret_ref.name, "key": "username"}
         found.append({"name": "DRYSTONE_ETCD_USER", "valueFrom": {"secretKeyRef": user}})
     return found
 

@@ -28,6 +28,8 @@
   value: {{ include "drystone.account" (dict "root" . "component" "node") | quote }}
 - name: DRYSTONE_TLS
   value: {{ eq .Values.operator.tls "Enabled" | quote }}
+- name: DRYSTONE_BEACON_PODS
+  value: {{ eq .Values.operator.beaconPods "Enabled" | quote }}
 - name: DRYSTONE_FUSE_PODS
   value: {{ eq .Values.operator.fusePods "Enabled" | quote }}
 - name: DRYSTONE_RESYNC_S
