@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
 import gc
+from typing import Any
 
 import grpc
 import pytest
