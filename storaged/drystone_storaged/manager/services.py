@@ -139,7 +139,7 @@ class Services:
         self.silence.reset()
         self.tasks.reset()
         self.voters.reset()
-        for part in (self.stats, self.usage, self.refusals, self.backoff):
+        for part in (self.stats, self.usage, self.refusals, self.backoff, self.devices.reports):
             part.clear()
 
     async def close(self) -> None:
