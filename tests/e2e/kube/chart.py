@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e.kube import images
@@ -102,12 +101,5 @@ def pods_on(kubectl: Kubectl, number: int) -> set[str]:
 
 
 def _helm(lab: Lab, *words: str) -> str:
-    path = Path(lab.program("helm"))
-    argv: list[str | Path] = [
-        path,
-        f"--kubeconfig={lab.kubeconfig}",
-        "--namespace",
-        NAMESPACE,
-        *words,
-    ]
-    return run(argv, timeout_s=HELM_S + 30)
+    argv = [lab.program("helm"), f"--kubeconfig={lab.kubeconfig}", "--namespace", NAMESPACE]
+    return run([*argv, *words], timeout_s=HELM_S + 30)
