@@ -23,6 +23,8 @@ Json = dict[str, Any]
 WATCH_S_MAX = 60.0  # a watch of a test that hangs must end before the test's own limit
 
 
+PAUSE_S = 0.05
+
 WITH_STATUS = ("daemonsets", "statefulsets", "deployments", "nodes", "pods")
 
 
@@ -290,6 +292,8 @@ class FakeKube:
                     await self._next()
         except (TimeoutError, ConnectionError):
             pass
+        # Whoever watches asks again at once: an end without a pause would be a busy loop of both.
+        await asyncio.sleep(PAUSE_S)
         return response
 
     def _discovery(self, parts: list[str]) -> Json:
