@@ -124,6 +124,13 @@ async def _send(
     queue: asyncio.Queue[control_pb2.SessionUp],
 ) -> None:
     """Write what is queued until the stream ends; the reader tells why it did."""
-    with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+    try:
         while True:
             await stream.write(await queue.get())
+    except (grpc.RpcError, asyncio.InvalidStateError):
+        return
+    except Exception:  # noqa: BLE001 - whatever it was, the session is of no use any more
+        # A session that says nothing any more must not look alive: the manager ends it at this.
+        _log.exception("session_sender_failed")
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            await stream.done_writing()

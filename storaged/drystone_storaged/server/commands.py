@@ -255,6 +255,11 @@ class Commands:
             if not done["ok"]:
                 return control_pb2.CommandResult(code="failed", message=str(done["reason"]))
             while not future.done():
+                if not self._serving([scrub.drive]):
+                    # Its engine is gone and will report nothing; another scrub must be possible.
+                    return control_pb2.CommandResult(
+                        code="drive_not_open", message=found[0].reason or "the drive was closed"
+                    )
                 progress = control_pb2.ScrubProgress(bytes_total=total)
                 self._answer(control_pb2.CommandResult(id=command, more=True, scrub=progress))
                 await asyncio.wait((future,), timeout=SCRUB_NEWS_S)
