@@ -197,6 +197,8 @@ class Node:
     fault_set: str = ""
     beacon_addr: str = ""
     feature_level: int = 1
+    page_instance: int = 0
+    """At the lease page, of the server process that registered last; 0 = its beacon is inside."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,10 @@ def problems(status: dict[str, Any], members: Members) -> list[str]:
     missing = [name for name in names if name not in up]
     if missing:
         found.append(f"{', '.join(missing)} not connected")
+    beacons = {node["name"] for node in status["nodes"] if node.get("beacon_connected", True)}
+    alone = [server.name for server in members.servers if server.name not in beacons]
+    if alone:
+        found.append(f"beacon of {', '.join(alone)} not connected")
     drives = sum(1 for drive in status["drives"] if drive["state"] == "up")
     if drives < members.drive_count():
         found.append(f"{drives} of {members.drive_count()} drives are up")

@@ -22,6 +22,8 @@ class Seen:
     """What is known beside the map: who is connected, what servers reported."""
 
     connected: Callable[[Node], bool]
+    beacons_away: Collection[str]
+    """Storage nodes whose beacon is a process of its own that is not connected."""
     stats: DriveStats
     refusals: Refusals
 
@@ -55,6 +57,7 @@ def find_issues(
     return [
         *_groups(state, drives, counts),
         *_nodes(drives, {d.node_name for d in drives.all if d.id in drives.needed}, servers),
+        *_beacons(seen.beacons_away, drives.away),
         *_places(drives, servers, seen.refusals),
         *_drives(drives, seen.stats),
         *(line for pool in state.pools.values() for line in _pool(pool, state, len(servers))),
@@ -121,6 +124,15 @@ def _nodes(drives: _Drives, needed: Collection[str], servers: Sequence[Node]) ->
                 f"`drystone node forget {name}` places its copies elsewhere"
             )
         yield line
+
+
+def _beacons(beacons_away: Collection[str], servers_away: Collection[str]) -> Iterator[str]:
+    # A node that is away altogether is told of already.
+    for name in sorted(set(beacons_away).difference(servers_away)):
+        yield (
+            f"the beacon of node {name} is not connected, without it the server there answers no "
+            "reads: start `drystone beacon` there or see its log"
+        )
 
 
 def _places(drives: _Drives, servers: Sequence[Node], refusals: Refusals) -> Iterator[str]:

@@ -138,6 +138,11 @@ def build(env: Environment) -> Services:
     members = MembershipService(store, leadership, monotonic=clock, wall=env.wall)
     replacement = ReplacementService(store, leadership, members, drives, env.native.place_pool)
     feed = MapFeed(store)
+
+    async def still(node: str) -> bool:
+        # Made below: each of the two needs the other.
+        return await services.silence.server_is_still(node)
+
     judge = FailureJudge(
         JudgeDeps(
             store=store,
@@ -149,6 +154,7 @@ def build(env: Environment) -> Services:
             monotonic=clock,
             joiner_failed=backoff.failed,
             connected=lambda node: sessions.get(("server", node)) is not None,
+            still=still,
         )
     )
     fence = FenceService(store, volumes, commander, monotonic=clock, random_nonce=random_nonce)

@@ -82,7 +82,8 @@ class StatusService:
         servers = await read_all(self._store, keys.NODES, Node)
         clients = await read_all(self._store, keys.CLIENTS, Node)
         counts = count_states(state, state.pools.values())
-        issues = self._issues(state, servers, counts)
+        beacons = await read_all(self._store, keys.BEACONS, Node)
+        issues = self._issues(state, servers, {b.name for b in beacons}, counts)
         nodes = [self.node(n, "server", state) for n in servers]
         nodes += [self.node(n, "client", state) for n in clients]
         live = [d for d in state.drives.values() if d.state is not DriveState.GONE]
@@ -105,10 +106,11 @@ class StatusService:
         key = ("server" if role == "server" else "client", node.uuid)
         connected = self._sessions.get(key) is not None  # type: ignore[arg-type]
         drives = [d.id for d in state.drives.values() if d.node == node.uuid]
+        beacon = self._sessions.get(("beacon", node.uuid)) is not None
         return {
             "name": node.name, "uuid": node.uuid, "role": role, "connected": connected,
             "state": "up" if connected else "down", "version": node.version,
-            "fault_set": node.fault_set or None, "drives": drives,
+            "fault_set": node.fault_set or None, "drives": drives, "beacon_connected": beacon,
         }  # fmt: skip
 
     def drive(self, drive: Drive, state: MapState) -> Json:
@@ -173,11 +175,19 @@ class StatusService:
         found = [self._stats.get(drive) for drive in state.drives]
         return sum(f.resync_done for f in found if f is not None)
 
-    def _issues(self, state: MapState, servers: list[Node], counts: Counter[str]) -> list[str]:
+    def _issues(
+        self, state: MapState, servers: list[Node], beacons: set[str], counts: Counter[str]
+    ) -> list[str]:
         def connected(node: Node) -> bool:
             return self._sessions.get(("server", node.uuid)) is not None
 
-        return find_issues(state, servers, counts, Seen(connected, self._stats, self._refusals))
+        away = {
+            node.name
+            for node in servers
+            if node.name in beacons and self._sessions.get(("beacon", node.uuid)) is None
+        }
+        seen = Seen(connected, away, self._stats, self._refusals)
+        return find_issues(state, servers, counts, seen)
 
 
 def _health(counts: Counter[str], issues: list[str]) -> str:

@@ -51,10 +51,15 @@ class RegistrationCalls:
         known = bool(credential) and services.credentials.check(credential) == Peer(role, node.uuid)
         if credential and not known:
             raise UnauthenticatedError("the credential names another process")
+        served = await services.nodes.served(node.name) if role == "beacon" else node
         await services.nodes.register(Registration(role, node, request.join_token, known))
-        if role == "server":
+        if role == "beacon":
+            await services.nodes.listens(served, node.beacon_addr)
+        if role != "client":
             await services.voters.registered()
-        return await _welcome(services, role, node)
+        answer = await _welcome(services, role, node)
+        answer.node = bytes.fromhex(served.uuid) if role == "beacon" else b""
+        return answer
 
     async def Session(  # noqa: N802
         self, requests: AsyncIterator[pb.SessionUp], context: Context
@@ -64,13 +69,19 @@ class RegistrationCalls:
         try:
             peer, node = await authenticate(services, context)
             hello = await _hello(requests)
-            session = services.sessions.open((peer.role, peer.uuid), node.name, hello.instance)
+            # A beacon is known by the node for which it speaks.
+            uuid = (
+                (await services.nodes.served(node.name)).uuid
+                if peer.role == "beacon"
+                else peer.uuid
+            )
+            session = services.sessions.open((peer.role, uuid), node.name, hello.instance)
         except DrystoneError as error:
             await abort(context, error)
         reader = asyncio.create_task(_read(services, session, requests))
         try:
             yield await _session_welcome(services, peer.role)
-            if peer.role == "server":
+            if peer.role != "client":
                 yield await services.silence.suspects_message()
                 services.sessions.replay(session)
             async for message in session.messages():
@@ -82,7 +93,9 @@ class RegistrationCalls:
 
 
 def _checked(request: pb.RegisterRequest) -> tuple[Role, Node]:
-    roles: dict[int, Role] = {pb.ROLE_SERVER: "server", pb.ROLE_CLIENT: "client"}
+    roles: dict[int, Role] = {
+        pb.ROLE_SERVER: "server", pb.ROLE_CLIENT: "client", pb.ROLE_BEACON: "beacon"
+    }  # fmt: skip
     role = roles.get(request.role)
     texts = (request.version, request.fault_set, request.beacon_addr)
     if (
@@ -95,7 +108,7 @@ def _checked(request: pb.RegisterRequest) -> tuple[Role, Node]:
         )
     return role, Node(
         request.name, request.uuid.hex(), request.version, request.fault_set,
-        request.beacon_addr, request.feature_level or 1,
+        request.beacon_addr, request.feature_level or 1, request.page_instance,
     )  # fmt: skip
 
 
@@ -113,7 +126,7 @@ async def _welcome(services: Services, role: Role, node: Node) -> pb.RegisterRes
         feature_level=state.feature_level,
         credential=services.credentials.issue(Peer(role, node.uuid)),
         key_epoch=env.cluster.key_epoch,
-        master_key=env.master if role == "server" else b"",
+        master_key=env.master if role != "client" else b"",
         role_key=env.native.role_key(env.master, role, uuid, env.cluster.key_epoch),
         map_revision=state.revision,
     )
@@ -132,7 +145,7 @@ async def _hello(requests: AsyncIterator[pb.SessionUp]) -> pb.Hello:
 
 async def _session_welcome(services: Services, role: Role) -> pb.SessionDown:
     state = await services.feed.read()
-    if role == "server":
+    if role != "client":
         return await services.voters.welcome(state.revision)
     return pb.SessionDown(
         welcome=pb.Welcome(manager=services.env.name, map_revision=state.revision)

@@ -34,7 +34,8 @@ impl World {
                 BeaconAction::NeedMap => self.read_map_server(n),
                 BeaconAction::Revoked { rev } => self.tell_managers(News::Revoked(n, rev)),
                 BeaconAction::Vote { suspect, granted } => self.tell_managers(News::Vote(n, suspect, granted)),
-                BeaconAction::Quorum(_) => {}
+                // Asked of a beacon process by the manager's Python side; here its core runs with the server.
+                BeaconAction::Held { .. } | BeaconAction::Quorum(_) => {}
             }
         }
     }
