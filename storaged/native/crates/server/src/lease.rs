@@ -208,7 +208,7 @@ impl LeasePage {
 }
 
 fn slot_word(slot: usize, part: usize) -> Option<usize> {
-    (slot < SLOTS).then_some(SLOTS_AT + slot * SLOT_WORDS + part)
+    (slot < SLOTS).then(|| SLOTS_AT + slot * SLOT_WORDS + part)
 }
 
 /// What a drive's thread makes of its slot.

@@ -3,7 +3,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -53,12 +53,12 @@ struct Server {
     page: LeasePage,
     watch: Remote<WatchCommand>,
     running: Option<Running>,
-    events: EventSource<ServerEvent>,
+    events: EventSource,
     frozen: bool,
 }
 
 impl Server {
-    fn start(folder: &PathBuf, instance: u64) -> Server {
+    fn start(folder: &Path, instance: u64) -> Server {
         let (page, seat) = attach_server(folder, instance).unwrap();
         let (sink, events) = mailbox().unwrap();
         let (watch, running) = spawn_watch(page.clone(), seat, sink).unwrap();
@@ -99,7 +99,7 @@ struct Node {
     addr: SocketAddr,
     folder: PathBuf,
     beacon: Option<(Remote<BeaconCommand>, Running)>,
-    events: Option<EventSource<ServerEvent>>,
+    events: Option<EventSource>,
     server: Option<Server>,
     silent: Vec<Uuid>,
     revoked: Vec<(Rev, bool)>,
