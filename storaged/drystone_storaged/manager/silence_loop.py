@@ -134,7 +134,7 @@ class SilenceLoop:
             if not await self._deps.commander.revoke(node, instance, suspicion.round):
                 log.info("the server moves again", node=node)
                 return
-            evidence = Evidence("its server stands still, says its beacon", proven)
+            evidence = Evidence("its beacon says that its server is gone or stands still", proven)
             await self._deps.judge.drop_node(node, evidence, conditions=conditions)
             dropped = True
 
