@@ -14,10 +14,10 @@ FROM ?=
 PEERS ?=
 export SEED SEEDS FROM PEERS
 
-.PHONY: help setup env lint fmt test sim bench demo nightly generate check clean
+.PHONY: help setup env lint fmt etcd test sim bench demo nightly generate check clean image kube-up kube-down kube-e2e
 
 help: ## Show this list.
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' \
 	  | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 setup: ## Install what is missing (Debian packages and Rust when root), then the Python environment.
@@ -31,6 +31,9 @@ lint: env ## Check format, types, layers and Rust lints; changes nothing.
 
 fmt: env ## Format Python and Rust in place.
 	@scripts/fmt.sh
+
+etcd: ## Build the etcd server for tests and `local up --metadata etcd` into your cache folder.
+	@scripts/etcd.sh
 
 test: setup ## Run everything that gates a change: lint, Rust, simulator, Python, csi-sanity.
 	@scripts/run_tests.sh
@@ -56,3 +59,15 @@ check: setup ## Run the quick part before a commit: lint and the unit tests.
 
 clean: ## Remove what the builds made; keeps the tools of `make setup`.
 	@scripts/clean.sh
+
+image: env ## Build the container image into dist/, with docker, podman or buildah, or without any.
+	@scripts/image.sh
+
+kube-up: ## Start a Kubernetes of three nodes on this machine (root; builds its programs once).
+	@scripts/kube.sh up
+
+kube-down: ## Take it away, with everything that it made.
+	@scripts/kube.sh down
+
+kube-e2e: image ## Test the image in that Kubernetes, from install to removal, and take it away.
+	@scripts/kube.sh e2e

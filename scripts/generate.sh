@@ -3,4 +3,6 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
-exec .venv/bin/python scripts/generate.py "$@"
+.venv/bin/python scripts/generate.py "$@"
+.venv/bin/python scripts/generate_chart.py
+.venv/bin/python scripts/generate_reference.py

@@ -9,6 +9,8 @@ UV_VERSION="0.13.8"
 RUST_MIN="1.85"          # edition and library features that the crates use
 GO_MIN="1.24"            # what the pinned csi-sanity asks for
 CSI_SANITY_VERSION="v5.4.0"
+ETCD_VERSION="v3.6.11"
+ETCD_GO_MIN="1.25"       # what scripts/etcd/go.mod asks for
 
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$NATIVE/target}"
 # A checkout's environment is its own, whatever is active in the caller's shell.

@@ -112,6 +112,7 @@ def steps() -> Iterable[Step]:
         (str(SCRIPTS / "py.sh"), "stubtest", allowed, "drystone_native"),
         count_none,
     )
+    yield Step("etcd", (str(SCRIPTS / "etcd.sh"),), count_none)
     for folder in tiers():
         yield Step(
             f"python {folder.name}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from drystone_cli import cluster, local, pools, processes, volumes
+from drystone_cli import cluster, local, pools, processes, tasks, volumes
 from drystone_cli.output import Output, OutputOption, emit
 from drystone_common import __version__
 
@@ -41,5 +41,6 @@ def version(output: OutputOption = Output.TABLE) -> None:
 app.add_typer(local.app, name="local")
 app.add_typer(volumes.app, name="volume")
 app.add_typer(pools.app, name="pool")
+app.add_typer(tasks.app, name="task")
 cluster.add_to(app)
 processes.add_to(app)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
 
+from drystone_cli import devices
 from drystone_cli.context import manager
 from drystone_cli.output import (
     Output,
@@ -18,10 +20,19 @@ from drystone_cli.output import (
     size,
     table,
 )
+from drystone_cli.tasks import goes_on
 from drystone_common.errors import DrystoneError, InvalidArgumentError
 from drystone_storaged.agent.rest import LOOK_S, Rest, segment
 
 POLL_S: Final = 0.2
+
+
+class Role(StrEnum):
+    """What a node may be."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
 
 nodes = typer.Typer(help="Nodes of the cluster.", no_args_is_help=True, rich_markup_mode=None)
 drives = typer.Typer(help="Drives of the cluster.", no_args_is_help=True, rich_markup_mode=None)
@@ -33,6 +44,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("map")(show_map)
     app.add_typer(nodes, name="node")
     app.add_typer(drives, name="drive")
+    devices.add_to(nodes, drives)
 
 
 def status(output: OutputOption = Output.TABLE) -> None:
@@ -75,22 +87,53 @@ def list_nodes(output: OutputOption = Output.TABLE) -> None:
 @nodes.command()
 def forget(
     name: Annotated[str, typer.Argument(help="Name of the node.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Yes, what it holds is given up.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where too few other drives have its data.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Forget a node that is gone for good; its name is free again, its drives are not.
 
-    A node that is connected, or whose drives hold data in a placement group, is refused.
+    A node that is connected, or whose drives are in placement groups, is refused. So is one
+    without which fewer than min_insync copies of something could come back, unless --force.
     """
+    if not yes:
+        raise InvalidArgumentError(
+            "what the drives of this node hold is given up for good, they never come back",
+            code="not_confirmed",
+            hint="see `drystone status`; if the node cannot come back, repeat with --yes",
+        )
     with manager() as rest:
-        rest.delete(f"/v1/nodes/{segment(name)}")
+        rest.delete(f"/v1/nodes/{segment(name)}{'?force=true' if force else ''}")
     done(output, {"node": name, "forgotten": True}, f"node {name} is forgotten")
 
 
+@nodes.command("join-token")
+def join_token(
+    name: Annotated[str, typer.Argument(help="Name that the new node will have.")],
+    role: Annotated[
+        Role, typer.Option(help="server: it has drives; client: it attaches volumes.")
+    ] = Role.SERVER,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make a token that admits one new node of this name, once; it is shown only now.
+
+    Put it into a file (mode 0600) on that machine and name it there as `join_token_file`.
+    """
+    with manager() as rest:
+        made = rest.post("/v1/join-tokens", {"role": role.value, "name": name})
+    emit(output, made, str(made["token"]))
+
+
 @drives.command("list")
-def list_drives(output: OutputOption = Output.TABLE) -> None:
+def list_drives(
+    every: Annotated[bool, typer.Option("--all", help="Also forgotten drives.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """List drives."""
     with manager() as rest:
-        found = list(rest.items("/v1/drives"))
+        found = [d for d in rest.items("/v1/drives") if every or d["state"] != "gone"]
     emit(output, {"items": found}, _drives_text(found))
 
 
@@ -158,7 +201,7 @@ def scrub(
 
 def _wait_all(rest: Rest, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Wait for all of them together: they run at the same time."""
-    with progress("scrub") as advance:
+    with goes_on(tasks), progress("scrub") as advance:
         while any(task["state"] not in ("done", "failed") for task in tasks):
             done, total = (sum(int(t[key]) for t in tasks) for key in ("done", "total"))
             advance(done, total, "")

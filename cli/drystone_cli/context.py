@@ -40,6 +40,7 @@ class Cluster:
     """How to reach a cluster. ``block`` is the socket of each block daemon on this machine."""
 
     url: str
+    """Addresses of the managers, with commas between them."""
     token: str
     block: dict[str, str] = field(default_factory=dict)
 
@@ -50,7 +51,7 @@ def chosen_dir(given: Path | None) -> Path:
 
 
 def find_cluster() -> Cluster:
-    """From ``$DRYSTONE_URL``, else from the cluster.json of the folder."""
+    """From ``$DRYSTONE_URL``, several managers with commas, else from the folder's cluster.json."""
     url = os.environ.get(URL_VARIABLE)
     if url:
         token_file = os.environ.get(TOKEN_FILE_VARIABLE)
@@ -60,11 +61,11 @@ def find_cluster() -> Cluster:
                 code="no_token",
                 hint=f"set {TOKEN_FILE_VARIABLE} to a file with a token of that manager",
             )
-        if not url.startswith(("http://", "https://")):
+        if not all(part.startswith(("http://", "https://")) for part in _parts(url)):
             raise InvalidArgumentError(
                 f"{URL_VARIABLE} is {url!a}, which is no address",
                 code="invalid_url",
-                hint="write it like http://127.0.0.1:8460",
+                hint="write it like http://127.0.0.1:8460; several managers with commas",
             )
         return Cluster(url, _token(Path(token_file)))
     file = state_dir() / "cluster.json"
@@ -82,10 +83,15 @@ def find_cluster() -> Cluster:
         raise DataError(f"{file} is damaged: {error!r}", code="file_damaged") from error
 
 
+def _parts(url: str) -> list[str]:
+    return [part.strip() for part in url.split(",")]
+
+
 def _parse(data: Any) -> Cluster:
     endpoints = data["endpoints"]
+    urls = endpoints.get("rest_urls") or [endpoints["rest"]]
     return Cluster(
-        str(endpoints["rest"]), _token(Path(data["token_file"])), dict(endpoints["block"])
+        ",".join(map(str, urls)), _token(Path(data["token_file"])), dict(endpoints["block"])
     )
 
 
@@ -105,7 +111,7 @@ _TOKEN_HINT: Final = (
 @contextmanager
 def connected(cluster: Cluster, timeout_s: float = TIMEOUT_S) -> Iterator[Rest]:
     """A client of a cluster's manager; a refused token is told with what to do here."""
-    with Rest(cluster.url, cluster.token, timeout_s=timeout_s) as rest:
+    with Rest(_parts(cluster.url), cluster.token, timeout_s=timeout_s) as rest:
         try:
             yield rest
         except (UnauthenticatedError, DeniedError) as error:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal
 
+from drystone_common.errors import InvalidArgumentError
 from drystone_common.logs import configure_logging
 from drystone_common.settings import Settings, load_settings
 from drystone_csi.block_rpc import GrpcBlock
@@ -24,8 +25,10 @@ class CsiSettings(Settings):
     """Name of the node, for logs."""
     socket: str
     """Path of the CSI socket."""
-    rest_url: str
-    """Address of the management API."""
+    rest_urls: tuple[str, ...] = ()
+    """Address of each manager's management API."""
+    rest_url: str = ""
+    """The same where there is one manager."""
     token_file: str
     """File with a token for it."""
     block_socket: str = ""
@@ -38,11 +41,23 @@ class CsiSettings(Settings):
     """DEBUG, INFO, WARNING or ERROR."""
 
 
+def manager_urls(settings: CsiSettings) -> list[str]:
+    """Every manager, named by either setting."""
+    urls = [*settings.rest_urls, *([settings.rest_url] if settings.rest_url else [])]
+    if not urls:
+        raise InvalidArgumentError(
+            "no manager is named",
+            code="invalid_settings",
+            hint='set rest_urls = ["http://host:8460", …]',
+        )
+    return list(dict.fromkeys(urls))
+
+
 async def serve(settings: CsiSettings) -> None:
     """Serve until cancelled."""
     async with AsyncExitStack() as stack:
         token = await asyncio.to_thread(read_token, Path(settings.token_file))
-        manager = RestManager(settings.rest_url, token)
+        manager = RestManager(manager_urls(settings), token)
         stack.push_async_callback(manager.aclose)
         block = None
         if settings.block_socket:

@@ -45,6 +45,14 @@ class ProcessKind(StrEnum):
     BEACON = "beacon"
     BLOCK = "block"
     MANAGER = "manager"
+    ETCD = "etcd"
+
+
+class Metadata(StrEnum):
+    """Where the cluster's records are."""
+
+    SQLITE = "sqlite"
+    ETCD = "etcd"
 
 
 @app.command()
@@ -63,6 +71,20 @@ def up(  # noqa: PLR0917 - the options of the command
     consumers: Annotated[
         int | None, typer.Option(help="Consuming nodes.  [default: 1]", show_default=False)
     ] = None,
+    metadata: Annotated[
+        Metadata | None,
+        typer.Option(
+            help="Where the records are: a file of one manager, or an etcd for several.  "
+            "[default: sqlite]",
+            show_default=False,
+        ),
+    ] = None,
+    managers: Annotated[
+        int | None,
+        typer.Option(
+            help="Managers, of which one leads.  [default: 3 on etcd]", show_default=False
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start the cluster, making it first; returns when it is healthy.
@@ -75,16 +97,27 @@ def up(  # noqa: PLR0917 - the options of the command
       drystone local up
 
       drystone local up --dir /srv/lab --servers 5 --drive-size 20G --consumers 2
+
+      drystone local up --metadata etcd --managers 3
     """
     wanted = Wanted(
         servers=servers,
         drives=drives,
         drive_size=parse_size(drive_size, "drive size") if drive_size else None,
         consumers=consumers,
+        metadata=metadata.value if metadata else None,
+        managers=managers,
     )
     with spinner("starting") as tell:
         cluster = LocalCluster(chosen_dir(folder), tell)
-        cluster.up(wanted)
+        try:
+            cluster.up(wanted)
+        except KeyboardInterrupt:
+            say(
+                "what was started keeps running: `drystone local up` goes on, `drystone local "
+                "status` shows it, `drystone local down` stops it"
+            )
+            raise
     status = cluster.status()
     count = len(status["processes"])
     emit(
@@ -132,7 +165,7 @@ def destroy(
 
 @app.command()
 def stop(
-    node: Annotated[str, typer.Argument(help="node-1, block-1, manager-1, …")],
+    node: Annotated[str, typer.Argument(help="node-1, block-1, manager-1, etcd-1, …")],
     signal: Annotated[Signal, typer.Option(help="TERM and KILL wait for the end.")] = Signal.TERM,
     process: Annotated[
         ProcessKind | None, typer.Option(help="Needed only for a node with several.")
@@ -156,7 +189,7 @@ def stop(
 
 @app.command()
 def start(
-    node: Annotated[str, typer.Argument(help="node-1, block-1, manager-1, …")],
+    node: Annotated[str, typer.Argument(help="node-1, block-1, manager-1, etcd-1, …")],
     folder: DirOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -167,8 +200,13 @@ def start(
 
 
 def _status_text(status: dict[str, Any]) -> str:
-    rows = [(p["name"], p["node"], p["state"], p["pid"], p["log"]) for p in status["processes"]]
+    rows = [(p["name"], p["node"], _state(p), p["pid"], p["log"]) for p in status["processes"]]
     head = [("folder", status["dir"]), ("health", status["health"])]
     head += [("rest", status["endpoints"].get("rest"))]
     head += [("issue", issue) for issue in status["issues"]]
     return f"{fields(head)}\n\n{table(('PROCESS', 'NODE', 'STATE', 'PID', 'LOG'), rows)}"
+
+
+def _state(process: dict[str, Any]) -> str:
+    role = process.get("role")
+    return f"{process['state']}, {role}" if role else str(process["state"])

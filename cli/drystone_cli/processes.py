@@ -1,4 +1,4 @@
-"""`drystone manager|server|beacon|block|csi`: the processes of a cluster, each with its file."""
+"""`drystone manager|server|beacon|block|csi|operator`: the processes of a cluster."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ CONFIG_ARGUMENTS: Final = 3  # KIND --config FILE
 
 def run_directly(argv: Sequence[str]) -> bool:
     """Run a process if the command line is exactly ``KIND --config FILE``; else do nothing."""
+    if list(argv) == ["operator"]:
+        _operator(None)
+        return True
     if len(argv) != CONFIG_ARGUMENTS or argv[0] not in RUNNERS or argv[1] != "--config":
         return False
     RUNNERS[argv[0]](Path(argv[2]))
@@ -49,12 +52,19 @@ def _csi(config: Path) -> None:
     run(config)
 
 
+def _operator(config: Path | None) -> None:
+    from drystone_operator.main import run  # noqa: PLC0415 - only this process needs it
+
+    run(config)
+
+
 RUNNERS: Final[dict[str, Callable[[Path], None]]] = {
     "manager": _manager,
     "server": _server,
     "beacon": _beacon,
     "block": _block,
     "csi": _csi,
+    "operator": _operator,
 }
 
 _HELP: Final = {
@@ -63,6 +73,7 @@ _HELP: Final = {
     "beacon": "Run the beacon of a storage node: heartbeats, votes, its server's read lease.",
     "block": "Run a block daemon: the volumes attached to this node.",
     "csi": "Run the CSI plugin: identity, controller and node service on one socket.",
+    "operator": "Run the Kubernetes operator; its settings may all be DRYSTONE_* variables.",
 }
 
 
@@ -74,7 +85,16 @@ def add_to(app: object) -> None:
         return
     option = Annotated[Path, typer.Option("--config", help="Settings file (TOML).")]
     for name, runner in RUNNERS.items():
-        app.command(name, help=_HELP[name])(_command(runner, option))
+        if name != "operator":
+            app.command(name, help=_HELP[name])(_command(runner, option))
+    # In a pod everything comes by variables; a file is for people who try it outside.
+    optional = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")]
+
+    def operator(config: Path | None = None) -> None:
+        _operator(config)
+
+    operator.__annotations__ = {"config": optional, "return": None}
+    app.command("operator", help=_HELP["operator"])(operator)
 
 
 def _command(runner: Callable[[Path], None], option: object) -> Callable[..., None]:

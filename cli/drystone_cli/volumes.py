@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -9,9 +10,10 @@ import typer
 
 from drystone_cli import attachments
 from drystone_cli.context import find_cluster, manager
-from drystone_cli.output import Output, OutputOption, done, emit, fields, size, table
+from drystone_cli.output import Output, OutputOption, done, emit, fields, say, size, table
+from drystone_common.errors import DrystoneError
 from drystone_common.units import parse_size, round_up
-from drystone_storaged.agent.rest import segment
+from drystone_storaged.agent.rest import Rest, segment
 
 app = typer.Typer(
     help="Volumes: what a consumer sees as a disk.", no_args_is_help=True, rich_markup_mode=None
@@ -45,6 +47,7 @@ def create(
     body = {"name": name, "size": _bytes(size_text), "pool": pool}
     with manager() as rest:
         volume = rest.post("/v1/volumes", body)
+        _warn_if_large(rest, volume)
     emit(output, volume, f"volume {volume['name']} ({volume['id']}) {size(volume['size'])}")
 
 
@@ -81,6 +84,7 @@ def resize(
     """Grow a volume; a device that is attached grows by itself."""
     with manager() as rest:
         volume = rest.patch(f"/v1/volumes/{segment(name)}", {"size": _bytes(size_text)})
+        _warn_if_large(rest, volume)
     emit(output, volume, f"volume {volume['name']} has {size(volume['size'])} now")
 
 
@@ -142,6 +146,18 @@ def detach(
     where = f" to {node}" if node else ""
     said = f"detached from {', '.join(nodes)}" if nodes else f"was not attached{where}"
     done(output, {"volume": name, "detached": nodes}, f"volume {name}: {said}")
+
+
+def _warn_if_large(rest: Rest, volume: dict[str, Any]) -> None:
+    """Space is taken when it is written, so a volume may be larger than what there is."""
+    with suppress(DrystoneError):
+        # The volume is there; a pool that cannot be shown is no reason to fail.
+        pool = rest.get(f"/v1/pools/{segment(volume['pool'])}")
+        if volume["size"] > pool["capacity"]:
+            say(
+                f"warning: pool {pool['name']} has {size(pool['capacity'])} for all volumes; "
+                "when it is full, writes to new places of this one get 'no space'"
+            )
 
 
 def _bytes(text: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -28,6 +30,15 @@ from drystone_csi.model import (
     Publication,
     Volume,
     VolumePage,
+)
+from drystone_storaged.agent.failover import (
+    HEALTH,
+    PAUSE_S,
+    PROBE_S,
+    Fate,
+    Managers,
+    fate,
+    may_repeat,
 )
 
 REQUEST_TIMEOUT_S: Final = 30.0
@@ -98,6 +109,10 @@ class _Cluster(_Wire):
     uuid: str
 
 
+class _Health(_Wire):
+    leader: bool = False
+
+
 class _Pool(_Wire):
     capacity: int = Field(ge=0)
     available: int = Field(ge=0)
@@ -107,12 +122,12 @@ class RestManager:
     """``ManagerApi`` over HTTP.
 
     ``token`` may be None on a loopback that asks for none. The client keeps its connections;
-    ``aclose`` ends them.
+    ``aclose`` ends them. Of several managers the one that leads is asked, also when that changes.
     """
 
     def __init__(
         self,
-        base_url: str,
+        urls: str | Sequence[str],
         token: str | None = None,
         *,
         default_pool: str = "default",
@@ -121,8 +136,9 @@ class RestManager:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._default_pool = default_pool
         self._uuid: str | None = None
+        self._managers = Managers(urls)
         self._http = httpx.AsyncClient(
-            base_url=base_url, headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport
+            headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport
         )
 
     async def aclose(self) -> None:
@@ -209,20 +225,65 @@ class RestManager:
         params: Mapping[str, str | int] | None = None,
         timeout: float = REQUEST_TIMEOUT_S,  # noqa: ASYNC109 - httpx's own, it names the phase
     ) -> httpx.Response:
-        try:
-            answer = await self._http.request(
-                method, path, json=body, params=params, timeout=timeout
-            )
-        except httpx.TimeoutException as error:
-            raise DeadlineError(f"the manager did not answer in {timeout:.0f} s") from error
-        except httpx.HTTPError as error:
-            raise UnavailableError(
-                f"the manager at {self._http.base_url} cannot be reached: {error!r}",
-                hint="volumes in use go on without it",
-            ) from error
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                await self._choose(until)
+                return await self._request(method, path, body, params, until)
+            except (httpx.HTTPError, DrystoneError, asyncio.CancelledError) as error:
+                self._managers.doubt()
+                if isinstance(error, asyncio.CancelledError):
+                    raise  # the caller's deadline: whoever calls next looks who leads
+                met = fate(error) if self._managers.several else None
+                again = met is Fate.NOT_DONE or (met and may_repeat(method, path, body))
+                if not again or time.monotonic() >= until:
+                    raise self._typed(error, timeout) from error
+                await asyncio.sleep(PAUSE_S)
+
+    async def _choose(self, until: float) -> None:
+        """Find out who leads, unless that is known."""
+        while not self._managers.known:
+            for url in self._managers.order():
+                left = min(PROBE_S, max(until - time.monotonic(), 0.1))
+                try:
+                    answer = await self._http.get(f"{url}{HEALTH}", timeout=left)
+                except httpx.HTTPError as error:
+                    self._managers.looked(url, None, f"does not answer ({type(error).__name__})")
+                    continue
+                if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+                    raise _problem(answer)
+                health = _read(_Health, answer).model_dump() if answer.is_success else None
+                if self._managers.looked(url, health, f"answers {answer.status_code}"):
+                    return
+            if time.monotonic() >= until:
+                raise self._managers.nobody()
+            await asyncio.sleep(PAUSE_S)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None,
+        params: Mapping[str, str | int] | None,
+        until: float,
+    ) -> httpx.Response:
+        left = max(until - time.monotonic(), 0.1)
+        answer = await self._http.request(
+            method, f"{self._managers.url}{path}", json=body, params=params, timeout=left
+        )
         if answer.is_success:
             return answer
         raise _problem(answer)
+
+    def _typed(self, error: Exception, timeout_s: float) -> DrystoneError:
+        if isinstance(error, DrystoneError):
+            return error
+        if isinstance(error, httpx.TimeoutException):
+            return DeadlineError(f"the manager did not answer in {timeout_s:.0f} s")
+        return UnavailableError(
+            f"the manager at {self._managers.url} cannot be reached: {error!r}",
+            hint="volumes in use go on without it",
+        )
 
 
 def _content(content: Content) -> dict[str, str]:

@@ -39,6 +39,10 @@ class FakeServers:
     silent: set[int] = field(default_factory=set)
     sealed: dict[tuple[int, int], int] = field(default_factory=dict)
     freed: list[tuple[int, int]] = field(default_factory=list)
+    why: str = ""
+
+    def why_unfenced(self, nodes):
+        return self.why
 
     async def fence(self, volume, drives, map_revision):
         answers = {}
@@ -138,7 +142,7 @@ async def cluster(path: Path, servers: int = 3, *, pool: bool = True) -> AsyncIt
     clock = FakeClock()
     store = await SqliteStore.open(path / "m.db", clock=clock)
     try:
-        identity = await ensure_cluster(store, uuid.UUID(int=5), 0)
+        identity = await ensure_cluster(store, uuid.UUID(int=5), 0, MASTER)
         env = Env(store, identity, clock)
         assert await env.leadership.campaign()
         await env.add_servers(servers)

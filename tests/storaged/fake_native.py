@@ -69,7 +69,7 @@ class FakeTools:
             return json.dumps({"state": "missing", "reason": "no file", "size": 0})
         text = file.read_text()
         if not text:
-            return json.dumps({"state": "blank", "reason": "", "size": 1 << 30})
+            return json.dumps({"state": "blank", "reason": "", "size": 2 << 30})
         try:
             return json.dumps({"state": "drystone", "reason": "", **json.loads(text)})
         except ValueError:
@@ -174,7 +174,7 @@ class FakeServerCore(FakeEvents):
         sealed = wanted.get("generation")
         self.emit("control_done", drive=drive, id=request_id, ok=True, sealed=sealed, reason=None)
         if wanted["what"] == "scrub":
-            self.emit("report", what="scrub_done", drive=drive, blocks=10, bad=0)
+            self.emit("report", what="scrub_done", drive=drive, blocks=10, bad=7, healed=5)
 
     def voters(self, version: int, voters: list[str], nodes: list[tuple[str, str]]) -> None:
         self.told.append(("voters", (version, voters, nodes)))

@@ -91,6 +91,27 @@ def test_what_ended_a_process_is_told_without_the_log_around_it(layout):
     error = Processes(layout).died(SERVER)
     assert error.message == "node-1-server ended at once: the port is taken"
     assert str(layout.log(SERVER.name)) in (error.hint or "")
+    assert "another one" in (error.hint or ""), "the program's own advice comes first"
+
+
+def test_starting_one_node_writes_a_lost_token_anew(layout, monkeypatch):
+    members.ensure_tokens(layout)
+    members.save(layout, members.found(layout, Wanted()))
+    layout.token_file.unlink()
+    monkeypatch.setattr(LocalCluster, "_start", lambda *_: False)
+    monkeypatch.setattr(Waiter, "until", lambda *_: None)
+    LocalCluster(layout.root).start("manager-1")
+    assert layout.token_file.read_text() == tokens(layout)["admin"] + "\n"
+
+
+def test_a_frozen_process_is_an_issue_that_says_how_to_wake_it(layout, monkeypatch):
+    members.ensure_tokens(layout)
+    members.save(layout, members.found(layout, Wanted()))
+    monkeypatch.setattr(
+        Processes, "state", lambda _, p: "frozen" if p.name == SERVER.name else "running"
+    )
+    issues = LocalCluster(layout.root).status()["issues"]
+    assert any("node-1-server is frozen" in i and "local start node-1" in i for i in issues)
 
 
 def test_a_node_that_was_forgotten_is_told_how_to_come_in_again(layout):

@@ -12,14 +12,20 @@ from typing import Any
 
 import pytest
 
+from drystone_cli.csi_process import CsiSettings, manager_urls
 from drystone_common.errors import ConflictError, DataError, InvalidArgumentError, NotFoundError
+from drystone_common.settings import load_settings
 from drystone_storaged.local import configs, members, ports
 from drystone_storaged.local.cluster import LocalCluster
+from drystone_storaged.local.etcd import VERSION as ETCD_VERSION
+from drystone_storaged.local.etcd import etcd_program
 from drystone_storaged.local.health import problems
 from drystone_storaged.local.layout import Layout
 from drystone_storaged.local.lock import locked
 from drystone_storaged.local.members import Wanted
 from drystone_storaged.local.processes import Process, Processes
+from drystone_storaged.manager.settings import ManagerSettings
+from tests.unit.source_tree import ROOT
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def test_members_survive_a_round_trip_and_endpoints_are_for_scripts(layout):
     members.save(layout, made)
     assert members.load(layout) == made
     data = json.loads(layout.cluster_file.read_text())
-    assert data["endpoints"]["rest"] == made.rest_url()
+    assert data["endpoints"]["rest"] == made.rest_urls()[0]
     assert data["token_file"] == str(layout.token_file)
     assert data["endpoints"]["csi"]["block-1"].endswith("/csi/csi.sock")
     assert data["endpoints"]["csi"]["block-2"].endswith("/csi/2.sock")
@@ -200,3 +206,93 @@ def test_health_names_what_is_missing(layout):
         "0 of 1 drives are up",
         "1 of 64 placement groups in sync",
     ]
+
+
+def test_a_cluster_on_etcd_has_managers_that_share_store_and_secrets(layout):
+    made = members.found(layout, Wanted(metadata="etcd"))
+    assert made.node_names()[:4] == ["etcd-1", "manager-1", "manager-2", "manager-3"]
+    assert made.version == members.VERSION, "an older program would take it for empty"
+    assert len(made.ports()) == 2 + 3 * 3 + 3 * 4 + 1, "no port is given twice"
+    members.ensure_tokens(layout)
+    members.ensure_master(layout, made)
+    members.save(layout, made)
+    assert members.load(layout) == made
+    configs.write(layout, made)
+    settings = [
+        load_settings(ManagerSettings, file=layout.config(manager.name))
+        for manager in made.managers()
+    ]
+    assert {s.metadata for s in settings} == {"etcd"}
+    for shared in ("master_path", "tokens_path"):
+        assert len({getattr(s, shared) for s in settings}) == 1, shared
+    assert len({s.state_dir for s in settings}) == 3
+    assert settings[0].etcd_endpoints == (f"127.0.0.1:{made.etcd[0].client_port}",)
+    etcd = json.loads(layout.config("etcd-1").read_text())
+    assert etcd["advertise-client-urls"] == f"http://{settings[0].etcd_endpoints[0]}"
+    server = tomllib.loads(layout.config("node-1-server").read_text())
+    assert server["managers"] == [s.control_listen for s in settings]
+    csi = load_settings(CsiSettings, file=layout.config("csi-1"))
+    assert manager_urls(csi) == made.rest_urls()
+    before = layout.master_file.read_text()
+    members.ensure_master(layout, made)
+    assert layout.master_file.read_text() == before
+    layout.master_file.unlink()
+    members.ensure_master(layout, made)
+    assert not layout.master_file.exists(), "a lost key is never replaced by another one"
+
+
+def test_a_cluster_of_an_older_version_still_loads_and_stays_as_it_is(layout):
+    made = members.found(layout, Wanted())
+    members.save(layout, made)
+    data = json.loads(layout.cluster_file.read_text())
+    for added in ("metadata", "standbys", "etcd"):
+        del data[added]
+    layout.cluster_file.write_text(json.dumps(data))
+    loaded = members.load(layout)
+    assert loaded == made
+    assert (loaded.version, loaded.metadata, len(loaded.managers())) == (1, "sqlite", 1)
+    assert members.grow(loaded, Wanted()) == loaded
+
+
+@pytest.mark.parametrize("wanted", [Wanted(metadata="etcd"), Wanted(managers=3)])
+def test_a_cluster_keeps_its_store_and_its_managers(layout, wanted):
+    with pytest.raises(ConflictError) as caught:
+        members.grow(members.found(layout, Wanted()), wanted)
+    assert caught.value.code == "cannot_change"
+
+
+@pytest.mark.parametrize(
+    "wanted", [Wanted(managers=2), Wanted(metadata="etcd", managers=0), Wanted(managers=0),
+               Wanted(metadata="etcd", managers=6)],
+)  # fmt: skip
+def test_impossible_numbers_of_managers_are_refused(layout, wanted):
+    with pytest.raises(InvalidArgumentError) as caught:
+        members.found(layout, wanted)
+    assert caught.value.code == "invalid_count"
+
+
+def test_without_an_etcd_program_it_is_said_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DRYSTONE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DRYSTONE_ETCD", raising=False)
+    with pytest.raises(NotFoundError) as caught:
+        LocalCluster(tmp_path / "c").up(Wanted(metadata="etcd"))
+    assert caught.value.code == "etcd_missing"
+    assert "make etcd" in (caught.value.hint or "")
+    monkeypatch.setenv("DRYSTONE_ETCD", str(tmp_path / "nothing"))
+    with pytest.raises(NotFoundError) as caught:
+        etcd_program()
+    assert "DRYSTONE_ETCD" in caught.value.message
+    built = tmp_path / "cache" / f"etcd-{ETCD_VERSION}" / "etcd"
+    built.parent.mkdir(parents=True)
+    built.write_text("#!/bin/sh\n")
+    built.chmod(0o755)
+    monkeypatch.delenv("DRYSTONE_ETCD")
+    assert etcd_program() == str(built)
+
+
+def test_the_version_of_etcd_is_the_same_everywhere():
+    lib = (ROOT / "scripts" / "lib.sh").read_text()
+    assert f'ETCD_VERSION="{ETCD_VERSION}"' in lib
+    required = f"go.etcd.io/etcd/server/v3 {ETCD_VERSION}"
+    assert required in (ROOT / "scripts" / "etcd" / "go.mod").read_text()

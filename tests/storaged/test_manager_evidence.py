@@ -194,3 +194,75 @@ async def test_mark_lost_goes_through_to_the_volumes(mgr):
         shown = (await mgr.http.get(f"/v1/volumes/{volume['id']}")).json()
         assert [lost["pg"] for lost in shown["lost_pgs"]] == [3]
         assert insync(await made[0].map())[3] == {1}
+
+
+def failed(peer) -> None:
+    """From now on the peer's server says that its drive failed."""
+    answer = peer._answer
+
+    def fails(command):
+        result = answer(command)
+        if command.WhichOneof("kind") == "probe":
+            result.ClearField("probe")
+            result.code, result.message = "drive_failed", "a write to the drive failed"
+        return result
+
+    peer._answer = fails
+
+
+def complaint(drive: int) -> pb.ReportFailureRequest:
+    return pb.ReportFailureRequest(
+        drive=drive, kind=pb.FAILURE_KIND_ERROR, drive_nonce=7, detail="EIO"
+    )
+
+
+async def test_a_reported_drive_that_failed_by_its_own_account_is_dropped(mgr):
+    async with peers(mgr, 3, 1) as made:
+        failed(made[0])
+        await made[-1].call("ReportFailure", complaint(1))
+
+        async def dropped():
+            return all(members == {2, 3} for members in insync(await made[-1].map()))
+
+        await until(dropped, "the drop")
+        record = (await mgr.services.feed.read()).drives[1]
+        assert (record.state, record.ended) == (DriveState.DOWN, True)
+        assert record.reason == "a write to the drive failed"
+
+
+async def test_when_every_drive_failed_the_last_copies_stay_and_the_status_is_critical(mgr):
+    async with peers(mgr, 3, 1) as made:
+        for peer in made[:3]:
+            failed(peer)
+        for drive in (1, 2, 3):
+            await made[-1].call("ReportFailure", complaint(drive))
+
+        async def down():
+            state = await mgr.services.feed.read()
+            return all(d.ended for d in state.drives.values())
+
+        await until(down, "every drive is down")
+        assert all(members for members in insync(await made[-1].map()))
+        status = await mgr.status()
+        assert status["health"] == "critical"
+        assert "64 PGs have no in-sync copy on a drive that is up" in status["issues"][0]
+
+
+async def test_a_drive_that_its_server_calls_failed_is_down_before_that_is_recorded(mgr):
+    async with peers(mgr, 1, 0) as made:
+        refusal = pb.RefusedDrive(
+            uuid=made[0].uuid[::-1], path="/d/1.img", code="drive_failed", reason="EIO"
+        )
+        refused = pb.RefusedDrives(drives=[refusal])
+        await made[0].outbox.put(pb.SessionUp(status=pb.Status(refused=refused)))
+
+        async def critical():
+            return (await mgr.status())["health"] == "critical"
+
+        await until(critical, "the health")
+        status = await mgr.status()
+        assert status["drives"][0]["state"] == "down"
+        assert "drive 1 on node-1 failed and answers nothing: EIO: see the log" in "\n".join(
+            status["issues"]
+        )
+        assert (await mgr.services.feed.read()).drives[1].state is DriveState.UP

@@ -6,7 +6,7 @@ import pytest
 
 from drystone_storaged.cluster.drives import STOPPED
 from drystone_storaged.proto import control_pb2 as pb
-from tests.storaged.manager_env import manager, peers, until
+from tests.storaged.manager_env import insync, manager, peers, until
 
 
 @pytest.fixture
@@ -39,7 +39,60 @@ async def test_a_node_that_is_away_is_named_with_both_ways_out(mgr):
         found = await issues(mgr)
         assert "64 PGs miss a copy: start the server on node-2" in found
         assert "node node-2 is not connected: start `drystone server`" in found
-        assert "`drystone node forget node-2`" in found
+        assert "add another node for its copies, then `drystone node forget node-2 --yes`" in found
+
+
+async def test_a_lost_node_is_to_be_forgotten_at_once_where_others_have_room(mgr):
+    async with peers(mgr, 4, 0) as made:
+        await made[1].ready(pb.DRIVE_STATE_CLOSED)
+        await made[1].disconnect()
+        forget = "`drystone node forget node-2 --yes` places its copies elsewhere"
+        await until(lambda: said(mgr, forget), "the way out")
+
+
+async def test_while_writes_wait_nobody_is_told_to_forget_a_node(mgr):
+    async with peers(mgr, 3, 0) as made:
+        for peer in made[1:]:
+            await peer.die()
+        await until(lambda: said(mgr, "fewer in-sync copies than min_insync"), "the stall")
+        await until(lambda: said(mgr, "node node-3 is not connected"), "the session's end")
+        assert "forget" not in await issues(mgr)
+
+
+async def test_a_node_whose_copies_are_needed_is_forgotten_only_by_force(mgr):
+    async with peers(mgr, 3, 0) as made:
+        for peer in made[1:]:
+            await peer.die()
+
+        async def dropped():
+            return all(members == {1} for members in insync(await made[0].map()))
+
+        await until(dropped, "both drops")
+        assert (await mgr.http.delete("/v1/nodes/node-2")).status_code == 204
+        refused = await mgr.http.delete("/v1/nodes/node-3")
+        assert refused.status_code == 409, refused.text
+        assert refused.json()["code"] == "node_holds_copies"
+        assert "default/0" in refused.json()["detail"]
+        assert (await mgr.http.delete("/v1/nodes/node-3?force=true")).status_code == 204
+
+
+async def test_a_block_daemon_that_is_away_with_volumes_is_an_issue(mgr):
+    async with peers(mgr, 1, 1) as made:
+        client = made[1]
+        volume = (await mgr.http.post("/v1/volumes", json={"name": "db", "size": 1 << 30})).json()
+        body = {"node": client.name}
+        assert (await mgr.http.post("/v1/volumes/db/publish", json=body)).status_code == 200
+        await client.call(
+            "Attach",
+            pb.AttachRequest(volume=int(volume["id"], 16), mode=pb.MODE_READ_WRITE, nonce=5),
+        )
+        assert await issues(mgr) == ""
+        await client.disconnect()
+        line = "the block daemon of node block-1 is not connected, devices of db wait"
+        await until(lambda: said(mgr, line), "the issue")
+        assert (await mgr.status())["health"] == "warning"
+        await client.connect(instance=2)
+        await until(lambda: unsaid(mgr, "block daemon"), "the end of the issue")
 
 
 async def test_when_every_node_is_away_nobody_is_told_to_forget_one(mgr):
@@ -140,12 +193,17 @@ async def test_a_full_drive_and_bad_blocks_are_told(mgr):
     async with peers(mgr, 3, 0):
         mgr.services.stats.report(
             pb.DriveStatus(
-                drive=2, capacity_bytes=100, used_bytes=80, reserved_bytes=9, bad_blocks=2
+                drive=2,
+                capacity_bytes=100,
+                used_bytes=80,
+                reserved_bytes=9,
+                bad_blocks=5,
+                healed_blocks=3,
             )
         )
         found = await issues(mgr)
         assert "drive 2 on node-2 is 89 % full" in found
-        assert "had 2 bad blocks, 0 healed" in found
+        assert "had 5 bad blocks, 3 healed from another copy, 2 not healed" in found
 
 
 async def test_a_copy_that_does_not_go_on_is_told_in_its_servers_words(mgr):

@@ -17,7 +17,8 @@ from drystone_storaged.cluster.membership_service import Changed
 from drystone_storaged.cluster.store_sqlite import SqliteStore
 from drystone_storaged.manager import joins as joining
 from drystone_storaged.manager.bell import BACKSTOP_S, Bell
-from drystone_storaged.manager.joins import Backoff, JoinLoop, LeaderLoop
+from drystone_storaged.manager.joins import Backoff, JoinLoop
+from drystone_storaged.manager.leader import LeaderLoop
 from drystone_storaged.manager.rest.server import listen_rest
 from drystone_storaged.manager.settings import ManagerSettings
 from tests.storaged.manager_env import manager, peers, until
@@ -162,16 +163,18 @@ async def test_only_in_a_shared_store_the_lease_is_short(store, shared):
 
 async def test_leadership_that_was_lost_is_sought_again_without_waiting_for_the_lease(store):
     leadership = Leadership(store, "m")
-    elected = []
+    elected, started = [], []
 
-    async def on_elected() -> None:
-        elected.append(leadership.leads)
+    async def prepare() -> None:
+        elected.append((leadership.holds, leadership.leads))
 
-    async with running(LeaderLoop(leadership, on_elected).run()):
-        await until(lambda: len(elected) == 1, "the first election")
+    loop = LeaderLoop(leadership, prepare, lambda: started.append(leadership.leads))
+    async with running(loop.run()):
+        await until(lambda: len(started) == 1, "the first election")
         await leadership.resign()
-        await until(lambda: len(elected) == 2, "the second election")
-    assert elected == [True, True]
+        await until(lambda: len(started) == 2, "the second election")
+    assert elected == [(True, False)] * 2, "nobody acts before everything is prepared"
+    assert started == [True, True]
 
 
 async def test_a_drive_that_became_droppable_is_dropped_when_another_one_comes(tmp_path):

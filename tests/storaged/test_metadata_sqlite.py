@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from drystone_common.errors import ConflictError, DataError
-from drystone_storaged.cluster.store import Compare, Put
+from drystone_storaged.cluster.sqlite_engine import SqliteEngine
+from drystone_storaged.cluster.store import Compare, Put, StoreUnavailableError
 from drystone_storaged.cluster.store_sqlite import SqliteStore
 from tests.storaged.metadata_conformance import FakeClock, MetadataConformance
 
@@ -119,3 +120,47 @@ async def test_reads_that_wait_with_a_write_do_not_wait_for_its_flush(tmp_path, 
         await store.close()
     assert after is not None
     assert after.value == b"new"
+
+
+async def damaged(path, from_page: int) -> None:
+    """A store whose pages from this one on hold junk."""
+    store = await SqliteStore.open(path)
+    for number in range(200):
+        await store.txn([], [Put(f"/k/{number}", bytes(500))])
+    await store.close()
+    page = 4096
+    with path.open("r+b") as file:
+        file.seek(page * from_page)
+        file.write(b"junk" * ((path.stat().st_size - page * from_page) // 4))
+
+
+async def test_a_store_that_is_damaged_says_so_at_the_start_and_how_to_go_on(tmp_path):
+    path = tmp_path / "m.db"
+    await damaged(path, 1)
+    with pytest.raises(DataError, match="is not a usable metadata store") as caught:
+        await SqliteStore.open(path)
+    assert caught.value.code == "store_damaged"
+    assert "Backup and loss of the manager" in (caught.value.hint or "")
+
+
+async def test_damage_that_is_met_later_is_told_as_damage_and_the_store_still_answers(
+    tmp_path, monkeypatch
+):
+    store = await SqliteStore.open(tmp_path / "m.db")
+    txn = SqliteEngine.txn
+
+    def corrupt(*_args):
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    try:
+        before = await store.revision()
+        monkeypatch.setattr(SqliteEngine, "txn", corrupt)
+        with pytest.raises(StoreUnavailableError, match="is damaged") as caught:
+            await store.txn([], [Put("/k", b"v")])
+        assert caught.value.code == "store_damaged"
+        monkeypatch.setattr(SqliteEngine, "txn", txn)
+        assert (await store.txn([], [Put("/k", b"v")])).revision == before + 1
+    finally:
+        await store.close()

@@ -5,6 +5,7 @@ import pytest
 from drystone_common.errors import DrystoneError
 from drystone_storaged.manager.app import check_listen
 from drystone_storaged.manager.settings import ManagerSettings
+from drystone_storaged.proto import control_pb2 as pb
 from tests.storaged.manager_env import GIB, manager, peers
 
 
@@ -249,6 +250,14 @@ async def test_a_pool_shows_its_space_in_bytes_of_volumes(ready):
     assert body["capacity"] == body["available"] > 0
     # Three copies on three drives of 8 GiB, less the reserve.
     assert body["capacity"] <= 8 * GIB
+    figures = pb.DriveStatus(drive=1, capacity_bytes=8 * GIB, reserved_bytes=GIB)
+    ready.services.stats.report(figures)
+    body = (await ready.http.get("/v1/pools/default")).json()
+    assert body["used"] == 0, "what a drive keeps for cleaning is no data"
+    assert body["available"] < body["capacity"]
+    figures.used_bytes = GIB
+    ready.services.stats.report(figures)
+    assert (await ready.http.get("/v1/pools/default")).json()["used"] > 0
     assert len((await ready.http.get("/v1/map", params={"pool": "default"})).json()["pgs"]) == 64
 
 

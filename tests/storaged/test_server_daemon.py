@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from drystone_common.errors import DataError
 from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.identity import IdentityFile
 from drystone_storaged.agent.register import Registrant, register
@@ -253,9 +254,30 @@ async def test_commands_of_the_manager_reach_the_drive_and_are_answered(mgr, tmp
 
         async def scrubbed() -> bool:
             task = (await mgr.http.get(f"/v1/tasks/{shown['id']}")).json()
-            return task["state"] == "done"
+            return bool(task["state"] == "done" and task["message"] == said)
 
-        await until(scrubbed, "the scrub is done")
+        said = "bad 7, healed 5, not healed 2"
+        await until(scrubbed, "the scrub is done, with what it found")
+
+
+async def test_a_fence_that_a_drive_refuses_is_answered_with_its_reason(mgr, tmp_path, port):
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives) as server:
+        await until(lambda: up(mgr), "the drive is up")
+        body = {"name": "default", "copies": 1}
+        assert (await mgr.http.post("/v1/pools", json=body)).status_code == 201
+        volume = (await mgr.http.post("/v1/volumes", json={"name": "v", "size": GIB})).json()
+        core = server.core
+
+        def refuses(number: int, request_id: int, _request: str) -> None:
+            core.emit("control_done", drive=number, id=request_id, ok=False, reason="sealed")
+
+        core.control = refuses
+        mgr.services.fence._proof_s = 0.3
+        answer = await mgr.http.post(f"/v1/volumes/{volume['id']}/fence", json={"generation": 0})
+        assert answer.status_code == 504, answer.text
+        assert "did not confirm (drive 1: sealed)" in answer.json()["detail"]
+        assert "cure what the drives say" in answer.json()["hint"]
 
 
 async def test_a_drive_shown_down_that_does_well_is_reported_ready_again(mgr, tmp_path, port):
@@ -268,3 +290,91 @@ async def test_a_drive_shown_down_that_does_well_is_reported_ready_again(mgr, tm
             {number: state.drive_revisions[number]}, "a test", ended=False
         )
         await until(lambda: up(mgr), "the drive is up again")
+
+
+WRITE_FAILED = "a write to the drive failed"
+
+
+def full(_path) -> str:
+    return ": the file system of /d is full (ENOSPC): free space there"
+
+
+async def test_a_drive_whose_engine_failed_is_down_with_the_reason_and_stays_so(
+    mgr, tmp_path, port, monkeypatch
+):
+    monkeypatch.setattr(keeper, "why_failed", full)
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives) as server:
+        await until(lambda: up(mgr), "the drive is up")
+        body = {"name": "default", "copies": 1}
+        assert (await mgr.http.post("/v1/pools", json=body)).status_code == 201
+        number = server.drives[0].number
+        server.core.emit("report", what="drive_failed", drive=number, reason=WRITE_FAILED)
+
+        async def critical() -> bool:
+            status = await mgr.status()
+            told = f"drive {number} on node-1 failed and answers nothing: {WRITE_FAILED}{full('')}"
+            return status["health"] == "critical" and told in status["issues"]
+
+        await until(critical, "the failure in the status")
+        record = (await mgr.services.feed.read()).drives[number]
+        await until(lambda: server.drives[0].state is keeper.DriveState.FAILED, "the state")
+        assert record.ended, "recorded as failed, not only told"
+        probe = control_pb2.Command(id=9, deadline_ms=5000)
+        probe.probe.drive = number
+        answers: list[control_pb2.CommandResult] = []
+        server.commands._answer = answers.append
+        server.commands.start(probe)
+        await until(lambda: answers, "the answer")
+        assert answers[0].code == "drive_failed"
+        assert WRITE_FAILED in answers[0].message
+
+
+async def test_a_drive_that_fails_before_it_serves_is_not_reported_ready(mgr, tmp_path, port):
+    core = FakeServerCore()
+    opened = core.open_drive
+
+    def fails(config: str) -> None:
+        opened(config)
+        if len(core.opened) == 1:
+            core.emit("report", what="drive_failed", drive=1, reason=WRITE_FAILED)
+
+    core.open_drive = fails  # type: ignore[method-assign]  # the fake of this test
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives, core=core) as server:
+        await until(lambda: len(core.opened) > 1, "a second open")
+        await until(lambda: up(mgr), "the drive is up")
+        assert server.drives[0].state is keeper.DriveState.SERVING
+
+
+async def test_a_failure_is_told_until_a_manager_in_need_takes_it(mgr, tmp_path, port, monkeypatch):
+    monkeypatch.setattr(keeper, "RETRY_MIN_S", 0.01)
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives) as server:
+        await until(lambda: up(mgr), "the drive is up")
+        report = mgr.services.drives.report
+        refused: list[tuple[object, ...]] = []
+
+        async def in_need(*args):
+            if len(refused) < 2:
+                refused.append(args)
+                raise DataError("the store is not well")
+            return await report(*args)
+
+        monkeypatch.setattr(type(mgr.services.drives), "report", lambda _self, *a: in_need(*a))
+        server.core.emit("report", what="drive_failed", drive=1, reason=WRITE_FAILED)
+
+        async def recorded() -> bool:
+            return (await mgr.services.feed.read()).drives[1].ended
+
+        await until(recorded, "the record")
+        assert len(refused) == 2
+
+
+async def test_a_file_on_a_full_file_system_is_named_as_the_cause(tmp_path, monkeypatch):
+    path = tmp_path / "1.img"
+    path.touch()
+    assert keeper.why_failed(path) == ""
+    monkeypatch.setattr(keeper, "ROOM_MIN_BYTES", 1 << 62)
+    assert "is full (ENOSPC): free space there, then restart" in keeper.why_failed(path)
+    assert keeper.why_failed(Path("/dev/null")) == "", "a device has no file system"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drystone_storaged.cluster.pgmap import ClusterMap, MapPool, PgRecord, encode_map, encode_shard
-from drystone_storaged.server.lease import SETTLE_US, LeaseGate
+from drystone_storaged.server.lease import SETTLE_US, UNKNOWN, LeaseGate
 from drystone_storaged.server.usage import DriveUsage, first_in_sync
 
 
@@ -15,7 +15,10 @@ class Gate:
         self.given: list[int | None] = []
         self.wanted = 0
         self.gate = LeaseGate(
-            lambda _data, began: self.given.append(began), drives, self._want, lambda: self.now
+            lambda _data, began: self.given.append(began),
+            range(drives),
+            self._want,
+            lambda: self.now,
         )
 
     def _want(self) -> None:
@@ -52,6 +55,36 @@ def test_a_drive_opened_later_voids_older_reads():
     env.now = 5000
     env.gate.ready(0)
     assert (env.take(4000), env.take(5001)) == (None, 5001)
+
+
+def test_a_drive_that_is_added_later_holds_the_reads_back_until_it_is_known():
+    env = Gate(1)
+    env.gate.ready(0)
+    env.gate.hold(63)
+    env.now = 5000
+    assert env.take(4000) is None, "the map of this read may lack what became of the drive"
+    env.gate.ready(63)
+    assert (env.take(4999), env.take(5001)) == (None, 5001)
+
+
+def test_a_drive_that_never_opens_holds_the_reads_back_for_a_bounded_time_from_its_own_start():
+    env = Gate(0)
+    env.now += SETTLE_US
+    env.gate.hold(63)
+    assert env.take(env.now) is None
+    env.now += SETTLE_US
+    assert env.take(env.now) == env.now
+
+
+def test_drives_that_nobody_has_named_yet_hold_the_reads_back():
+    env = Gate(0)
+    env.gate.hold(UNKNOWN)
+    assert env.take(env.now) is None
+    env.gate.hold(63)
+    env.gate.failed(UNKNOWN)
+    assert env.take(env.now) is None
+    env.gate.failed(63)
+    assert env.take(env.now + 1) == env.now + 1
 
 
 def test_an_endless_replay_holds_the_others_back_for_a_bounded_time():

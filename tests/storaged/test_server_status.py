@@ -28,11 +28,13 @@ class Core:
     def __init__(self) -> None:
         self.live = 1
         self.reads = 0
+        self.counters: dict[str, int] = {}
 
     def stats(self) -> str:
         self.reads += 1
         space = {"total_slots": 9, "live_slots": self.live, "granted_slots": 0, "reserve_slots": 0}
-        return json.dumps({"drives": {"3": {"counters": {}, "space": space, "oldest_io_us": 0}}})
+        drive = {"counters": self.counters, "space": space, "oldest_io_us": 0}
+        return json.dumps({"drives": {"3": drive}})
 
 
 @pytest.fixture
@@ -132,3 +134,11 @@ def test_the_reasons_that_decide_how_a_drive_leaves_are_those_of_the_engine():
     assert set(OF_JOINERS) <= set(said)
     for start in BLANK:
         assert any(text.startswith(start) for text in said), start
+
+
+async def test_bad_blocks_are_those_healed_and_those_that_are_not(core, told):
+    before = await quiet(core, told)
+    core.counters = {"bad_found": 9, "healed": 5, "unhealed": 2}
+    await until(lambda: len(told.sent) > before, "what changed")
+    shown = told.sent[-1].status.drives[0]
+    assert (shown.bad_blocks, shown.healed_blocks) == (7, 5), "two were written anew"

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from drystone_cli import attachments, cluster, pools, volumes
+from drystone_cli import attachments, cluster, local, pools, tasks, volumes
 from drystone_cli.app import app
 from drystone_cli.context import Cluster
 from drystone_cli.output import size, table
@@ -22,6 +22,7 @@ from drystone_common.errors import (
     UnavailableError,
 )
 from drystone_storaged.agent.rest import LOOK_S, Rest, problem, segment
+from drystone_storaged.local.cluster import LocalCluster
 
 VOLUME = {
     "id": "0000000000000001", "name": "db", "size": 10_000_003_072, "used": 4096,
@@ -67,7 +68,7 @@ class Manager:
 def run(monkeypatch):
     def start(answers):
         manager = Manager(answers)
-        for module in (volumes, pools, cluster):
+        for module in (volumes, pools, cluster, tasks):
             monkeypatch.setattr(module, "manager", manager.rest)
         # Errors are raised, as `main` would see them.
         return manager, lambda *argv: CliRunner().invoke(app, argv, catch_exceptions=True)
@@ -78,9 +79,19 @@ def run(monkeypatch):
 def test_a_size_that_is_no_multiple_of_a_block_is_rounded_up(run):
     manager, cli = run({"POST /v1/volumes": (201, VOLUME)})
     assert cli("volume", "create", "db", "--size", "10G").exit_code == 0
-    assert manager.asked == [
-        ("POST", "/v1/volumes", {"name": "db", "size": 10_000_003_072, "pool": "default"})
-    ]
+    assert manager.asked[0] == (
+        "POST", "/v1/volumes", {"name": "db", "size": 10_000_003_072, "pool": "default"}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("capacity", "warned"), [(10_000_003_072, False), (1 << 30, True)])
+def test_a_volume_larger_than_its_pool_is_made_with_a_warning(run, capacity, warned):
+    pool = {"name": "default", "capacity": capacity}
+    _, cli = run({"POST /v1/volumes": (201, VOLUME), "GET /v1/pools/default": (200, pool)})
+    done = cli("volume", "create", "db", "--size", "10G", "-o", "json")
+    assert done.exit_code == 0
+    assert ("warning: pool default has" in done.stderr) == warned
+    assert json.loads(done.stdout) == VOLUME
 
 
 def test_show_prints_json_as_the_manager_gave_it_or_a_table(run):
@@ -126,6 +137,16 @@ def test_a_drive_is_forgotten_only_when_that_is_confirmed(run):
     assert not manager.asked
     told = cli("drive", "forget", "3", "--yes", "-o", "json")
     assert json.loads(told.output) == {"drive": "3", "forgotten": True}
+
+
+def test_a_node_is_forgotten_only_when_that_is_confirmed(run):
+    manager, cli = run({"DELETE /v1/nodes/node-3": (204, None)})
+    refused = cli("node", "forget", "node-3").exception
+    assert isinstance(refused, InvalidArgumentError)
+    assert "--yes" in (refused.hint or "")
+    assert not manager.asked
+    told = cli("node", "forget", "node-3", "--yes", "--force", "-o", "json")
+    assert json.loads(told.output) == {"node": "node-3", "forgotten": True}
 
 
 def test_a_pool_is_changed_and_deleted(run):
@@ -259,3 +280,52 @@ def test_attaching_at_an_unknown_node_names_those_there_are():
 def test_tables_are_aligned_and_unknown_figures_are_a_dash():
     assert table(("A", "LONG"), [("xx", None)]) == "A   LONG\nxx  -"
     assert size(None) == "-"
+
+
+TASK = {"id": 17, "kind": "scrub", "subject": "1", "state": "running", "done": 25, "total": 100,
+        "message": "bad 0, healed 0"}  # fmt: skip
+
+
+def test_tasks_are_listed_and_shown(run):
+    _, cli = run({"GET /v1/tasks": (200, {"items": [TASK]}), "GET /v1/tasks/17": (200, TASK)})
+    assert "25 %" in cli("task", "list").stdout
+    assert json.loads(cli("task", "list", "-o", "json").stdout) == {"items": [TASK]}
+    assert json.loads(cli("task", "show", "17", "-o", "json").stdout) == TASK
+
+
+def test_a_task_is_waited_for_and_its_failure_is_the_commands(run):
+    ended = {**TASK, "state": "failed", "message": "the drive is gone"}
+    _, cli = run({"GET /v1/tasks/17": (200, ended)})
+    failure = cli("task", "show", "17", "--wait").exception
+    assert "the drive is gone" in str(failure)
+
+
+def test_whoever_stops_waiting_is_told_that_the_work_goes_on(capsys):
+    with pytest.raises(KeyboardInterrupt), tasks.goes_on([TASK]):
+        raise KeyboardInterrupt
+    assert "`drystone task show NUMBER --wait` of 17" in capsys.readouterr().err
+
+
+def test_a_join_token_is_for_one_name_and_role(run):
+    made = {"token": "secret", "role": "client", "name": "block-9"}
+    manager, cli = run({"POST /v1/join-tokens": (201, made)})
+    assert cli("node", "join-token", "block-9", "--role", "client").stdout == "secret\n"
+    assert manager.asked == [("POST", "/v1/join-tokens", {"role": "client", "name": "block-9"})]
+
+
+def test_forgotten_drives_are_listed_only_on_demand(run):
+    up = dict(STATUS["drives"][0])  # type: ignore[index]  # a list of tables
+    items = {"items": [up, {**up, "id": 2, "state": "gone"}]}
+    _, cli = run({"GET /v1/drives": (200, items)})
+    assert json.loads(cli("drive", "list", "-o", "json").stdout)["items"] == [up]
+    assert json.loads(cli("drive", "list", "--all", "-o", "json").stdout) == items
+
+
+def test_an_interrupted_up_says_what_keeps_running(monkeypatch, tmp_path, capsys):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalCluster, "up", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        local.up(folder=tmp_path)
+    assert "`drystone local down` stops it" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from functools import cache
@@ -16,7 +17,7 @@ from tests.unit.source_tree import ROOT, own_files
 EVERYWHERE = {"--help", "-h", "--output", "-o", "--dir"}
 """Options that the document describes once for all commands."""
 
-PROCESSES = {"manager", "server", "beacon", "block", "csi"}
+PROCESSES = {"manager", "server", "beacon", "block", "csi", "operator"}
 
 
 @cache
@@ -95,12 +96,50 @@ def shown_commands() -> list[tuple[str, str]]:
     return found
 
 
+def said_commands() -> list[tuple[str, str]]:
+    """Command lines in backticks in messages and hints of the programs themselves."""
+    found = []
+    for path in own_files(".py"):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(("tests/", "scripts/")):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = text_of(node)
+            found += [(name, line) for line in re.findall(r"`drystone ([^`]+)`", text)]
+    for path in own_files(".rs"):
+        text = re.sub(r"\\\n\s*", "", path.read_text())
+        name = path.relative_to(ROOT).as_posix()
+        found += [(name, line) for line in re.findall(r"`drystone ([^`]+)`", text)]
+    return found
+
+
+def text_of(node: ast.AST) -> str:
+    """A string of the program; what is put into it is a word."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) or "X" for part in node.values)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    return ""
+
+
 def test_every_command_line_in_a_document_is_one_that_exists():
-    wrong = []
     lines = shown_commands()
     assert len(lines) > 20, "the tour shows dozens"
+    assert not unknown(lines)
+
+
+def test_every_command_that_a_message_recommends_exists():
+    lines = said_commands()
+    assert len(lines) > 20, "hints name dozens"
+    assert not unknown(lines)
+    assert unknown([("a hint", "recover metadata")]), "the check sees what is not there"
+
+
+def unknown(lines: list[tuple[str, str]]) -> list[str]:
+    """Those that the command tree does not have."""
+    wrong = []
     for name, line in lines:
-        if "…" in line or line.startswith("-"):
+        if "…" in line or "|" in line or line.startswith("-"):
             continue
         words = shlex.split(line)
         if len(words) == 1 and any(each.startswith(f"{words[0]} ") for each in commands()):
@@ -109,4 +148,4 @@ def test_every_command_line_in_a_document_is_one_that_exists():
         given = {word.partition("=")[0] for word in words if word.startswith("-")}
         if not known or given - options(commands()[known[0]]) - {"--help"}:
             wrong.append(f"{name}: drystone {line}")
-    assert not wrong
+    return wrong

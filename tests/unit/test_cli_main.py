@@ -18,7 +18,7 @@ COMMANDS = (
     "volume create", "volume list", "volume show", "volume resize", "volume delete",
     "volume fence", "volume attach", "volume detach",
     "status", "node list", "node forget", "drive list", "drive show", "drive forget", "drive scrub",
-    "map",
+    "map", "node join-token", "task list", "task show",
     "manager", "server", "beacon", "block", "csi", "version",
 )  # fmt: skip
 

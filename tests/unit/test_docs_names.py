@@ -22,6 +22,7 @@ from drystone_storaged.block.settings import BlockSettings
 from drystone_storaged.manager.metrics import manager_metrics
 from drystone_storaged.manager.rest import app as rest_app
 from drystone_storaged.manager.settings import ManagerSettings
+from drystone_storaged.server.device_metrics import DeviceMetrics
 from drystone_storaged.server.settings import DriveSettings, ServerSettings
 from drystone_storaged.server.status import ServerMetrics
 from tests.unit.source_tree import ROOT, own_files
@@ -163,6 +164,7 @@ def test_every_metric_is_documented_and_the_reverse():
     nothing: Any = SimpleNamespace()
     ServerMetrics(server, nothing)
     BeaconMetrics(beacon, nothing)
+    DeviceMetrics(server, nothing)
     BlockMetrics(block, nothing)
     services: Any = SimpleNamespace(
         leadership=SimpleNamespace(leads=True),

@@ -7,7 +7,7 @@ import subprocess
 
 from tests.unit.source_tree import ROOT
 
-TARGET = re.compile(r"^([a-z][a-z-]*):(?!=)(.*)$", re.MULTILINE)
+TARGET = re.compile(r"^([a-z][a-z0-9-]*):(?!=)(.*)$", re.MULTILINE)
 
 
 def targets() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import grpc
 import stamina
 
-from drystone_common.errors import DrystoneError, InvalidArgumentError
+from drystone_common.errors import DrystoneError, InvalidArgumentError, UnavailableError
 from drystone_common.logs import get_logger
 from drystone_storaged.agent.status import error_of
 from drystone_storaged.proto import control_pb2_grpc
@@ -31,8 +31,6 @@ _REPEAT: Final = frozenset(
 _OPTIONS: Final = (
     # No lease depends on the manager and every call has its own deadline: these only find an idle
     # connection whose other end vanished without a word. Each ping wakes threads at both ends.
-    ("grpc.keepalive_time_ms", 8_000),
-    ("grpc.keepalive_timeout_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -45,8 +43,33 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+_KEEPALIVE: Final = (
+    ("grpc.keepalive_time_ms", 8_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    # Of a ping that another cause had sent already: by default it is waited for a minute.
+    ("grpc.http2.ping_timeout_ms", 4_000),
+)
+_KEEPALIVE_OF_SEVERAL: Final = (
+    # A leader that froze is replaced after 2 s; who waits for it longer cannot be told anything.
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
+)
+
 _T = TypeVar("_T")
 _log = get_logger(__name__)
+
+
+class _RetiredError(UnavailableError):
+    """The call was given up together with its manager."""
+
+    default_code = "manager_left"
+
+
+def left_with_its_manager() -> bool:
+    """Whether a cancellation came from the channel, which was closed, and not from the caller."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() == 0
 
 
 class Control:
@@ -61,9 +84,11 @@ class Control:
             )
         self._addresses = tuple(managers)
         self._current = 0
+        self._turn = 0
         self._credential = ""
         self._away = False
-        self._channel = grpc.aio.insecure_channel(self._addresses[0], options=_OPTIONS)
+        self._options = (*_OPTIONS, *(_KEEPALIVE_OF_SEVERAL if managers[1:] else _KEEPALIVE))
+        self._channel = grpc.aio.insecure_channel(self._addresses[0], options=self._options)
         self.stub = control_pb2_grpc.ControlStub(self._channel)
         self._retired: list[asyncio.Task[None]] = []
 
@@ -83,16 +108,25 @@ class Control:
         """Use this credential from now on."""
         self._credential = credential
 
-    def next_manager(self) -> None:
-        """Go on with the next address; calls in flight on the old one end by themselves."""
-        if len(self._addresses) == 1:
+    @property
+    def turn(self) -> int:
+        """Rises whenever another manager is used: tells which one a call was made to."""
+        return self._turn
+
+    def next_manager(self, turn: int) -> None:
+        """Leave the manager of a turn; what is under way there is begun anew at the next one.
+
+        Many calls fail with one manager: the first moves all on, later ones change nothing.
+        """
+        if len(self._addresses) == 1 or turn != self._turn:
             return
+        self._turn += 1
         self._current = (self._current + 1) % len(self._addresses)
         old = self._channel
-        self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(self.address, options=self._options)
         self.stub = control_pb2_grpc.ControlStub(self._channel)
         self._retired = [task for task in self._retired if not task.done()]
-        self._retired.append(asyncio.create_task(old.close(CALL_TIMEOUT_S)))
+        self._retired.append(asyncio.create_task(old.close()))
 
     async def call(
         self,
@@ -109,14 +143,17 @@ class Control:
         ``timeout_s`` bounds one try. ``within_s`` bounds them all; None means for as long as the
         caller lives: a daemon without a manager waits.
         """
+        turn = self._turn
 
         def repeat(error: Exception) -> bool:
+            if isinstance(error, _RetiredError):
+                return True
             if not isinstance(error, grpc.aio.AioRpcError) or error.code() not in _REPEAT:
                 return False
             if error.code() is not grpc.StatusCode.ABORTED:
                 # Also after a deadline: this manager may be gone without a word.
                 self._lost(error)
-                self.next_manager()
+                self.next_manager(turn)
             return True
 
         try:
@@ -129,14 +166,28 @@ class Control:
                 wait_jitter=BACKOFF_MAX_S / 4,
             ):
                 with attempt:
-                    answer = await method(self.stub)(
-                        request, timeout=timeout_s, metadata=self.metadata
-                    )
+                    turn = self._turn
+                    answer = await self._once(method, request, timeout_s)
                     self._reached()
                     return answer
         except grpc.aio.AioRpcError as error:
             raise error_of(error, f"manager {self.address}") from error
         raise DrystoneError("the manager was not asked")  # unreachable: the loop returns or raises
+
+    async def _once(
+        self,
+        method: Callable[
+            [control_pb2_grpc.ControlAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Any, _T]
+        ],
+        request: object,
+        timeout_s: float,
+    ) -> _T:
+        try:
+            return await method(self.stub)(request, timeout=timeout_s, metadata=self.metadata)
+        except asyncio.CancelledError:
+            if left_with_its_manager():
+                raise _RetiredError("the manager was left for another one") from None
+            raise
 
     def _lost(self, error: grpc.aio.AioRpcError) -> None:
         """Say it once, not at every repetition."""

@@ -11,7 +11,12 @@ from typing import Final
 import grpc
 
 from drystone_common.logs import get_logger
-from drystone_storaged.agent.control import BACKOFF_MAX_S, BACKOFF_MIN_S, Control
+from drystone_storaged.agent.control import (
+    BACKOFF_MAX_S,
+    BACKOFF_MIN_S,
+    Control,
+    left_with_its_manager,
+)
 from drystone_storaged.proto import control_pb2
 
 Apply = Callable[[bytes, int | None], None]
@@ -84,6 +89,7 @@ class MapFeed:
         """Keep the map stream open until cancelled."""
         wait_s = BACKOFF_MIN_S
         while True:
+            turn = self._control.turn
             stream = self._control.stub.MapStream(
                 control_pb2.MapStreamRequest(have_revision=self.revision),
                 metadata=self._control.metadata,
@@ -94,6 +100,12 @@ class MapFeed:
                     wait_s = BACKOFF_MIN_S
             except grpc.aio.AioRpcError as error:
                 _log.info("map_stream_lost", code=error.code().name, detail=error.details())
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self._control.next_manager(turn)
+            except asyncio.CancelledError:
+                if not left_with_its_manager():
+                    raise
+                wait_s = BACKOFF_MIN_S
             finally:
                 stream.cancel()
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,6 +26,15 @@ from drystone_common.errors import (
     UnavailableError,
 )
 from drystone_common.files import read_limited
+from drystone_storaged.agent.failover import (
+    HEALTH,
+    PAUSE_S,
+    PROBE_S,
+    Fate,
+    Managers,
+    fate,
+    may_repeat,
+)
 
 TIMEOUT_S: Final = 30.0  # the longest single answer: a fence that has to be proven
 LOOK_S: Final = 5.0  # a look that a person waits for: a manager that lives needs milliseconds
@@ -59,24 +69,32 @@ Json = dict[str, Any]
 
 
 class Rest:
-    """Calls ``/v1``; use it as a context manager. ``token`` goes into every request."""
+    """Calls ``/v1``; use it as a context manager. ``token`` goes into every request.
+
+    Of several managers the one that leads is asked, also when that changes, within ``timeout_s``.
+    """
 
     def __init__(
         self,
-        base_url: str,
+        urls: str | Sequence[str],
         token: str,
         *,
         transport: httpx.BaseTransport | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.base_url = base_url
+        self._managers = Managers(urls)
         self._timeout_s = timeout_s
         self._http = httpx.Client(
-            base_url=base_url, headers=headers, timeout=timeout_s, transport=transport,
+            headers=headers, timeout=timeout_s, transport=transport,
             # Only ever the manager that was named: no proxy from the environment in between.
             trust_env=False,
         )  # fmt: skip
+
+    @property
+    def base_url(self) -> str:
+        """The manager that was asked last."""
+        return self._managers.url
 
     def __enter__(self) -> Self:
         """Nothing is connected before the first call."""
@@ -129,24 +147,74 @@ class Rest:
         params: Mapping[str, str | int] | None = None,
         body: Mapping[str, object] | None = None,
     ) -> Json:
-        try:
-            answer = self._http.request(method, path, params=params or None, json=body)
-        except httpx.TimeoutException as error:
-            unsure = "" if method == "GET" else "; the call may have been carried out"
-            raise DeadlineError(
-                f"the manager at {self.base_url} did not answer in {self._timeout_s:.0f} s",
-                hint="it is frozen or overloaded: `drystone local status` tells, `drystone local "
-                f"start` with its name wakes it{unsure}",
-            ) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise UnavailableError(
-                f"the manager at {self.base_url} cannot be reached: {error}",
-                hint="see `drystone local status`; volumes in use go on without it",
-            ) from error
+        until = time.monotonic() + self._timeout_s
+        unsure = False
+        while True:
+            try:
+                self._choose(until)
+                return self._request(method, path, params, body, until)
+            except (httpx.HTTPError, httpx.InvalidURL, DrystoneError) as error:
+                self._managers.doubt()
+                if unsure and method == "DELETE" and isinstance(error, NotFoundError):
+                    return {}  # the call before this one did it
+                met = fate(error) if self._managers.several else None
+                again = met is Fate.NOT_DONE or (met and may_repeat(method, path, body))
+                if not again or time.monotonic() >= until:
+                    raise self._typed(error, method) from error
+                unsure = unsure or met is Fate.UNKNOWN
+                time.sleep(PAUSE_S)
+
+    def _choose(self, until: float) -> None:
+        """Find out who leads, unless that is known."""
+        while not self._managers.known:
+            for url in self._managers.order():
+                left = min(PROBE_S, max(until - time.monotonic(), 0.1))
+                try:
+                    answer = self._http.get(f"{url}{HEALTH}", timeout=left)
+                except httpx.HTTPError as error:
+                    self._managers.looked(url, None, f"does not answer ({type(error).__name__})")
+                    continue
+                data = _json(answer)
+                if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+                    raise problem(answer.status_code, data)
+                said = "" if answer.is_success else str(data.get("detail") or answer.status_code)
+                if self._managers.looked(url, data if answer.is_success else None, said):
+                    return
+            if time.monotonic() >= until:
+                raise self._managers.nobody()
+            time.sleep(PAUSE_S)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str | int] | None,
+        body: Mapping[str, object] | None,
+        until: float,
+    ) -> Json:
+        left = max(until - time.monotonic(), 0.1)
+        answer = self._http.request(
+            method, f"{self.base_url}{path}", params=params or None, json=body, timeout=left
+        )
         data = _json(answer)
         if answer.is_success:
             return data
         raise problem(answer.status_code, data)
+
+    def _typed(self, error: Exception, method: str) -> DrystoneError:
+        if isinstance(error, DrystoneError):
+            return error
+        if isinstance(error, httpx.TimeoutException):
+            unsure = "" if method == "GET" else "; the call may have been carried out"
+            return DeadlineError(
+                f"the manager at {self.base_url} did not answer in {self._timeout_s:.0f} s",
+                hint="it is frozen or overloaded: `drystone local status` tells, `drystone local "
+                f"start` with its name wakes it{unsure}",
+            )
+        return UnavailableError(
+            f"the manager at {self.base_url} cannot be reached: {error}",
+            hint="see `drystone local status`; volumes in use go on without it",
+        )
 
 
 def problem(status: int, data: Mapping[str, Any]) -> DrystoneError:

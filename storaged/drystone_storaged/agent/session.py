@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import grpc
 
 from drystone_common.logs import get_logger
-from drystone_storaged.agent.control import BACKOFF_MAX_S, BACKOFF_MIN_S, Control
+from drystone_storaged.agent.control import (
+    BACKOFF_MAX_S,
+    BACKOFF_MIN_S,
+    Control,
+    left_with_its_manager,
+)
 from drystone_storaged.proto import control_pb2
 
 OUTGOING_MAX: Final = 1024
@@ -53,6 +58,7 @@ class Session:
         """Keep a session open until cancelled."""
         wait_s = BACKOFF_MIN_S
         while True:
+            turn = self._control.turn
             try:
                 await self._one()
                 wait_s = BACKOFF_MIN_S
@@ -60,11 +66,16 @@ class Session:
                 refused = error.code() is grpc.StatusCode.ALREADY_EXISTS
                 _log.warning("session_lost", code=error.code().name, detail=error.details())
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    self._control.next_manager()
+                    self._control.next_manager(turn)
                 if self.connected.is_set():
                     wait_s = BACKOFF_MIN_S
                 if refused:
                     wait_s = REFUSED_WAIT_S
+            except asyncio.CancelledError:
+                if not left_with_its_manager():
+                    raise
+                _log.info("session_closed_by_manager")
+                wait_s = BACKOFF_MIN_S
             finally:
                 self.connected.clear()
                 self._queue = None
@@ -75,18 +86,18 @@ class Session:
         queue: asyncio.Queue[control_pb2.SessionUp] = asyncio.Queue(OUTGOING_MAX)
         queue.put_nowait(control_pb2.SessionUp(hello=self._hello))
 
-        async def outgoing() -> AsyncIterator[control_pb2.SessionUp]:
-            while True:
-                yield await queue.get()
-
-        stream = self._control.stub.Session(outgoing(), metadata=self._control.metadata)
+        # No iterator of requests: gRPC reads one in a task that it neither ends nor waits for.
+        stream = self._control.stub.Session(metadata=self._control.metadata)
+        sender = asyncio.create_task(_send(stream, queue), name="session-sender")
         try:
             async for message in stream:
                 if message.HasField("welcome"):
                     self._opened(queue, message.welcome)
                 await self._handle(message)
         finally:
+            sender.cancel()
             stream.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
         _log.info("session_closed_by_manager")
 
     async def _handle(self, message: control_pb2.SessionDown) -> None:
@@ -106,3 +117,20 @@ class Session:
         for call in self._on_open:
             with contextlib.suppress(asyncio.QueueFull):
                 call()
+
+
+async def _send(
+    stream: grpc.aio.StreamStreamCall[control_pb2.SessionUp, control_pb2.SessionDown],
+    queue: asyncio.Queue[control_pb2.SessionUp],
+) -> None:
+    """Write what is queued until the stream ends; the reader tells why it did."""
+    try:
+        while True:
+            await stream.write(await queue.get())
+    except (grpc.RpcError, asyncio.InvalidStateError):
+        return
+    except Exception:  # noqa: BLE001 - whatever it was, the session is of no use any more
+        # A session that says nothing any more must not look alive: the manager ends it at this.
+        _log.exception("session_sender_failed")
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            await stream.done_writing()

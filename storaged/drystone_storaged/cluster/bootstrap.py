@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import uuid
 from typing import Final
 
@@ -16,12 +17,23 @@ FEATURE_LEVEL: Final = 1
 """Highest feature level of this program."""
 
 
-async def ensure_cluster(store: MetadataStore, new_uuid: uuid.UUID, now_s: int) -> Cluster:
-    """Give the cluster's identity, making it if the store is new; any number of times."""
+def fingerprint(master: bytes) -> bytes:
+    """What the store keeps of the master key: tells two keys apart and nothing else."""
+    return hmac.digest(master, b"drystone master key", "sha256").hex().encode()
+
+
+async def ensure_cluster(
+    store: MetadataStore, new_uuid: uuid.UUID, now_s: int, master: bytes
+) -> Cluster:
+    """Give the cluster's identity, making it if the store is new; any number of times.
+
+    Several managers may come at once: the first one's master key counts, another is refused.
+    """
     await store.txn(
         [Compare.absent(keys.CLUSTER)],
         [
             Put(keys.CLUSTER, encode(Cluster(str(new_uuid), now_s))),
+            Put(keys.MASTER, fingerprint(master)),
             Put(keys.INCARNATION, b"1"),
             Put(keys.FEATURE_LEVEL, str(FEATURE_LEVEL).encode()),
             Put(keys.VOTERS, encode(Voters(1))),
@@ -30,6 +42,7 @@ async def ensure_cluster(store: MetadataStore, new_uuid: uuid.UUID, now_s: int) 
     found = await read_record(store, keys.CLUSTER, Cluster)
     if found is None:
         raise DataError("the metadata store lost the cluster's identity", code="store_damaged")
+    await _check_master(store, fingerprint(master))
     level = await store.get(keys.FEATURE_LEVEL)
     if level is not None and int(level.value) > FEATURE_LEVEL:
         raise InvalidArgumentError(
@@ -38,3 +51,16 @@ async def ensure_cluster(store: MetadataStore, new_uuid: uuid.UUID, now_s: int) 
             hint="run a newer version of the program",
         )
     return found[0]
+
+
+async def _check_master(store: MetadataStore, mine: bytes) -> None:
+    # A store from before there was a fingerprint gets that of its next manager.
+    await store.txn([Compare.absent(keys.MASTER)], [Put(keys.MASTER, mine)])
+    known = await store.get(keys.MASTER)
+    if known is None or known.value != mine:
+        raise DataError(
+            "the master key of this manager is not the one that the cluster was founded with",
+            code="master_mismatch",
+            hint="give it the master_key_file of the other managers, or restore the file: servers "
+            "know only that key",
+        )

@@ -17,6 +17,9 @@ from drystone_storaged.cluster.txn import read_all, read_record, retrying
 STOPPED: Final = "the server was stopped"
 """What a server says of its drives when it ends in order."""
 
+REMOVED: Final = "taken out of use"
+"""Why a drive is down that an operator does not want any more: nothing is wrong with it."""
+
 SERIAL_MAX: Final = 256  # device serials have under 100 characters, file identities too
 
 
@@ -40,6 +43,7 @@ class OpenRequest:
     highest_revision: int
     cluster: str
     drive_class: str = ""
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,8 @@ class DriveService:
             raise DataError(
                 "the drive has seen a newer metadata store than this one",
                 code="store_too_old",
-                hint="the store was restored from an old backup: run `drystone recover metadata`",
+                hint="the store is an older one, such as a restored backup: stop the manager and "
+                "put the newest store back; an old one hands numbers out again that are in use",
             )
 
     async def _add(self, node: Node, request: OpenRequest) -> Opened | None:
@@ -107,7 +112,7 @@ class DriveService:
         drive = Drive(
             number, request.uuid, node.uuid, node.name, request.serial, request.capacity,
             request.addr, request.nonce, weight=request.capacity / 2**40,
-            drive_class=request.drive_class,
+            drive_class=request.drive_class, device=request.device,
         )  # fmt: skip
         done = await self._store.txn(
             [Compare.absent(keys.name("drive", request.uuid)), Compare.absent(keys.drive(number))],
@@ -134,7 +139,8 @@ class DriveService:
         opened = replace(
             drive, node=node.uuid, node_name=node.name, capacity=request.capacity,
             addr=request.addr, nonce=request.nonce, state=DriveState.DOWN, reason="", ended=False,
-            previous_nonce=confirmed, weight=request.capacity / 2**40,
+            previous_nonce=confirmed, weight=request.capacity / 2**40, device=request.device,
+            drive_class=request.drive_class or drive.drive_class,
         )  # fmt: skip
         if request.previous_nonce == drive.nonce:
             opened = replace(opened, previous_nonce=drive.nonce)

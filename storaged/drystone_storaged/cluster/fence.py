@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -40,6 +40,9 @@ class FenceSender(Protocol):
         self, volume: Volume, drives: Mapping[str, Sequence[int]], map_revision: int
     ) -> FenceDrives:
         """Seal ``volume.generation`` on drives, given by node."""
+
+    def why_unfenced(self, nodes: Collection[str]) -> str:
+        """What these servers last said of drives that they could not fence; empty if nothing."""
 
 
 def plan_publish(volume: Volume, node: str, mode: AttachMode) -> Volume:
@@ -218,13 +221,19 @@ class FenceService:
             if missing <= sealed:
                 continue
             if self._monotonic() >= deadline:
-                left = sorted(missing - sealed)
-                raise DeadlineError(
-                    f"volume {volume.name}: the fence is ordered but drives {left} did not confirm",
-                    code="fence_unproven",
-                    hint="bring their servers back or wait until they are dropped, then repeat",
-                )
+                raise self._unproven(volume, state, missing - sealed)
             await asyncio.sleep(self._poll_s)
+
+    def _unproven(self, volume: Volume, state: MapState, left: set[int]) -> DeadlineError:
+        why = self._sender.why_unfenced(by_node(state, left))
+        return DeadlineError(
+            f"volume {volume.name}: the fence is ordered but drives {sorted(left)} did not confirm"
+            + (f" ({why})" if why else ""),
+            code="fence_unproven",
+            hint="cure what the drives say, or have them dropped (`drystone status`), then repeat"
+            if why
+            else "bring their servers back or wait until they are dropped, then repeat",
+        )
 
 
 def members_of(state: MapState, pools: set[int]) -> set[int]:

@@ -8,6 +8,8 @@ LEADER: Final = "/leader"
 INCARNATION: Final = "/incarnation"
 FEATURE_LEVEL: Final = "/feature_level"
 CLUSTER: Final = "/cluster"
+MASTER: Final = "/master"
+"""A fingerprint of the master key: managers with another key must not take part."""
 VOTERS: Final = "/voters"
 
 POOLS: Final = "/pool/"
@@ -21,6 +23,7 @@ ORDERS: Final = "/order/"
 SUSPECTS: Final = "/suspect/"
 TASKS: Final = "/task/"
 JOIN_TOKENS: Final = "/join/"
+WANTED: Final = "/wanted/"
 
 
 NAME_MAX: Final = 63
@@ -115,6 +118,16 @@ def task(task_id: int) -> str:
 def join_token(digest_hex: str) -> str:
     """An unspent join token, by its SHA-256."""
     return f"{JOIN_TOKENS}{digest_hex}"
+
+
+def wanted(node_hex: str) -> str:
+    """The devices that one node shall serve; not below ``/node/``, whose values are all nodes."""
+    return f"{WANTED}{node_hex}"
+
+
+def device(digest_hex: str) -> str:
+    """Index from a device that moves between machines to the one node that may serve it."""
+    return name("device", digest_hex)
 
 
 def id_counter(kind: str) -> str:

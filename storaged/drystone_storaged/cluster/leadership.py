@@ -1,9 +1,16 @@
-"""Who leads: a key bound to a lease. It protects no data; fences and compares do."""
+"""Who leads: a key bound to a lease. It protects no data; fences and compares do.
+
+A manager *holds* leadership from the transaction that made the key until its lease may have ended
+by this process's own clock, whatever the store says or does not say. It *leads* once it is ready
+to: only then it answers and acts. What proves leadership is ``compare`` alone, which goes into
+every transaction that a manager makes (``GuardedStore``).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 from drystone_common.errors import UnavailableError
@@ -13,6 +20,7 @@ from drystone_storaged.cluster.store import (
     LeaseNotFoundError,
     MetadataStore,
     Put,
+    StoreUnavailableError,
 )
 
 TTL_S: Final = 2.0  # the row "leader lease expiry + election" of the time budget
@@ -23,72 +31,109 @@ opening the store ends every older lease: there the time of a lease protects not
 
 
 class NotLeaderError(UnavailableError):
-    """Another manager leads."""
+    """Another manager leads: nothing of the call was carried out."""
 
     default_code = "not_leader"
 
 
+class LeadershipLostError(NotLeaderError):
+    """Leadership ended during a call, of which a part may have been carried out."""
+
+    default_code = "leadership_lost"
+
+
 class Leadership:
-    """This manager's claim. ``compare`` goes into every transaction that membership makes."""
+    """This manager's claim."""
 
     def __init__(self, store: MetadataStore, name: str) -> None:
         self._store = store
         self._name = name
         self._lease = 0
         self._created = 0
+        self._ready = False
         self._lost = asyncio.Event()
+        self._kept = 0.0
         self._ttl_s = TTL_S if store.shared else ALONE_TTL_S
         self._keepalive_s = self._ttl_s * KEEPALIVE_S / TTL_S
+        self.on_lost: list[Callable[[], None]] = []
+        """Called at once when leadership ends, or is known to have ended."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether this manager believes that the leader key is its own."""
+        if self._created and _now() > self._kept + self._ttl_s:
+            # Frozen, or the store was away, for longer than the lease: somebody else may lead.
+            self._forget()
+        return self._created != 0
 
     @property
     def leads(self) -> bool:
-        """Whether this manager believes to lead; only ``compare`` proves it."""
-        return self._created != 0
+        """Whether this manager acts as the leader."""
+        return self.holds and self._ready
+
+    def begin(self) -> None:
+        """Everything is prepared: lead from now on."""
+        self._ready = self.holds
+
+    def require(self) -> None:
+        """Raise ``NotLeaderError`` where this manager does not lead."""
+        if not self.leads:
+            raise not_leader()
 
     def compare(self) -> Compare:
         """The leader key is still the one this manager made."""
-        if not self._created:
-            raise NotLeaderError(
-                "this manager does not lead", hint="ask another manager, or try again in a moment"
-            )
+        if not self.holds:
+            raise _lost()
         return Compare.created(keys.LEADER, self._created)
+
+    def deposed(self, mine: Compare) -> LeadershipLostError:
+        """This comparison has failed: stop; gives the error to raise."""
+        if mine.operand == self._created:
+            self._forget()
+        return _lost()
 
     async def campaign(self) -> bool:
         """Try once to become leader."""
-        if not self._lease:
-            self._lease = await self._store.lease_grant(self._ttl_s)
+        await self._withdraw()
+        if await self._store.get(keys.LEADER) is not None:
+            return False
+        began = _now()
+        # From here on an answer may be lost: the lease is withdrawn before the next try.
+        self._lease = await self._store.lease_grant(self._ttl_s)
         done = await self._store.txn(
             [Compare.absent(keys.LEADER)],
             [Put(keys.LEADER, self._name.encode(), self._lease)],
         )
         if done.succeeded:
-            self._created = done.revision
-            return True
-        # The answer to an earlier try may have been lost: the key with our lease is ours.
-        found = await self._store.get(keys.LEADER)
-        if found is not None and found.lease == self._lease:
-            self._created = found.create_revision
-        return self.leads
+            self._created, self._kept, self._ready = done.revision, began, False
+        return self.holds
 
     async def keepalive(self) -> bool:
         """Extend the lease; False = it ended and leadership with it."""
+        began = _now()
         try:
-            await self._store.lease_keepalive(self._lease)
-        except LeaseNotFoundError:
+            async with asyncio.timeout_at(self._kept + self._ttl_s):
+                await self._store.lease_keepalive(self._lease)
+        except (LeaseNotFoundError, TimeoutError):
             self._forget()
-            return False
-        return True
+        else:
+            self._kept = began
+        return self.holds
 
     async def resign(self) -> None:
-        """Give leadership up at once."""
-        lease = self._lease
-        self._forget()
-        if lease:
-            await self._store.lease_revoke(lease)
+        """Give leadership up at once; who resigns has stopped before."""
+        self._created, self._ready = 0, False
+        self._lost.set()
+        await self._withdraw()
+
+    async def leader(self) -> str:
+        """The name of the manager that holds the key; empty = none at the moment."""
+        found = await self._store.get(keys.LEADER)
+        return found.value.decode("utf-8", "replace") if found else ""
 
     async def rest(self) -> None:
         """Return when it is time for the next ``keepalive`` or ``campaign``."""
-        if not self.leads:
+        if not self.holds:
             await asyncio.sleep(KEEPALIVE_S)
             return
         self._lost.clear()
@@ -96,6 +141,37 @@ class Leadership:
             async with asyncio.timeout(self._keepalive_s):
                 await self._lost.wait()
 
+    async def _withdraw(self) -> None:
+        """End an older claim of ours, also one of which nobody knows whether it was made.
+
+        One that cannot be ended now ends by itself, and keeps us out no longer than others.
+        """
+        lease, self._lease = self._lease, 0
+        if lease:
+            with contextlib.suppress(StoreUnavailableError):
+                await self._store.lease_revoke(lease)
+
     def _forget(self) -> None:
-        self._lease = self._created = 0
+        held, self._created, self._ready = self._created, 0, False
         self._lost.set()
+        if held:
+            for call in self.on_lost:
+                call()
+
+
+def not_leader() -> NotLeaderError:
+    """The error of a manager that is asked for what only the leader does."""
+    return NotLeaderError(
+        "this manager does not lead", hint="ask another manager, or try again in a moment"
+    )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _lost() -> LeadershipLostError:
+    return LeadershipLostError(
+        "this manager does not lead any more",
+        hint="ask another manager whether the call was carried out",
+    )

@@ -150,11 +150,12 @@ async def write_pgs(
     state: MapState,
     changed: Mapping[PgRef, PgRecord],
     conditions: Sequence[Compare],
+    also: Sequence[Op] = (),
 ) -> bool:
     """Write changed PGs; False = a condition or a shard moved, so read and plan again.
 
     One transaction while 32 shards suffice. More pools than that are several, each complete in
-    itself: members of different PGs do not depend on each other.
+    itself: members of different PGs do not depend on each other. ``also`` goes into the first.
     """
     touched: dict[tuple[int, int], dict[int, PgRecord]] = {}
     for ref, record in changed.items():
@@ -162,7 +163,8 @@ async def write_pgs(
     by_key = {(s.pool, s.index): s for s in state.shards}
     pending = [(by_key[where], records) for where, records in sorted(touched.items())]
     for start in range(0, len(pending), SHARDS_PER_TXN):
-        if not await _write_shards(store, pending[start : start + SHARDS_PER_TXN], conditions):
+        group = pending[start : start + SHARDS_PER_TXN]
+        if not await _write_shards(store, group, conditions, also if start == 0 else ()):
             return False
     return True
 
@@ -171,9 +173,10 @@ async def _write_shards(
     store: MetadataStore,
     group: list[tuple[Shard, dict[int, PgRecord]]],
     conditions: Sequence[Compare],
+    also: Sequence[Op],
 ) -> bool:
     compares = list(conditions)
-    ops: list[Op] = []
+    ops: list[Op] = list(also)
     for shard, records in group:
         key = keys.shard(shard.pool, shard.index)
         pgs = list(decode_shard(shard.value))

@@ -14,7 +14,7 @@ from drystone_storaged.cluster.mapstate import MapState, read_state, write_pgs
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.records import DriveState
-from drystone_storaged.cluster.store import Compare, MetadataStore
+from drystone_storaged.cluster.store import Compare, MetadataStore, Op
 from drystone_storaged.cluster.txn import retrying
 
 EVIDENCE_TTL_S: Final = 5.0  # §4.1: an old decision must not hit a drive that recovered since
@@ -129,8 +129,13 @@ class MembershipService:
 
         return await self._run(plan, "a promotion")
 
-    async def mark_lost(self, ref: PgRef) -> tuple[Changed, PgRecord]:
-        """Give a PG up whose in-sync drives are all down: an up drive takes over what it has."""
+    async def mark_lost(
+        self, ref: PgRef, also: Callable[[PgRecord], Sequence[Op]] = lambda _: ()
+    ) -> tuple[Changed, PgRecord]:
+        """Give a PG up whose in-sync drives are all down: an up drive takes over what it has.
+
+        ``also`` gives what is written in the same transaction.
+        """
         outcome: list[PgRecord] = []
 
         def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
@@ -152,20 +157,27 @@ class MembershipService:
             outcome[:] = [new]
             return {ref: new}, ()
 
-        return await self._run(plan, "mark-lost"), outcome[0]
+        done = await self._run(plan, "mark-lost", also=lambda: also(outcome[0]))
+        return done, outcome[0]
 
     async def edit(self, plan: Plan, what: str, conditions: Sequence[Compare] = ()) -> Changed:
         """Run any other plan; the caller answers for I1 and I2."""
         return await self._run(plan, what, conditions)
 
-    async def _run(self, plan: Plan, what: str, extra: Sequence[Compare] = ()) -> Changed:
+    async def _run(
+        self,
+        plan: Plan,
+        what: str,
+        extra: Sequence[Compare] = (),
+        also: Callable[[], Sequence[Op]] = tuple,
+    ) -> Changed:
         async def attempt() -> Changed | None:
             conditions = [self._leadership.compare(), *extra]
             state = await read_state(self._store)
             changed, refused = plan(state)
             if not changed:
                 return Changed(state.revision, (), refused)
-            if not await write_pgs(self._store, state, changed, conditions):
+            if not await write_pgs(self._store, state, changed, conditions, also()):
                 await self._check_conditions(extra)
                 return None
             after = await read_state(self._store)
@@ -175,9 +187,9 @@ class MembershipService:
 
     async def _check_conditions(self, extra: Sequence[Compare]) -> None:
         # A deposed manager must stop at once instead of trying until it gives up.
-        if not (await self._store.txn([self._leadership.compare()], [])).succeeded:
-            await self._leadership.resign()
-            self._leadership.compare()
+        mine = self._leadership.compare()
+        if not (await self._store.txn([mine], [])).succeeded:
+            raise self._leadership.deposed(mine)
         if extra and not (await self._store.txn(extra, [])).succeeded:
             raise EvidenceExpiredError("what spoke for this drop was withdrawn")
 

@@ -18,6 +18,7 @@ from drystone_storaged.cluster.codec import decode, encode
 from drystone_storaged.cluster.records import Drive, DriveState, JoinToken, Node, Voters
 from drystone_storaged.cluster.store import Compare, Delete, KeyValue, MetadataStore, Op, Put
 from drystone_storaged.cluster.txn import read_all, read_record, retrying
+from drystone_storaged.cluster.wanted import WantedService
 
 Role = Literal["server", "client", "beacon"]
 
@@ -203,6 +204,10 @@ class NodeService:
             if beacon is not None:
                 uuid = beacon.value.decode().partition("/")[2]
                 ops += [Delete(beacon.key), Delete(node_key("beacon", uuid))]
+            # Together with the node, or its devices could be wanted nowhere ever again.
+            wanted_compares, wanted_ops = await WantedService(self._store).forgetting(node.uuid)
+            compares += wanted_compares
+            ops += wanted_ops
             for drive in await read_all(self._store, keys.DRIVES, Drive):
                 if drive.node == node.uuid and drive.state is not DriveState.GONE:
                     key = keys.drive(drive.id)

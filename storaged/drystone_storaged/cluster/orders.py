@@ -117,6 +117,10 @@ class Usage:
         for drives in self._layers.values():
             drives.pop(drive, None)
 
+    def clear(self) -> None:
+        """Nothing is known."""
+        self._layers.clear()
+
     def used(self, layers: Sequence[int]) -> int | None:
         """Bytes of a chain of layers; None = nobody reported yet."""
         known = [self._layers[layer] for layer in layers if layer in self._layers]

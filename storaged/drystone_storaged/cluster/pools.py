@@ -102,7 +102,9 @@ class PoolService:
         out = [
             (d, nodes[d.node])
             for d in drives
-            if d.state is DriveState.UP and d.node in nodes and d.drive_class == spec.drive_class
+            if d.state is DriveState.UP
+            and d.node in nodes
+            and spec.drive_class in ("", d.drive_class)
         ]
         if not out:
             raise ConflictError(

@@ -208,6 +208,7 @@ class Drive:
     ``ended``: it is proven that this open answers no request any more; it is down, and may be
     dropped without a wait. A drive can be down without that: one that hangs still answers reads.
     ``proven``: it was ready once; before that it holds nothing and its superblock may lack a nonce.
+    ``device``: id of the wanted device that it lies on; empty for a drive of a server's settings.
     """
 
     id: int
@@ -225,6 +226,24 @@ class Drive:
     reason: str = ""
     proven: bool = False
     ended: bool = False
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedDrive:
+    """A device that a node shall serve. ``slot`` is its own for as long as it is wanted."""
+
+    device: str
+    slot: int
+    power_loss_protected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WantedDrives:
+    """Of one node, by slot. Never deleted while the node is known: its revision only grows."""
+
+    node: str
+    drives: tuple[WantedDrive, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +266,13 @@ class Voters:
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """A node that a majority does not hear, while its drop is under way."""
+    """A node that is taken for silent or still, while its drop is under way.
+
+    ``round`` is 0 in the store: readers put the revision there that wrote the key.
+    """
 
     node: str
-    round: int
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,31 @@ def wider(state: MapState, pool: Pool) -> int:
     return max(pool.width, min(pool.copies, min(counts, default=0)))
 
 
+def too_few_left(state: MapState, leaving: frozenset[int]) -> list[PgRef]:
+    """PGs of which these drives hold a copy, and without them fewer than ``min_insync`` do.
+
+    A copy is what is in sync, and what left with content that can come back, however old.
+    """
+    gone = gone_drives(state) | leaving
+    found = []
+    for ref, pg in state.pgs().items():
+        copies = {*pg.insync, *(o.drive for o in pg.out if o.e0)}
+        pool = state.pools[ref.pool]
+        least = membership.effective_min_insync(pool.min_insync, pool.width)
+        if copies & leaving and len(copies - gone) < least:
+            found.append(ref)
+    return found
+
+
+def has_room(state: MapState, nodes: Mapping[str, Node], without_node: str) -> bool:
+    """Whether what a node held has a place on drives of other nodes that are up."""
+    others = {uuid: node for uuid, node in nodes.items() if uuid != without_node}
+    return all(
+        len({d.domain for d in _candidates(pool, state, others)}) >= pool.width
+        for pool in state.pools.values()
+    )
+
+
 def gone_drives(state: MapState) -> frozenset[int]:
     """Drives that were forgotten."""
     return frozenset(d.id for d in state.drives.values() if d.state is DriveState.GONE)
@@ -113,6 +138,6 @@ def _candidates(
     found = [
         (d, nodes[d.node])
         for d in state.drives.values()
-        if d.state is DriveState.UP and d.node in nodes and d.drive_class == pool.drive_class
+        if d.state is DriveState.UP and d.node in nodes and pool.drive_class in ("", d.drive_class)
     ]
     return in_domain(found, pool.failure_domain)

@@ -48,6 +48,20 @@ CREATE TABLE IF NOT EXISTS log (
 """
 
 
+DAMAGED: Final = "store_damaged"
+RESTORE: Final = (
+    "restore the newest copy of it, see *Backup and loss of the manager* in docs/operations.md; do "
+    "not start with an empty one over live drives"
+)
+_CORRUPT: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_corrupt(error: Exception) -> bool:
+    """Whether SQLite says that the file itself is damaged, not that it cannot be used now."""
+    # Extended codes have the reason's details above the first eight bits.
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _CORRUPT
+
+
 class SqliteEngine:
     """The state of an open store; used by one thread only."""
 
@@ -59,15 +73,16 @@ class SqliteEngine:
         self._lease_next = 0
         try:
             self._open()
+            self.revision = int(self._meta("revision") or "1")
+            self.compacted = int(self._meta("compacted") or "0")
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise DataError(
                 f"{path} is not a usable metadata store: {error}",
-                code="store_damaged",
-                hint="restore it from a backup; do not start with an empty one over live drives",
+                code=DAMAGED,
+                hint=RESTORE,
             ) from error
-        self.revision = int(self._meta("revision") or "1")
-        self.compacted = int(self._meta("compacted") or "0")
+        self._committed = self.revision, self.compacted
 
     def _open(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -93,13 +108,13 @@ class SqliteEngine:
         """Make everything since ``begin`` durable."""
         self._set_meta("revision", self.revision)
         self._db.execute("COMMIT")
+        self._committed = self.revision, self.compacted
 
     def rollback(self) -> None:
-        """Take back everything since ``begin``."""
+        """Take back everything since ``begin``; reads nothing, the file may be damaged."""
+        self.revision, self.compacted = self._committed
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
-        self.revision = int(self._meta("revision") or "1")
-        self.compacted = int(self._meta("compacted") or "0")
 
     def get(self, key: str) -> KeyValue | None:
         """Read one key."""
@@ -246,9 +261,10 @@ class SqliteEngine:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, str(value)))
 
 
-def _field(kv: KeyValue | None, target: Target) -> int | bytes:
+def _field(kv: KeyValue | None, target: Target) -> int | bytes | None:
     if kv is None:
-        return b"" if target is Target.VALUE else 0
+        # As in etcd: a missing key has zeros, and no value that anything could be compared with.
+        return None if target is Target.VALUE else 0
     if target is Target.VALUE:
         return kv.value
     if target is Target.VERSION:

@@ -7,7 +7,7 @@ read again before they repeat it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
@@ -63,7 +63,10 @@ class KeyValue:
 
 
 class Target(Enum):
-    """What of a key a comparison looks at; a missing key has zeros and an empty value."""
+    """What of a key a comparison looks at.
+
+    A missing key has zeros; with its value, which it has not, no comparison holds.
+    """
 
     VALUE = "value"
     CREATE = "create"
@@ -169,7 +172,7 @@ class WatchBatch:
 
 
 class MetadataStore(Protocol):
-    """What ``store_sqlite`` and later ``store_etcd`` implement; one suite checks both."""
+    """What ``store_sqlite`` and ``store_etcd`` implement; one suite checks both."""
 
     @property
     def shared(self) -> bool:
@@ -199,7 +202,7 @@ class MetadataStore(Protocol):
     async def revision(self) -> int:
         """Give the current revision, linearizably."""
 
-    def watch(self, prefix: str, from_revision: int) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[WatchBatch]:
         """Give every event of the prefix from that revision on, without gap or repetition.
 
         Raises ``CompactedError`` when that history is gone.

@@ -9,20 +9,21 @@ many callers at once need, and a call that reads three times before it writes wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from drystone_common.errors import ConflictError, DrystoneError
-from drystone_storaged.cluster.sqlite_engine import SqliteEngine
+from drystone_common.errors import ConflictError, DataError, DrystoneError
+from drystone_storaged.cluster.sqlite_engine import DAMAGED, RESTORE, SqliteEngine, is_corrupt
 from drystone_storaged.cluster.store import (
     RANGE_LIMIT_MAX,
     Compare,
@@ -79,7 +80,15 @@ class SqliteStore:
             os.close(lock)
             raise
         store._thread.start()
-        await store._do(lambda engine: engine.forget_leases(), writes=True)
+        try:
+            await store._do(lambda engine: engine.forget_leases(), writes=True)
+        except StoreUnavailableError as error:
+            await store.close()
+            if error.code != DAMAGED:
+                raise
+            raise DataError(
+                f"{path} is not a usable metadata store: {error}", code=DAMAGED, hint=RESTORE
+            ) from error
         return store
 
     async def get(self, key: str) -> KeyValue | None:
@@ -110,7 +119,7 @@ class SqliteStore:
         """Give the current revision."""
         return await self._do(lambda engine: engine.revision)
 
-    async def watch(self, prefix: str, from_revision: int) -> AsyncIterator[WatchBatch]:
+    async def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[WatchBatch]:
         """Follow a prefix; reads the log, so a slow follower costs no memory."""
         check_key(prefix)
         start = from_revision
@@ -216,12 +225,9 @@ class SqliteStore:
             answers = [_run_job(engine, job) for job in jobs]
             engine.commit()
         except (sqlite3.Error, OverflowError) as error:
-            engine.rollback()
-            what = "write" if durably else "read"
-            reason = StoreUnavailableError(
-                f"the metadata store cannot {what}: {error}",
-                hint="check space and health of its disk",
-            )
+            with contextlib.suppress(sqlite3.Error):
+                engine.rollback()
+            reason = _reason(error, "write" if durably else "read")
             return [(job.answer, None, reason) for job in jobs]
         return answers
 
@@ -229,6 +235,17 @@ class SqliteStore:
         async with self._advanced:
             self._seen = max(self._seen, revision)
             self._advanced.notify_all()
+
+
+def _reason(error: Exception, what: str) -> StoreUnavailableError:
+    if is_corrupt(error):
+        # Callers wait and repeat: their data is well, and a repaired store answers them.
+        return StoreUnavailableError(
+            f"the metadata store is damaged: {error}", code=DAMAGED, hint=RESTORE
+        )
+    return StoreUnavailableError(
+        f"the metadata store cannot {what}: {error}", hint="check space and health of its disk"
+    )
 
 
 def _answer(answers: list[_Answer]) -> None:

@@ -124,8 +124,13 @@ class VolumeService:
             pool.id,
             dict(spec.attributes),
         ):
+            other = (
+                f"{volume.size} bytes, not {spec.size}"
+                if volume.size != spec.size
+                else "another pool or other attributes"
+            )
             raise AlreadyExistsError(
-                f"volume {spec.name} exists with another size, pool or attributes",
+                f"volume {spec.name} exists with {other}",
                 code="volume_exists",
                 hint=f"see `drystone volume show {spec.name}`, or choose another name",
             )

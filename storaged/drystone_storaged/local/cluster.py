@@ -18,10 +18,12 @@ from drystone_common.errors import (
     UnavailableError,
 )
 from drystone_common.files import atomic_write_text, read_json
+from drystone_storaged.agent.failover import PROBE_S
 from drystone_storaged.agent.identity import FILE_NAME as IDENTITY
 from drystone_storaged.agent.rest import LOOK_S, TIMEOUT_S, Rest, read_token
-from drystone_storaged.local import configs
+from drystone_storaged.local import configs, ports
 from drystone_storaged.local import members as parts
+from drystone_storaged.local.etcd import etcd_program
 from drystone_storaged.local.health import QUIET_S, Notify, Waiter, problems
 from drystone_storaged.local.layout import Layout
 from drystone_storaged.local.lock import locked
@@ -47,12 +49,14 @@ class LocalCluster:
         self.processes = Processes(self.layout)
 
     def rest(self, members: Members, timeout_s: float = TIMEOUT_S) -> Rest:
-        """A client of this cluster's manager."""
+        """A client of this cluster's managers."""
         token = read_token(self.layout.token_file)
-        return Rest(members.rest_url(), token, timeout_s=timeout_s)
+        return Rest(members.rest_urls(), token, timeout_s=timeout_s)
 
     def up(self, wanted: Wanted) -> dict[str, Any]:
         """Make or complete the cluster, start what does not run, return when it is healthy."""
+        if wanted.metadata == "etcd":
+            etcd_program()  # before anything is made
         try:
             self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -70,8 +74,9 @@ class LocalCluster:
             for process in wanted_processes:
                 self._start(process)
             waiter = Waiter(self.processes, wanted_processes, self._notify)
+            with self.rest(members, LOOK_S) as look:
+                waiter.until("no manager answers", lambda: _healthy(look))
             with self.rest(members) as rest:
-                waiter.until("the manager does not answer", lambda: _healthy(rest))
                 self._admit(rest, members)
                 self._restart_outdated(rest, members, waiter)
                 self._wait_drives(rest, members, waiter)
@@ -83,7 +88,7 @@ class LocalCluster:
     def status(self) -> dict[str, Any]:
         """Processes, and the manager's view if it answers."""
         members = parts.load(self.layout)
-        shown = [
+        shown: list[dict[str, Any]] = [
             {
                 "name": p.name,
                 "node": p.node,
@@ -94,12 +99,15 @@ class LocalCluster:
             }
             for p in configs.processes(members)
         ]
-        name = members.manager.name
-        silent = f"the manager does not answer: see its log, or `drystone local start {name}`"
-        health, issues = "critical", [silent]
-        with suppress(DrystoneError), self.rest(members, LOOK_S) as rest:
-            found = rest.get("/v1/status")
-            health, issues = found["health"], problems(found, members)
+        for each in shown:
+            if each["process"] == "manager":
+                each["role"] = self._role(members, each["name"], each["state"])
+        health, issues = self._health(members, shown)
+        issues += [
+            f"{p['name']} is frozen, `drystone local start {p['node']}` wakes it"
+            for p in shown
+            if p["state"] == "frozen"
+        ]
         issues += self._refused_drives(members)
         return {
             "dir": str(self.layout.root),
@@ -108,6 +116,32 @@ class LocalCluster:
             "processes": shown,
             "endpoints": read_endpoints(self.layout),
         }
+
+    def _role(self, members: Members, name: str, state: str) -> str | None:
+        """What a manager says it is; None where it says nothing."""
+        if state != "running":
+            return None
+        (manager,) = [m for m in members.managers() if m.name == name]
+        token = read_token(self.layout.token_file)
+        with suppress(DrystoneError), Rest(manager.rest_url(), token, timeout_s=PROBE_S) as rest:
+            return str(rest.get("/v1/health").get("role"))
+        return None
+
+    def _health(self, members: Members, shown: list[dict[str, Any]]) -> tuple[str, list[str]]:
+        """The leader's view; without one, which process to start."""
+        lacking = [
+            p["name"] for p in shown
+            if p["process"] in ("etcd", "manager") and p["state"] != "running"
+        ]  # fmt: skip
+        first = lacking[0] if lacking else members.manager.name
+        silent = f"the manager does not answer: see its log, or `drystone local start {first}`"
+        if all(p["state"] == "stopped" for p in shown if p["process"] == "manager"):
+            return "critical", [silent]  # a search for the leader would only cost its time
+        with suppress(DrystoneError), self.rest(members, LOOK_S) as rest:
+            found = rest.get("/v1/status")
+            away = [f"{name} does not run: `drystone local start {name}`" for name in lacking]
+            return found["health"], problems(found, members) + away
+        return "critical", [silent]
 
     def _refused_drives(self, members: Members) -> list[str]:
         """What running servers say of drives that they do not serve."""
@@ -141,7 +175,7 @@ class LocalCluster:
             for name in ("state", "drives", "csi", "conf", "run", "log"):
                 self._remove(self.layout.root / name)
             # Last: until here a second `destroy` goes on where this one was cut off.
-            for name in ("token", "tokens", "cluster.json", "lock"):
+            for name in ("token", "tokens", "master.key", "cluster.json", "lock"):
                 (self.layout.root / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.layout.root.rmdir()
@@ -199,18 +233,30 @@ class LocalCluster:
         if not found:
             raise self._no_node(members, node)
         with locked(self.layout):
+            parts.ensure_tokens(self.layout)
             members = self._fresh_ports(members, only=node)
             configs.write(self.layout, members)
             started = [p.name for p in found if self._start(p)]
             waiter = Waiter(self.processes, found, self._notify)
-            if node == members.manager.name:
-                with self.rest(members) as rest:
-                    waiter.until("the manager does not answer", lambda: _healthy(rest))
+            if self._is_head(members, node, waiter):
                 return started
             with self.rest(members) as rest:
                 waiter.until(f"{node} does not connect", lambda: _connected(rest, node))
             self._wait_sockets(members, waiter, only=node)
         return started
+
+    def _is_head(self, members: Members, node: str, waiter: Waiter) -> bool:
+        """For a manager or a member of etcd: wait until it answers by itself."""
+        for manager in members.managers():
+            if manager.name == node:
+                token = read_token(self.layout.token_file)
+                with Rest(manager.rest_url(), token, timeout_s=LOOK_S) as rest:
+                    waiter.until(f"{node} does not answer", lambda: _healthy(rest))
+                return True
+        taken = [member.client_port for member in members.etcd if member.name == node]
+        if taken:
+            waiter.until(f"{node} does not listen", lambda: not ports.is_free(taken[0]))
+        return bool(taken)
 
     def _members(self, wanted: Wanted) -> Members:
         self.layout.make_folders()
@@ -220,14 +266,13 @@ class LocalCluster:
             members = parts.found(self.layout, wanted)
         members = self._fresh_ports(members)
         parts.ensure_tokens(self.layout)
+        parts.ensure_master(self.layout, members)
         parts.save(self.layout, members)
         configs.write(self.layout, members)
         return members
 
     def _fresh_ports(self, members: Members, only: str | None = None) -> Members:
         """Give servers that do not run other ports where something took theirs meanwhile."""
-        from drystone_storaged.local import ports  # noqa: PLC0415 - only where ports are looked at
-
         # A beacon may run on without its server, whose ports are then to be looked at.
         known = [p for p in configs.processes(members) if p.kind == "server"]
         running = {p.node for p in known if self.processes.pid(p)}
@@ -323,9 +368,9 @@ class LocalCluster:
                 waiter.until(f"{path} does not answer", lambda path=path: _listens(path))  # type: ignore[misc]
 
     def _stop_all(self, found: list[Process]) -> int:
-        """All of one kind at once, consumers before servers before the manager."""
+        """All of one kind at once, consumers before servers before managers before their store."""
         count = 0
-        for kinds in (("csi",), ("block",), ("server",), ("beacon",), ("manager",)):
+        for kinds in (("csi",), ("block",), ("server",), ("beacon",), ("manager",), ("etcd",)):
             chosen = [p for p in found if p.kind in kinds and self.processes.pid(p)]
             for process in chosen:
                 self.processes.signal(process, signal.SIGTERM)
@@ -420,7 +465,10 @@ def read_endpoints(layout: Layout) -> dict[str, Any]:
 
 
 def _healthy(rest: Rest) -> bool:
-    rest.get("/v1/health")
+    try:
+        rest.get("/v1/health")
+    except DeadlineError:
+        return False  # a busy machine; how long that may go on is for the caller to say
     return True
 
 

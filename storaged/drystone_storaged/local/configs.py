@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from drystone_common.files import atomic_write_text
+from drystone_storaged.local import etcd
 from drystone_storaged.local.layout import Layout
-from drystone_storaged.local.members import ConsumerMember, Members, ServerMember
+from drystone_storaged.local.members import (
+    ConsumerMember,
+    ManagerMember,
+    Members,
+    ServerMember,
+)
 from drystone_storaged.local.ports import HOST
 from drystone_storaged.local.processes import Process
 
@@ -17,7 +24,8 @@ Table = Mapping[str, Value]
 
 def processes(members: Members) -> list[Process]:
     """Every process, in the order in which they are started."""
-    found = [Process(members.manager.name, "manager", members.manager.name)]
+    found = [Process(e.name, "etcd", e.name) for e in members.etcd]
+    found += [Process(m.name, "manager", m.name) for m in members.managers()]
     found += [Process(f"{s.name}-server", "server", s.name) for s in members.servers]
     found += [Process(f"{s.name}-beacon", "beacon", s.name) for s in members.servers]
     found += [Process(c.name, "block", c.name) for c in members.consumers]
@@ -27,7 +35,11 @@ def processes(members: Members) -> list[Process]:
 
 def write(layout: Layout, members: Members) -> None:
     """Write the settings of every process."""
-    _put(layout, members.manager.name, _manager(layout, members))
+    for member in members.etcd:
+        text = json.dumps(etcd.settings(layout, members, member), indent=1) + "\n"
+        _write(layout.config(member.name), text)
+    for manager in members.managers():
+        _put(layout, manager.name, _manager(layout, members, manager))
     for server in members.servers:
         drives: list[Table] = [
             {
@@ -54,14 +66,17 @@ def toml(table: Table, drives: Sequence[Table] = ()) -> str:
 
 
 def _put(layout: Layout, process: str, table: Table, drives: Sequence[Table] = ()) -> None:
-    path, text = layout.config(process), toml(table, drives)
+    _write(layout.config(process), toml(table, drives))
+
+
+def _write(path: Path, text: str) -> None:
+    # A file that says the same stays: its time tells who runs with older settings.
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         atomic_write_text(path, text)
 
 
-def _manager(layout: Layout, members: Members) -> Table:
-    manager = members.manager
-    return {
+def _manager(layout: Layout, members: Members, manager: ManagerMember) -> Table:
+    table: dict[str, Value] = {
         "name": manager.name,
         "state_dir": str(layout.state(manager.name)),
         "rest_listen": f"{HOST}:{manager.rest_port}",
@@ -69,13 +84,20 @@ def _manager(layout: Layout, members: Members) -> Table:
         "tokens_file": str(layout.tokens_file),
         "metrics_listen": f"{HOST}:{manager.metrics_port}",
     }
+    if members.metadata == "etcd":
+        table |= {
+            "metadata": "etcd",
+            "etcd_endpoints": [f"{HOST}:{member.client_port}" for member in members.etcd],
+            "master_key_file": str(layout.master_file),
+        }
+    return table
 
 
 def _daemon(layout: Layout, members: Members, node: str, metrics_port: int) -> dict[str, Value]:
     return {
         "name": node,
         "state_dir": str(layout.state(node)),
-        "managers": [f"{HOST}:{members.manager.control_port}"],
+        "managers": [f"{HOST}:{manager.control_port}" for manager in members.managers()],
         "join_token_file": str(layout.join_token(node)),
         "metrics_listen": f"{HOST}:{metrics_port}",
     }
@@ -109,7 +131,7 @@ def _block(layout: Layout, members: Members, consumer: ConsumerMember) -> Table:
 def _csi(layout: Layout, members: Members, consumer: ConsumerMember) -> Table:
     return {
         "name": consumer.name,
-        "rest_url": members.rest_url(),
+        "rest_urls": members.rest_urls(),
         "token_file": str(layout.token_file),
         "block_socket": str(layout.block_socket(consumer.name)),
         "socket": str(layout.csi_socket(consumer.number)),

@@ -13,7 +13,8 @@ from drystone_common.errors import ConflictError
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder below is ours alone
 
 OWN_NAMES: Final = (
-    "cluster.json", "conf", "csi", "drives", "lock", "log", "run", "state", "token", "tokens",
+    "cluster.json", "conf", "csi", "drives", "lock", "log", "master.key", "run", "state", "token",
+    "tokens",
 )  # fmt: skip
 """Everything that we ever make in the folder: what else is there is not ours."""
 
@@ -45,6 +46,11 @@ class Layout:
         return self.root / "tokens"
 
     @property
+    def master_file(self) -> Path:
+        """The key of all managers, where there are several."""
+        return self.root / "master.key"
+
+    @property
     def drives(self) -> Path:
         """Drive files by node."""
         return self.root / "drives"
@@ -58,8 +64,9 @@ class Layout:
         return self.root / "state" / node
 
     def config(self, process: str) -> Path:
-        """Settings of a process."""
-        return self.root / "conf" / f"{process}.toml"
+        """Settings of a process; those of etcd are in a form of its own."""
+        kind = "json" if process.startswith("etcd-") else "toml"
+        return self.root / "conf" / f"{process}.{kind}"
 
     def join_token(self, node: str) -> Path:
         """The token of a node's first registration."""

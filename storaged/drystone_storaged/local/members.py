@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,13 +13,21 @@ from drystone_common.files import atomic_write_json, atomic_write_text, read_jso
 from drystone_storaged.local import ports
 from drystone_storaged.local.layout import Layout
 
-VERSION: Final = 1
+VERSION: Final = 2
+VERSION_SQLITE: Final = 1
+"""What a cluster with one manager has, so that older programs go on with it. They would take one on
+etcd for empty."""
+MANAGERS_MAX: Final = 5  # one leads; five stand by for the loss of four machines
+ETCD_MEMBERS: Final = 1  # of a machine: its loss takes every member anyway
 SERVERS_MAX: Final = 63  # the design's limit of storage nodes
 DRIVES_MAX: Final = 12  # a node
 CONSUMERS_MAX: Final = 32  # enough for one machine
 DRIVE_BYTES_MIN: Final = 2 << 30
 """A drive needs 16 segments of 64 MiB and its edges, so 1 GiB is just too small; some segments are
 kept for cleaning, and below this little would be left for data."""
+
+
+Metadata = Literal["sqlite", "etcd"]
 
 
 class _Part(BaseModel):
@@ -59,32 +67,56 @@ class ManagerMember(_Part):
     control_port: int
     metrics_port: int = 0
 
+    def rest_url(self) -> str:
+        """Where its management API is."""
+        return f"http://{ports.HOST}:{self.rest_port}"
+
+
+class EtcdMember(_Part):
+    """A member of etcd."""
+
+    name: str
+    client_port: int
+    peer_port: int
+
 
 class Members(_Part):
     """Everybody. ``endpoints`` and ``token_file`` are for scripts; we compute them anew."""
 
-    version: int = VERSION
+    version: int = VERSION_SQLITE
+    metadata: Metadata = "sqlite"
     manager: ManagerMember
+    standbys: list[ManagerMember] = Field(default_factory=list)
+    """Managers beside the first; any of them may lead."""
+    etcd: list[EtcdMember] = Field(default_factory=list)
     servers: list[ServerMember] = Field(default_factory=list)
     consumers: list[ConsumerMember] = Field(default_factory=list)
 
     def ports(self) -> set[int]:
         """Every port in use."""
-        manager = self.manager
-        found = {manager.rest_port, manager.control_port, manager.metrics_port}
+        found: set[int] = set()
+        for manager in self.managers():
+            found |= {manager.rest_port, manager.control_port, manager.metrics_port}
+        for member in self.etcd:
+            found |= {member.client_port, member.peer_port}
         for server in self.servers:
             found |= {server.beacon_port, server.metrics_port, server.beacon_metrics_port}
             found |= {d.port for d in server.drives}
         return found | {consumer.metrics_port for consumer in self.consumers}
 
-    def rest_url(self) -> str:
-        """Where the management API is."""
-        return f"http://{ports.HOST}:{self.manager.rest_port}"
+    def managers(self) -> list[ManagerMember]:
+        """Every manager."""
+        return [self.manager, *self.standbys]
+
+    def rest_urls(self) -> list[str]:
+        """Where each manager's management API is."""
+        return [manager.rest_url() for manager in self.managers()]
 
     def node_names(self) -> list[str]:
         """Everything that `start` and `stop` accept."""
         return [
-            self.manager.name,
+            *(member.name for member in self.etcd),
+            *(manager.name for manager in self.managers()),
             *(server.name for server in self.servers),
             *(consumer.name for consumer in self.consumers),
         ]
@@ -101,8 +133,11 @@ class Wanted(_Part):
     drives: int | None = None
     drive_size: int | None = None
     consumers: int | None = None
+    metadata: Metadata | None = None
+    managers: int | None = None
 
 
+DEFAULT_MANAGERS: Final[dict[Metadata, int]] = {"sqlite": 1, "etcd": 3}
 DEFAULT_SERVERS: Final = 3
 DEFAULT_DRIVES: Final = 1
 DEFAULT_DRIVE_SIZE: Final = 8 * 10**9
@@ -141,14 +176,15 @@ def save(layout: Layout, members: Members) -> None:
     """Write the members, with endpoints for scripts."""
     consumers = members.consumers
     endpoints = {
-        "rest": members.rest_url(),
+        "rest": members.manager.rest_url(),
+        "rest_urls": members.rest_urls(),
         "control": f"{ports.HOST}:{members.manager.control_port}",
         "block": {c.name: str(layout.block_socket(c.name)) for c in consumers},
         "csi": {c.name: str(layout.csi_socket(c.number)) for c in consumers},
         "metrics": {
             name: f"http://{ports.HOST}:{port}/metrics"
             for name, port in [
-                (members.manager.name, members.manager.metrics_port),
+                *((m.name, m.metrics_port) for m in members.managers()),
                 *((s.name, s.metrics_port) for s in members.servers),
                 *((f"{s.name}-beacon", s.beacon_metrics_port) for s in members.servers),
                 *((c.name, c.metrics_port) for c in consumers),
@@ -184,6 +220,17 @@ def ensure_tokens(layout: Layout) -> None:
         atomic_write_text(layout.token_file, f"{admin}\n")
 
 
+def ensure_master(layout: Layout, members: Members) -> None:
+    """Make the key that all managers share, with the cluster and never later.
+
+    A single manager on SQLite makes its own, in its state folder.
+    """
+    if members.metadata == "sqlite" or layout.cluster_file.exists():
+        return
+    if not layout.master_file.exists():
+        atomic_write_text(layout.master_file, f"{secrets.token_hex(32)}\n")
+
+
 def _admin_token(layout: Layout) -> str | None:
     try:
         text = read_limited(layout.tokens_file).decode("utf-8", "replace")
@@ -210,13 +257,47 @@ def found(layout: Layout, wanted: Wanted) -> Members:
             code="cluster_file_missing",
             hint="put cluster.json back, or `drystone local destroy` if the data is not needed",
         )
-    rest, control, metrics = ports.pick(3, ())
-    manager = ManagerMember(rest_port=rest, control_port=control, metrics_port=metrics)
-    return grow(Members(manager=manager), wanted)
+    return grow(_head(wanted), wanted)
+
+
+def _head(wanted: Wanted) -> Members:
+    """Managers and their store, which stay as they are for the life of the cluster."""
+    metadata = wanted.metadata or "sqlite"
+    count = wanted.managers if wanted.managers is not None else DEFAULT_MANAGERS[metadata]
+    most = MANAGERS_MAX if metadata == "etcd" else 1
+    if not 1 <= count <= most:
+        raise InvalidArgumentError(
+            f"{count} managers are not possible on {metadata}",
+            code="invalid_count",
+            hint=f"give 1 to {MANAGERS_MAX} with --metadata etcd; SQLite is the file of one",
+        )
+    found = ports.pick(3 * count + 2 * ETCD_MEMBERS, ())
+    managers = [
+        ManagerMember(name=f"manager-{n + 1}", rest_port=a, control_port=b, metrics_port=c)
+        for n, (a, b, c) in enumerate(zip(*[iter(found[: 3 * count])] * 3, strict=True))
+    ]
+    if metadata == "sqlite":
+        return Members(manager=managers[0])
+    client, peer = found[3 * count :]
+    etcd = [EtcdMember(name="etcd-1", client_port=client, peer_port=peer)]
+    return Members(
+        version=VERSION, metadata=metadata, manager=managers[0], standbys=managers[1:], etcd=etcd
+    )
+
+
+def _check_head(members: Members, wanted: Wanted) -> None:
+    have = len(members.managers())
+    if wanted.metadata not in (None, members.metadata) or wanted.managers not in (None, have):
+        raise ConflictError(
+            f"the cluster has {have} managers on {members.metadata}",
+            code="cannot_change",
+            hint="leave --metadata and --managers out to keep them, or `drystone local destroy`",
+        )
 
 
 def grow(members: Members, wanted: Wanted) -> Members:
     """Add what is wanted and not there; less than there is cannot be asked for."""
+    _check_head(members, wanted)
     servers = _count("servers", wanted.servers, len(members.servers), DEFAULT_SERVERS, SERVERS_MAX)
     have = min((len(s.drives) for s in members.servers), default=0)
     drives = _count("drives", wanted.drives, have, DEFAULT_DRIVES, DRIVES_MAX)

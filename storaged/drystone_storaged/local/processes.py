@@ -18,9 +18,10 @@ from typing import Final, Literal
 
 from drystone_common.errors import DeadlineError, UnavailableError
 from drystone_common.files import atomic_write_text
+from drystone_storaged.local.etcd import etcd_program
 from drystone_storaged.local.layout import Layout
 
-Kind = Literal["manager", "server", "beacon", "block", "csi"]
+Kind = Literal["etcd", "manager", "server", "beacon", "block", "csi"]
 
 POLL_S: Final = 0.02
 EXEC_S: Final = 5.0  # the kernel needs microseconds to load a program, a busy machine more
@@ -30,6 +31,7 @@ LOG_BYTES_MAX: Final = 16 << 20
 """A log larger than this is turned over once at a start: one old generation is kept."""
 
 ERROR_PREFIX: Final = "error: "
+HINT_PREFIX: Final = "hint: "
 NOT_ADMITTED: Final = "the join token is not valid"
 """What a manager tells a node that it does not know: new, or forgotten."""
 
@@ -54,6 +56,7 @@ class Processes:
     def by_files(self) -> list[Process]:
         """Processes that may run, by their pid files: for a folder whose list is damaged."""
         kinds: dict[str, Kind] = {
+            "etcd": "etcd",
             "manager": "manager",
             "node": "server",
             "block": "block",
@@ -84,10 +87,11 @@ class Processes:
             return False
         log = self._layout.log(process.name)
         _turn_over(log)
-        argv = [
-            sys.executable, "-m", "drystone_cli", process.kind,
-            "--config", str(self._layout.config(process.name)),
-        ]  # fmt: skip
+        settings = str(self._layout.config(process.name))
+        if process.kind == "etcd":
+            argv = [etcd_program(), "--config-file", settings]
+        else:
+            argv = [sys.executable, "-m", "drystone_cli", process.kind, "--config", settings]
         with log.open("ab") as out:
             # A session of its own: a Ctrl-C or the end of the caller's terminal is not for it.
             child = subprocess.Popen(
@@ -191,7 +195,7 @@ class Processes:
             if what == "registered":
                 # What an earlier start said counts no more.
                 reasons.clear()
-            elif what == "drive_refused":
+            elif what in ("drive_refused", "drive_failed"):
                 reasons[str(event.get("path"))] = str(event.get("reason"))
             elif what == "drive_open":
                 reasons.pop(str(event.get("path")), None)
@@ -203,7 +207,10 @@ class Processes:
         # What ended it is the last thing that it says, in the form of every program of ours.
         errors = [line for line in tail.splitlines() if line.startswith(ERROR_PREFIX)]
         said = errors[-1].removeprefix(ERROR_PREFIX) if errors else tail
+        hints = [line for line in tail.splitlines() if line.startswith(HINT_PREFIX)]
         hint = f"see {self._layout.log(process.name)}"
+        if errors and hints:
+            hint = f"{hints[-1].removeprefix(HINT_PREFIX)} ({hint})"
         if NOT_ADMITTED in said:
             hint = (
                 f"was {process.node} forgotten? To let it come in as a new node, remove "

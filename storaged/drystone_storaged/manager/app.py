@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from drystone_common.errors import InvalidArgumentError
-from drystone_common.files import atomic_write_json
+from drystone_common.errors import DataError, DrystoneError, InvalidArgumentError
+from drystone_common.files import atomic_write_json, atomic_write_text, read_limited
 from drystone_common.ids import new_uuid
 from drystone_common.logs import configure_logging, get_logger
 from drystone_storaged.agent.metrics_http import serving_metrics
 from drystone_storaged.cluster.bootstrap import ensure_cluster
-from drystone_storaged.cluster.store_sqlite import SqliteStore
+from drystone_storaged.cluster.store import MetadataStore
 from drystone_storaged.manager.control.server import start_control
-from drystone_storaged.manager.joins import LeaderLoop
-from drystone_storaged.manager.loops import run_orders, run_sweep, supervise
+from drystone_storaged.manager.leader import LeaderLoop
+from drystone_storaged.manager.loops import run_compaction, run_orders, run_sweep, supervise
+from drystone_storaged.manager.metadata import holds_cluster, open_store, patiently
 from drystone_storaged.manager.metrics import manager_metrics
 from drystone_storaged.manager.rest.server import STOP_S, cannot_listen, listen_rest, start_rest
 from drystone_storaged.manager.secrets_files import load_admin_token, load_master, load_tokens
@@ -46,38 +47,81 @@ class Running:
 async def running(settings: ManagerSettings) -> AsyncIterator[Running]:
     """Start a manager; leaving the context stops it."""
     check_listen(settings)
-    path = settings.state_dir / "store.sqlite"
-    master = load_master(settings.master_path, store_exists=path.exists())
-    tokens = load_tokens(settings.tokens_path)
-    if settings.admin_token_file is not None:
-        tokens[load_admin_token(settings.admin_token_file)] = "admin"
-    store = await SqliteStore.open(path)
+    tokens = _tokens(settings)
+    store = await open_store(settings)
     try:
-        cluster = await ensure_cluster(store, new_uuid(), int(time.time()))
-        services = build(Environment(store, cluster, settings.name, master))
-        async with _serving(settings, services, tokens) as started:
-            yield started
-        await services.close()
-        await services.leadership.resign()
+        services = build(await patiently(store, lambda: _environment(settings, store)))
+        try:
+            async with _serving(settings, services, tokens) as started:
+                yield started
+        finally:
+            await services.close()
+            with contextlib.suppress(DrystoneError):  # the lease ends by itself
+                await services.leadership.resign()
     finally:
         await store.close()
+
+
+def _tokens(settings: ManagerSettings) -> dict[str, str]:
+    if settings.admin_token_file is None:
+        return load_tokens(settings.tokens_path, shared=settings.metadata == "etcd")
+    tokens: dict[str, str] = {}
+    if settings.metadata != "etcd" or settings.tokens_path.exists():
+        tokens = load_tokens(settings.tokens_path)
+    tokens[load_admin_token(settings.admin_token_file)] = "admin"
+    return tokens
+
+
+async def _environment(settings: ManagerSettings, store: MetadataStore) -> Environment:
+    """Found the cluster, or make sure that this manager belongs to it."""
+    founded = await holds_cluster(store)
+    known = settings.state_dir / "cluster"
+    if store.shared and not founded and known.exists():
+        raise DataError(
+            f"this manager served cluster {read_limited(known).decode(errors='replace').strip()}, "
+            "and the metadata store holds none",
+            code="store_emptied",
+            hint="check etcd_endpoints and etcd_namespace, or restore etcd; only for a new cluster "
+            f"remove {known}",
+        )
+    master = load_master(settings.master_path, founded=founded, shared=store.shared)
+    cluster = await ensure_cluster(store, new_uuid(), int(time.time()), master)
+    if store.shared:
+        atomic_write_text(known, f"{cluster.uuid}\n")
+    return Environment(store, cluster, settings.name, master)
 
 
 @contextlib.asynccontextmanager
 async def _serving(
     settings: ManagerSettings, services: Services, tokens: dict[str, str]
 ) -> AsyncIterator[Running]:
-    async def elected() -> None:
-        await services.silence.recover()
-        await services.tasks.resume()
-        services.ring_all()
+    leader = LeaderLoop(services.leadership, services.take_over, services.ring_all)
 
-    leader = LeaderLoop(services.leadership, elected)
-    # Leading and the first map before anybody can ask: no call meets a half-started manager.
-    await leader.step()
-    await services.feed.read()
+    async def begin() -> None:
+        # Leading and the first map before anybody can ask: no call meets a half-started manager.
+        await leader.step()
+        await services.feed.read()
+
+    await patiently(services.env.store, begin)
+    # At once: what follows may take longer than the lease lasts on a busy machine.
+    tasks = [asyncio.create_task(supervise("leader", leader.run))]
+    try:
+        async with _listening(settings, services, tokens) as started:
+            loops = _loops(settings, services)
+            tasks += [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
+            log.info("manager is ready", rest=started.rest, control=started.control)
+            yield started
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _loops(
+    settings: ManagerSettings, services: Services
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """What runs beside calls; each looks by itself whether this manager leads."""
     loops: dict[str, Callable[[], Awaitable[None]]] = {
-        "leader": leader.run,
         "map": services.feed.run,
         "joins": services.joins.run,
         "promotions": services.promotions.run,
@@ -85,6 +129,16 @@ async def _serving(
         "sweep": lambda: run_sweep(services),
         "orders": lambda: run_orders(services),
     }
+    if services.env.store.shared and settings.etcd_compact:
+        loops["compaction"] = lambda: run_compaction(services)
+    return loops
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    settings: ManagerSettings, services: Services, tokens: dict[str, str]
+) -> AsyncIterator[Running]:
+    """Answer calls; first the control channel, then REST, which tells that all is there."""
     listener = listen_rest(settings)
     try:
         control, port = await start_control(services, settings.control_listen)
@@ -92,20 +146,15 @@ async def _serving(
         listener.close()
         raise cannot_listen(settings.control_listen) from error
     rest, address = await start_rest(settings, services, tokens, listener)
-    tasks = [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
     control_address = f"{settings.control_listen.rpartition(':')[0]}:{port}"
     atomic_write_json(
         settings.state_dir / "endpoints.json", {"rest": address, "control": control_address}
     )
     try:
         async with serving_metrics(manager_metrics(services), settings.metrics_listen):
-            log.info("manager is ready", rest=address, control=control_address)
             yield Running(services, address, control_address)
     finally:
         await asyncio.gather(control.stop(STOP_S), rest.stop())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def check_listen(settings: ManagerSettings) -> None:
@@ -135,14 +184,26 @@ def _is_loopback(host: str) -> bool:
 
 
 async def serve(settings: ManagerSettings) -> None:
-    """Run until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+    """Run until SIGTERM or SIGINT, which also end a start that waits for the store."""
+    task = asyncio.current_task()
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        if not asked and task is not None:  # a second signal must not cut the orderly stop short
+            asked = True
+            log.info("manager stops")
+            task.cancel()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running(settings):
-        await stop.wait()
-        log.info("manager stops")
+        loop.add_signal_handler(number, stop)
+    try:
+        async with running(settings):
+            await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        if not asked:
+            raise
 
 
 def main(settings: ManagerSettings) -> None:

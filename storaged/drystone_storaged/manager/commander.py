@@ -13,6 +13,7 @@ from drystone_storaged.cluster.nodes import Role
 from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.records import Order, Suspicion, Volume
 from drystone_storaged.manager.control.sessions import SessionRegistry
+from drystone_storaged.manager.refusals import FAILED
 from drystone_storaged.proto import control_pb2 as pb
 
 FENCE_S: Final = 2.0  # drains one log group and one flush; a silent server is asked again
@@ -21,6 +22,7 @@ QUIESCE_S: Final = 1.0  # reads in progress end; one that hangs is no proof and 
 PROMISE_S: Final = 0.5  # answered from the beacon's memory
 REVOKE_S: Final = 0.5  # answered from the beacon's memory and a lock of the kernel
 PROBE_S: Final = 0.5  # answered from counters
+REASON_MAX: Final = 500  # of what a server says: a sentence a drive
 SCRUB_S: Final = 24 * 3600.0  # a day for a whole drive at a fraction of its speed
 
 
@@ -29,6 +31,7 @@ class Commander:
 
     def __init__(self, sessions: SessionRegistry) -> None:
         self._sessions = sessions
+        self._unfenced: dict[str, str] = {}
 
     async def fence(
         self, volume: Volume, drives: Mapping[str, Sequence[int]], map_revision: int
@@ -41,12 +44,17 @@ class Commander:
                 drives=numbers, map_revision=map_revision,
             )  # fmt: skip
             result = await self._ask(node, pb.Command(fence=fence), FENCE_S)
+            self._unfenced[node] = result.message[:REASON_MAX] if result is not None else ""
             if result is None:
                 return {}
             return {done.drive: done.sealed_generation for done in result.drives}
 
         answers = await asyncio.gather(*(one(n, d) for n, d in drives.items()))
         return {drive: generation for part in answers for drive, generation in part.items()}
+
+    def why_unfenced(self, nodes: Collection[str]) -> str:
+        """What servers last said of drives that they could not fence; empty if nothing."""
+        return "; ".join(filter(None, (self._unfenced.get(node, "") for node in sorted(nodes))))
 
     async def free_layer(
         self, order: Order, drives: Mapping[str, Sequence[int]]
@@ -85,11 +93,11 @@ class Commander:
         command = pb.Command(revoke=pb.Revoke(round=round_, instance=instance))
         return await self._ask(node, command, REVOKE_S, role="beacon") is not None
 
-    async def probe_drive(self, node: str, drive: int) -> pb.DriveStatus | None:
-        """How a drive does, by its own server."""
+    async def probe_drive(self, node: str, drive: int) -> pb.CommandResult | None:
+        """How a drive does, by its own server: `probe`, or the code `drive_failed`."""
         command = pb.Command(probe=pb.ProbeDrive(drive=drive))
-        result = await self._ask(node, command, PROBE_S)
-        return result.probe if result is not None else None
+        result = await self._answer(node, command, PROBE_S)
+        return result if result is not None and result.code in ("", FAILED) else None
 
     async def scrub(
         self, node: str, task: int, drive: int, progress: Callable[[pb.CommandResult], None]
@@ -102,10 +110,15 @@ class Commander:
         self, node: str, command: pb.Command, deadline_s: float, *, role: Role = "server"
     ) -> pb.CommandResult | None:
         """The answer of success; None for silence and for every refusal."""
+        result = await self._answer(node, command, deadline_s, role=role)
+        return result if result is not None and not result.code else None
+
+    async def _answer(
+        self, node: str, command: pb.Command, deadline_s: float, *, role: Role = "server"
+    ) -> pb.CommandResult | None:
         if self._sessions.get((role, node)) is None:
             return None
         try:
-            result = await self._sessions.command(node, command, deadline_s, role=role)
+            return await self._sessions.command(node, command, deadline_s, role=role)
         except DrystoneError:
             return None
-        return result if not result.code else None

@@ -42,6 +42,10 @@ class DriveStats:
             status.healed_blocks, tuple(status.stuck_copies),
         )  # fmt: skip
 
+    def clear(self) -> None:
+        """Nothing is known."""
+        self._figures.clear()
+
     def get(self, drive: int) -> DriveFigures | None:
         """The latest report, unless it is stale."""
         found = self._figures.get(drive)

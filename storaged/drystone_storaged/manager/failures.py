@@ -21,6 +21,7 @@ from drystone_storaged.cluster.store import Compare, MetadataStore
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.drivestats import DriveStats
 from drystone_storaged.manager.probe import Liveness, Prober, all_refused
+from drystone_storaged.manager.refusals import FAILED
 from drystone_storaged.proto import control_pb2 as pb
 
 log = get_logger(__name__)
@@ -125,17 +126,28 @@ class FailureJudge:
         return bool(joining) and not any(drive.id in r.insync for r in pgs.values())
 
     async def _check_drive(self, state: MapState, drive: Drive, at_s: float) -> None:
-        status = await self._deps.commander.probe_drive(drive.node, drive.id)
-        if status is None:
+        answer = await self._deps.commander.probe_drive(drive.node, drive.id)
+        if answer is None:
             # A dead process refuses; a frozen one is found by the beacons' silence.
             await self.check_process(drive.node)
             return
+        if answer.code == FAILED:
+            await self._drop_failed(state, drive, Evidence(answer.message or "failed", at_s))
+            return
+        status = answer.probe
         others = [p for d, p in self._deps.stats.p99_us().items() if d != drive.id]
         median = statistics.median(others) if others else 0
         if status.oldest_io_us < HUNG_US or status.oldest_io_us <= HUNG_FACTOR * median:
             log.info("a reported drive does well by its own account", drive=drive.id)
             return
         await self.drop_live(state, drive, Evidence("drive hangs", at_s))
+
+    async def _drop_failed(self, state: MapState, drive: Drive, evidence: Evidence) -> None:
+        """Its server says that it answers no request any more: as if it had reported that."""
+        log.warning("a drive failed by its own account", drive=drive.id, reason=evidence.reason)
+        done = await self._drop(state, [drive], evidence, ended=True)
+        if done.refused:
+            log.error("a failed drive holds last in-sync copies", drive=drive.id)
 
     async def drop_live(self, state: MapState, drive: Drive, evidence: Evidence) -> bool:
         """Drop a drive whose server lives: it must stop answering reads first."""

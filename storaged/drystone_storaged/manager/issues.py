@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from drystone_storaged.cluster.drives import STOPPED
+from drystone_storaged.cluster.drives import REMOVED, STOPPED
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.records import Drive, DriveState, Node, Pool
-from drystone_storaged.manager.drivestats import DriveStats
-from drystone_storaged.manager.refusals import Refusal, Refusals
+from drystone_storaged.cluster.replace import has_room
+from drystone_storaged.manager.drivestats import DriveFigures, DriveStats
+from drystone_storaged.manager.refusals import ENOSPC, FAILED, Refusal, Refusals
 
 NAMES_MAX: Final = 5  # in one sentence; the tables below it show all
 FULL_PERCENT: Final = 85  # at 100 writes stop, and freeing space takes time
@@ -26,6 +27,8 @@ class Seen:
     """Storage nodes whose beacon is a process of its own that is not connected."""
     stats: DriveStats
     refusals: Refusals
+    waiting: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Consuming nodes without a session, with the names of the volumes attached there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,9 @@ def find_issues(
     drives = _look(state, servers, seen)
     return [
         *_groups(state, drives, counts),
-        *_nodes(drives, {d.node_name for d in drives.all if d.id in drives.needed}, servers),
+        *_nodes(state, drives, servers, worst=bool(counts["stalled"] or counts["unavailable"])),
         *_beacons(seen.beacons_away, drives.away),
+        *_clients(seen.waiting),
         *_places(drives, servers, seen.refusals),
         *_drives(drives, seen.stats),
         *(line for pool in state.pools.values() for line in _pool(pool, state, len(servers))),
@@ -115,13 +119,22 @@ def _lacking(state: MapState, drives: _Drives, missing: Collection[int]) -> str:
     return "; ".join(steps) or "resync brings them back, wait"
 
 
-def _nodes(drives: _Drives, needed: Collection[str], servers: Sequence[Node]) -> Iterator[str]:
-    for name in sorted(drives.away):
-        line = f"node {name} is not connected: start `drystone server` there or see its log"
-        if name not in needed and len(drives.away) < len(servers):
+def _nodes(
+    state: MapState, drives: _Drives, servers: Sequence[Node], *, worst: bool
+) -> Iterator[str]:
+    needed = {d.node_name for d in drives.all if d.id in drives.needed}
+    known = {node.uuid: node for node in servers}
+    for node in sorted(servers, key=lambda each: each.name):
+        if node.name not in drives.away:
+            continue
+        line = f"node {node.name} is not connected: start `drystone server` there or see its log"
+        # While I/O waits for copies nobody shall give one up.
+        if node.name not in needed and not worst:
+            forget = f"`drystone node forget {node.name} --yes`"
             line += (
-                "; if it is gone for good, "
-                f"`drystone node forget {name}` places its copies elsewhere"
+                f"; if it is gone for good, {forget} places its copies elsewhere"
+                if has_room(state, known, node.uuid)
+                else f"; if it is gone for good, add another node for its copies, then {forget}"
             )
         yield line
 
@@ -132,6 +145,15 @@ def _beacons(beacons_away: Collection[str], servers_away: Collection[str]) -> It
         yield (
             f"the beacon of node {name} is not connected, without it the server there answers no "
             "reads: start `drystone beacon` there or see its log"
+        )
+
+
+def _clients(waiting: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for name, volumes in sorted(waiting.items()):
+        yield (
+            f"the block daemon of node {name} is not connected, devices of {_names(volumes)} wait "
+            "if it is dead or frozen: see its log, start it there; to use a volume elsewhere, "
+            f"`drystone volume detach NAME --node {name} --force`"
         )
 
 
@@ -150,8 +172,12 @@ def _drives(drives: _Drives, stats: DriveStats) -> Iterator[str]:
     for drive in drives.all:
         where = f"drive {drive.id} on {drive.node_name}"
         refusal = drives.refused.get(drive.id)
-        if refusal is not None:
+        if refusal is not None and refusal.code == FAILED:
+            yield f"{where} failed and answers nothing: {refusal.reason}{_reopen(refusal.reason)}"
+        elif refusal is not None:
             yield f"{where} is refused by its server ({refusal.code}): {refusal.reason}"
+        elif drive.reason == REMOVED and drive.id not in drives.needed:
+            continue  # as somebody asked for
         elif drive.id in drives.down and drive.node_name not in drives.away:
             yield f"{where} is down{_remedy(drive)}"
         figures = stats.get(drive.id)
@@ -161,11 +187,30 @@ def _drives(drives: _Drives, stats: DriveStats) -> Iterator[str]:
         if spent >= FULL_PERCENT:
             yield f"{where} is {spent} % full: delete volumes, or use a pool on other drives"
         if figures.bad_blocks:
-            yield (
-                f"{where} had {figures.bad_blocks} bad blocks, {figures.healed_blocks} healed from "
-                f"another copy: run `drystone drive scrub {drive.id}`, replace it if they grow"
-            )
+            yield f"{where} {_bad_blocks(drive.id, figures)}"
         yield from figures.stuck_copies
+
+
+def _reopen(reason: str) -> str:
+    """How a failed drive comes back, where its server did not find out what is to be cured."""
+    if ENOSPC in reason:
+        return ""
+    return (
+        ": see the log of its server and `dmesg`; a restart of that server opens it again, "
+        "replace the disk if it fails again"
+    )
+
+
+def _bad_blocks(drive: int, figures: DriveFigures) -> str:
+    healed = min(figures.healed_blocks, figures.bad_blocks)
+    left = figures.bad_blocks - healed
+    had = f"had {figures.bad_blocks} bad blocks, {healed} healed from another copy"
+    if left:
+        return (
+            f"{had}, {left} not healed: they are tried again by themselves; if the other copies "
+            "are up and the number stays, replace the drive"
+        )
+    return f"{had}: run `drystone drive scrub {drive}` to find others, replace it if they grow"
 
 
 def _remedy(drive: Drive) -> str:
@@ -174,7 +219,10 @@ def _remedy(drive: Drive) -> str:
         return ": its server runs again and has not opened it yet, see its log if that lasts"
     if not drive.ended and drive.reason:
         # Proven by others, not said by its server: it reports itself when it does well.
-        return f" ({drive.reason}): it comes back by itself when it does well again"
+        return (
+            f" ({drive.reason}): it comes back by itself when it does well again; if it does not, "
+            "its server may be frozen or its device hang: see its log or restart it"
+        )
     why = f" ({drive.reason})" if drive.reason else ""
     return (
         f"{why}: see the log of its server, which opens it again at a restart; replace the disk "

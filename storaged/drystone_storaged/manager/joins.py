@@ -9,7 +9,7 @@ from typing import Final
 
 from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
-from drystone_storaged.cluster.leadership import KEEPALIVE_S, Leadership, NotLeaderError
+from drystone_storaged.cluster.leadership import Leadership
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.membership_service import Changed, MembershipService
 from drystone_storaged.manager.bell import BACKSTOP_S, Bell
@@ -39,6 +39,10 @@ class Backoff:
     def succeeded(self, drive: int) -> None:
         """A promotion: the drive is well again."""
         self._until.pop(drive, None)
+
+    def clear(self) -> None:
+        """Nothing is known of any drive."""
+        self._until.clear()
 
     def waiting(self) -> set[int]:
         """Drives in their pause."""
@@ -152,33 +156,3 @@ class PromoteBatcher:
         for _, answer in batch:
             if not answer.done():
                 answer.set_result(done)
-
-
-class LeaderLoop:
-    """Keeps leadership, or gets it."""
-
-    def __init__(self, leadership: Leadership, on_elected: Callable[[], Awaitable[None]]) -> None:
-        self._leadership = leadership
-        self._on_elected = on_elected
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            try:
-                await self.step()
-            except NotLeaderError:
-                pass
-            except DrystoneError as error:
-                log.warning("leadership is uncertain", reason=str(error))
-                await asyncio.sleep(KEEPALIVE_S)
-                continue
-            await self._leadership.rest()
-
-    async def step(self) -> None:
-        """Extend leadership, or run for it."""
-        if self._leadership.leads:
-            if not await self._leadership.keepalive():
-                log.warning("leadership lost")
-        elif await self._leadership.campaign():
-            log.info("this manager leads")
-            await self._on_elected()

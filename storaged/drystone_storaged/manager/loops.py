@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -16,6 +17,8 @@ log = get_logger(__name__)
 RESTART_S: Final = 0.5  # pause of a loop that failed: it must not spin on a store that is away
 SWEEP_S: Final = 1.0  # between two looks: a storm of changes costs one read of the map a second
 ORDERS_S: Final = 5.0  # orders wait for drives that are away
+COMPACT_S: Final = 60.0  # between two compactions: each costs etcd a walk over its index
+HISTORY_S: Final = 300.0  # a watch that fell behind further reads the keys anew
 
 
 async def supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
@@ -35,6 +38,22 @@ async def run_orders(services: Services) -> None:
     while True:
         left = await services.orders.run() if services.leadership.leads else 0
         await services.wake_orders.wait(ORDERS_S if left else BACKSTOP_S)
+
+
+async def run_compaction(services: Services) -> None:
+    """Have a shared store forget its history: nobody reads what is older than this."""
+    store, seen = services.env.store, deque[tuple[float, int]]()
+    while True:
+        await asyncio.sleep(COMPACT_S)
+        if not services.leadership.leads:
+            seen.clear()
+            continue
+        now = services.env.monotonic()
+        seen.append((now, await store.revision()))
+        while len(seen) > 1 and seen[1][0] <= now - HISTORY_S:
+            seen.popleft()
+        if seen[0][0] <= now - HISTORY_S:
+            await store.compact(seen[0][1])
 
 
 async def run_sweep(services: Services) -> None:

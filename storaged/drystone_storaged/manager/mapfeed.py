@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.mapstate import MapState, read_state
@@ -21,7 +22,8 @@ class MapFeed:
         self._store = store
         self._state: MapState | None = None
         self._encoded: tuple[int, bytes] = (0, b"")
-        self._news = asyncio.Condition()
+        self._news = asyncio.Event()
+        self._term = 0
         self.on_news: list[Callable[[], None]] = []
         """Called when a newer map was read."""
 
@@ -32,8 +34,7 @@ class MapFeed:
             self._state = state
             for call in self.on_news:
                 call()
-            async with self._news:
-                self._news.notify_all()
+            self._wake()
         return state
 
     def latest(self) -> MapState | None:
@@ -47,25 +48,43 @@ class MapFeed:
         return self._encoded[1]
 
     async def follow(self, have: int) -> AsyncIterator[MapState]:
-        """Each newer map, the newest only for a slow reader; the current one first."""
+        """Each newer map, the newest only for a slow reader; the current one first.
+
+        Ends with ``end_followers``.
+        """
         if self._state is None:
             await self.read()
-        while True:
-            async with self._news:
-                await self._news.wait_for(
-                    lambda at=have: self._state is not None and self._state.revision > at  # type: ignore[misc]
-                )
-                state = self._state
-            if state is not None:
+        term = self._term
+        while term == self._term:
+            news, state = self._news, self._state
+            if state is not None and state.revision > have:
                 have = state.revision
                 yield state
+            else:
+                await news.wait()
+
+    def end_followers(self) -> None:
+        """Whoever follows has to find the leader anew."""
+        self._term += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def run(self) -> None:
         """Keep the newest map at hand; runs until cancelled."""
         await self.read()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch(keys.POOLS))
-            group.create_task(self._watch(keys.DRIVES))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch(keys.POOLS))
+                group.create_task(self._watch(keys.DRIVES))
+        except ExceptionGroup as errors:
+            known = errors.subgroup(DrystoneError)
+            if known is None:
+                raise
+            # Both watches fail of one cause; whoever runs us knows what to do with it.
+            raise known.exceptions[0] from errors
 
     async def _watch(self, prefix: str) -> None:
         while True:

@@ -10,6 +10,12 @@ from drystone_storaged.proto import control_pb2 as pb
 
 DRIVES_MAX: Final = 256  # of one server; more drives than a machine has
 TEXT_MAX: Final = 500
+FAILED: Final = "drive_failed"
+"""The code of a drive that its server served and whose engine answers no request any more."""
+
+ENOSPC: Final = "(ENOSPC)"
+"""In the reason of a server that found the file system full, with what to do."""
+
 UUID_BYTES: Final = 16
 
 
@@ -45,6 +51,14 @@ class Refusals:
         """Its process is gone: the next one looks at its drives anew."""
         self._told.pop(node, None)
 
+    def clear(self) -> None:
+        """Nothing is known."""
+        self._told.clear()
+
     def of(self, node: str) -> tuple[Refusal, ...]:
         """What a server refuses."""
         return self._told.get(node, ())
+
+    def failed(self, node: str, uuid: str) -> Refusal | None:
+        """What a server says of a drive of its own that failed, whatever the map still shows."""
+        return next((r for r in self.of(node) if r.uuid == uuid and r.code == FAILED), None)

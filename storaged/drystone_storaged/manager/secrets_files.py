@@ -14,14 +14,21 @@ TOKEN_CHARS_MIN: Final = 16  # 64 bits and more; ours have 256
 ROLES: Final = ("read", "operate", "admin")
 
 
-def load_master(path: Path, *, store_exists: bool) -> bytes:
-    """Read the master key; make it only beside a store that does not exist yet."""
+def load_master(path: Path, *, founded: bool, shared: bool) -> bytes:
+    """Read the master key; make it only for a cluster that is not founded, and is ours alone."""
     if not path.exists():
-        if store_exists:
+        if founded:
             raise DataError(
-                f"{path} is missing although the metadata store exists",
+                f"{path} is missing although the cluster exists",
                 code="master_missing",
-                hint="restore the file: servers know only this key",
+                hint="copy the file of another manager, or restore it: servers know only this key",
+            )
+        if shared:
+            # Two managers that start together would make two keys.
+            raise DataError(
+                f"{path} is missing, and managers that share a store do not make keys",
+                code="master_missing",
+                hint="make one with `openssl rand -hex 32` and give all managers the same file",
             )
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         atomic_write_text(path, secrets.token_hex(MASTER_BYTES) + "\n")
@@ -51,8 +58,17 @@ def load_admin_token(path: Path) -> str:
     return token
 
 
-def load_tokens(path: Path) -> dict[str, str]:
-    """Read tokens: token → role. A missing file is made with one token of each role."""
+def load_tokens(path: Path, *, shared: bool = False) -> dict[str, str]:
+    """Read tokens: token → role. A missing file is made with one token of each role.
+
+    ``shared``: other managers take part, and a token that only one of them knows is of no use.
+    """
+    if shared and not path.exists():
+        raise DataError(
+            f"{path} is missing, and managers that share a store do not make tokens",
+            code="tokens_missing",
+            hint="write lines `role token` and give all managers the same file",
+        )
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lines = [f"{role} {secrets.token_urlsafe(32)}\n" for role in ROLES]

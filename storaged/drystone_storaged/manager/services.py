@@ -24,11 +24,14 @@ from drystone_storaged.cluster.pools import PoolService
 from drystone_storaged.cluster.records import Cluster
 from drystone_storaged.cluster.replacement import ReplacementService
 from drystone_storaged.cluster.store import MetadataStore
+from drystone_storaged.cluster.store_guarded import GuardedStore
 from drystone_storaged.cluster.volumes import VolumeService
+from drystone_storaged.cluster.wanted import WantedService
 from drystone_storaged.manager.bell import Bell
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.control.credentials import Credentials
 from drystone_storaged.manager.control.sessions import SessionRegistry
+from drystone_storaged.manager.devices import DeviceDesk, DeviceReports
 from drystone_storaged.manager.drivestats import DriveStats
 from drystone_storaged.manager.failures import FailureJudge, JudgeDeps
 from drystone_storaged.manager.joins import Backoff, JoinLoop, PromoteBatcher
@@ -82,6 +85,7 @@ class Services:
     usage: Usage
     stats: DriveStats
     refusals: Refusals
+    backoff: Backoff
     membership: MembershipService
     replacement: ReplacementService
     feed: MapFeed
@@ -93,6 +97,7 @@ class Services:
     tasks: TaskService
     reports: ReportLimiter
     voters: VoterKeeper
+    devices: DeviceDesk
     wake_orders: Bell = field(default_factory=Bell)
     wake_sweep: Bell = field(default_factory=Bell)
     jobs: set[asyncio.Task[object]] = field(default_factory=set)
@@ -110,10 +115,32 @@ class Services:
         self.jobs.add(task)
         task.add_done_callback(self.jobs.discard)
 
+    async def take_over(self) -> None:
+        """This manager was elected: begin with what the store says, and nothing else."""
+        self._forget()
+        await self.silence.recover()
+        await self.feed.read()
+        await self.tasks.resume()
+
     def ring_all(self) -> None:
         """Every loop looks at everything: this manager leads from now on."""
         for bell in (self.wake_orders, self.wake_sweep, self.joins.bell, self.voters.bell):
             bell.ring()
+
+    def stand_down(self) -> None:
+        """Leadership ended: stop acting, and send everybody to who leads now."""
+        log.warning("leadership lost")
+        self._forget()
+        self.feed.end_followers()
+        self.sessions.end_all()
+
+    def _forget(self) -> None:
+        """What was heard as the leader says nothing about a later time."""
+        self.silence.reset()
+        self.tasks.reset()
+        self.voters.reset()
+        for part in (self.stats, self.usage, self.refusals, self.backoff, self.devices.reports):
+            part.clear()
 
     async def close(self) -> None:
         """Stop everything that was started; the store stays open."""
@@ -126,9 +153,10 @@ class Services:
 
 def build(env: Environment) -> Services:
     """Wire a manager."""
-    store, clock = env.store, env.monotonic
+    leadership = Leadership(env.store, env.name)
+    # Election apart, nothing of a manager has the store without the guard.
+    store, clock = GuardedStore(env.store, leadership), env.monotonic
     ids = IdAllocator(store)
-    leadership = Leadership(store, env.name)
     sessions = SessionRegistry()
     commander = Commander(sessions)
     pools = PoolService(store, ids, env.native)
@@ -176,6 +204,7 @@ def build(env: Environment) -> Services:
         usage=usage,
         stats=stats,
         refusals=refusals,
+        backoff=backoff,
         membership=members,
         replacement=replacement,
         feed=feed,
@@ -187,8 +216,14 @@ def build(env: Environment) -> Services:
         tasks=TaskService(TaskParts(store, ids, commander, members, volumes, env.wall)),
         reports=ReportLimiter(),
         voters=VoterKeeper(VoterDeps(store, leadership, nodes, sessions, env.name)),
+        devices=DeviceDesk(store, WantedService(store), sessions, DeviceReports()),
     )
-    # Whatever may let a drop or a join happen is a change of the map or of who is connected.
-    feed.on_news += [services.wake_sweep.ring, services.joins.bell.ring]
-    sessions.on_change.append(services.wake_sweep.ring)
+    _listen(services)
     return services
+
+
+def _listen(services: Services) -> None:
+    services.leadership.on_lost.append(services.stand_down)
+    # Whatever may let a drop or a join happen is a change of the map or of who is connected.
+    services.feed.on_news += [services.wake_sweep.ring, services.joins.bell.ring]
+    services.sessions.on_change.append(services.wake_sweep.ring)

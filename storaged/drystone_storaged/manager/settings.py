@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from drystone_common.settings import Settings
 
@@ -15,6 +16,33 @@ class ManagerSettings(Settings):
 
     state_dir: Path
     """Folder of the SQLite store and, where they are not given, of secrets."""
+
+    metadata: Literal["sqlite", "etcd"] = "sqlite"
+    """Where the cluster's records are: a file of this manager, or etcd, for several managers."""
+
+    etcd_endpoints: tuple[str, ...] = ()
+    """`host:port` of each member of etcd."""
+
+    etcd_namespace: str = "/drystone"
+    """Goes before every key, so that others can share the etcd."""
+
+    etcd_ca_file: Path | None = None
+    """Certificates that etcd's must descend from; without it etcd is spoken to in clear text."""
+
+    etcd_cert_file: Path | None = None
+    """Our own certificate, where etcd wants one."""
+
+    etcd_key_file: Path | None = None
+    """Its key."""
+
+    etcd_user: str = ""
+    """User, where etcd has authentication on."""
+
+    etcd_password_file: Path | None = None
+    """The user's password; read anew at each login."""
+
+    etcd_compact: bool = True
+    """Forget history that is older than five minutes; off where etcd is told to by others."""
 
     rest_listen: str = "127.0.0.1:8460"
     """Host and port of REST; port 0 takes a free one and writes it to ``endpoints.json``."""
@@ -29,10 +57,12 @@ class ManagerSettings(Settings):
     """Allow addresses that are not loopback without TLS: tokens travel in clear text."""
 
     master_key_file: Path | None = None
-    """32 bytes as hex; default ``master.key`` in the state folder, made at the first start."""
+    """32 bytes as hex, the same for all managers; default ``master.key`` in the state folder, made
+    at the first start where the store is SQLite."""
 
     tokens_file: Path | None = None
-    """Lines ``role token``; default ``tokens`` in the state folder, made at the first start."""
+    """Lines ``role token``, the same for all managers; default ``tokens`` in the state folder,
+    made at the first start where the store is SQLite."""
 
     admin_token_file: Path | None = None
     """One line: a token of role admin, besides those of ``tokens_file``."""

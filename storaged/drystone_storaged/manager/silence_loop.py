@@ -14,12 +14,12 @@ from typing import Final
 from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
 from drystone_storaged.cluster import keys
-from drystone_storaged.cluster.codec import encode
 from drystone_storaged.cluster.leadership import Leadership
 from drystone_storaged.cluster.membership_service import Evidence
 from drystone_storaged.cluster.records import Node, Suspicion, Voters
-from drystone_storaged.cluster.store import Compare, Delete, MetadataStore, Put
-from drystone_storaged.cluster.txn import read_all, read_record
+from drystone_storaged.cluster.store import Compare, Delete, MetadataStore
+from drystone_storaged.cluster.suspicions import standing, stands, suspect
+from drystone_storaged.cluster.txn import read_record
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.control.sessions import SessionRegistry
 from drystone_storaged.manager.failures import FailureJudge
@@ -67,20 +67,27 @@ class SilenceLoop:
         for node in self._tracker.suspects(voters.nodes, now):
             # Nothing is awaited between the look and the note: reports come at the same time.
             if node not in self._running:
+                running = self._running
                 task = asyncio.create_task(self._suspect(node, voters, same_voters))
-                self._running[node] = task
-                task.add_done_callback(lambda _, n=node: self._running.pop(n, None))  # type: ignore[misc]
+                running[node] = task
+                task.add_done_callback(lambda _, r=running, n=node: r.pop(n, None))  # type: ignore[misc]
 
     async def suspects_message(self) -> pb.SessionDown:
         """Every suspicion that stands."""
-        revision = await self._deps.store.revision()
-        standing = await read_all(self._deps.store, keys.SUSPECTS, Suspicion)
-        listed = [pb.Suspect(node=bytes.fromhex(s.node), round=s.round) for s in standing]
+        revision, found = await standing(self._deps.store)
+        listed = [pb.Suspect(node=bytes.fromhex(s.node), round=s.round) for s in found]
         return pb.SessionDown(suspects=pb.Suspects(suspects=listed, revision=revision))
 
+    def reset(self) -> None:
+        """Nothing is decided from here any more, and no vote from before counts."""
+        for task in self._running.values():
+            task.cancel()
+        self._running = {}
+        self._tracker = SilenceTracker()
+
     async def recover(self) -> None:
-        """At start: suspicions of a manager that is gone are withdrawn; votes begin anew."""
-        for suspicion in await read_all(self._deps.store, keys.SUSPECTS, Suspicion):
+        """At election: suspicions of a manager that is gone are withdrawn; votes begin anew."""
+        for suspicion in (await standing(self._deps.store))[1]:
             await self._withdraw(suspicion.node)
 
     async def close(self) -> None:
@@ -146,17 +153,14 @@ class SilenceLoop:
         return dropped
 
     async def _try_drop(self, node: str, decide: Decide) -> None:
-        key = keys.suspect(node)
-        suspicion = Suspicion(node, await self._deps.store.revision())
-        written = await self._deps.store.txn(
-            [self._deps.leadership.compare(), Compare.absent(key)], [Put(key, encode(suspicion))]
-        )
-        if not written.succeeded:
+        mine = self._deps.leadership.compare()
+        suspicion = await suspect(self._deps.store, node, [mine])
+        if suspicion is None:
             # No other task is at this node: a key that stands was left by one that failed.
             await self._withdraw(node)
             return
         try:
-            await decide(suspicion, [Compare.mod(key, written.revision)])
+            await decide(suspicion, [stands(suspicion)])
         finally:
             await asyncio.shield(self._withdraw(node))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from drystone_common.ids import format_id
@@ -78,12 +78,13 @@ class StatusService:
 
     async def summary(self) -> Json:
         """Everything of `status -o json`."""
-        state = await self._feed.read()
+        state = self._as_told(await self._feed.read())
         servers = await read_all(self._store, keys.NODES, Node)
         clients = await read_all(self._store, keys.CLIENTS, Node)
         counts = count_states(state, state.pools.values())
-        beacons = await read_all(self._store, keys.BEACONS, Node)
-        issues = self._issues(state, servers, {b.name for b in beacons}, counts)
+        beacons = {b.name for b in await read_all(self._store, keys.BEACONS, Node)}
+        waiting = await self._waiting(clients)
+        issues = self._issues(state, servers, counts, beacons, waiting)
         nodes = [self.node(n, "server", state) for n in servers]
         nodes += [self.node(n, "client", state) for n in clients]
         live = [d for d in state.drives.values() if d.state is not DriveState.GONE]
@@ -92,7 +93,7 @@ class StatusService:
             "issues": issues[:ISSUES_MAX],
             "cluster": state.cluster.uuid,
             "map_revision": state.revision,
-            "nodes": nodes,
+            "nodes": sorted(nodes, key=lambda node: natural(node["name"])),
             "drives": [self.drive(drive, state) for drive in live],
             "pgs": pg_counts(counts),
             "resync": {
@@ -115,6 +116,7 @@ class StatusService:
 
     def drive(self, drive: Drive, state: MapState) -> Json:
         """One drive with what it last reported."""
+        drive = self._drive_as_told(drive)
         figures = self._stats.get(drive.id)
         said = (r for r in self._refusals.of(drive.node) if r.uuid == drive.uuid)
         refused = None if drive.state is DriveState.UP else next(said, None)
@@ -130,6 +132,7 @@ class StatusService:
         return {
             "id": drive.id, "uuid": drive.uuid, "node": drive.node_name, "addr": drive.addr,
             "state": drive.state.value, "reason": reason, "serial": drive.serial,
+            "device": drive.device or None, "class": drive.drive_class or None,
             "capacity": drive.capacity, "used": figures.used if figures else None,
             "resync_bytes_left": figures.resync_left if figures else 0,
             "resync_bytes_done": figures.resync_done if figures else 0,
@@ -140,15 +143,17 @@ class StatusService:
 
     async def pool(self, pool: Pool) -> Json:
         """One pool with its space, in bytes of volumes."""
-        state = await self._feed.read()
+        state = self._as_told(await self._feed.read())
         targets = [record.target or record.insync for record in state.pgs(pool.id).values()]
-        sizes, free = self._sizes(state)
+        sizes, unused, free = self._sizes(state)
         capacity = pool_capacity(pool, targets, sizes)
-        available = min(capacity, pool_capacity(pool, targets, free))
+        # What cleaning needs is nobody's data: available is less than what is not used.
+        used = capacity - min(capacity, pool_capacity(pool, targets, unused))
+        available = min(capacity - used, pool_capacity(pool, targets, free))
         return {
             "id": pool.id, "name": pool.name, "copies": pool.copies, "width": pool.width,
             "min_insync": pool.min_insync, "failure_domain": pool.failure_domain.value,
-            "pg_count": pool.pg_count, "capacity": capacity, "used": capacity - available,
+            "pg_count": pool.pg_count, "capacity": capacity, "used": used,
             "available": available, "pgs": pg_counts(count_states(state, [pool])),
         }  # fmt: skip
 
@@ -156,16 +161,30 @@ class StatusService:
         """Bytes that a volume's own layers hold, counted once."""
         return self._usage.used([link.layer for link in volume.chain])
 
-    def _sizes(self, state: MapState) -> tuple[dict[int, int], dict[int, int]]:
+    def _as_told(self, state: MapState) -> MapState:
+        """The map with drives down that failed, also where that could not be recorded yet."""
+        told = {d.id: self._drive_as_told(d) for d in state.drives.values()}
+        return replace(state, drives=told)
+
+    def _drive_as_told(self, drive: Drive) -> Drive:
+        failed = self._refusals.failed(drive.node, drive.uuid)
+        if failed is None or drive.state is not DriveState.UP:
+            return drive
+        return replace(drive, state=DriveState.DOWN, reason=failed.reason, ended=True)
+
+    def _sizes(self, state: MapState) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+        """Of each drive: all bytes, those without data, those that new data may take."""
         sizes: dict[int, int] = {}
+        unused: dict[int, int] = {}
         free: dict[int, int] = {}
         for drive in state.drives.values():
             figures = self._stats.get(drive.id)
             capacity = figures.capacity if figures else drive.capacity
             sizes[drive.id] = capacity
-            spent = figures.used + figures.reserved if figures else 0
-            free[drive.id] = max(0, capacity - spent)
-        return sizes, free
+            used, reserved = (figures.used, figures.reserved) if figures else (0, 0)
+            unused[drive.id] = max(0, capacity - used)
+            free[drive.id] = max(0, capacity - used - reserved)
+        return sizes, unused, free
 
     def _resync_left(self, state: MapState) -> int:
         found = [self._stats.get(drive) for drive in state.drives]
@@ -175,8 +194,23 @@ class StatusService:
         found = [self._stats.get(drive) for drive in state.drives]
         return sum(f.resync_done for f in found if f is not None)
 
+    async def _waiting(self, clients: list[Node]) -> dict[str, list[str]]:
+        """Volumes whose block daemon is away, by its node."""
+        away = {c.uuid: c.name for c in clients if self._sessions.get(("client", c.uuid)) is None}
+        found: dict[str, list[str]] = {}
+        # Every volume is looked at only while a daemon is away.
+        for volume in await read_all(self._store, keys.VOLUMES, Volume) if away else ():
+            for name in {away[a.client] for a in volume.attachments if a.client in away}:
+                found.setdefault(name, []).append(volume.name)
+        return found
+
     def _issues(
-        self, state: MapState, servers: list[Node], beacons: set[str], counts: Counter[str]
+        self,
+        state: MapState,
+        servers: list[Node],
+        counts: Counter[str],
+        beacons: set[str],
+        waiting: Mapping[str, Sequence[str]],
     ) -> list[str]:
         def connected(node: Node) -> bool:
             return self._sessions.get(("server", node.uuid)) is not None
@@ -186,8 +220,14 @@ class StatusService:
             for node in servers
             if node.name in beacons and self._sessions.get(("beacon", node.uuid)) is None
         }
-        seen = Seen(connected, away, self._stats, self._refusals)
+        seen = Seen(connected, away, self._stats, self._refusals, waiting)
         return find_issues(state, servers, counts, seen)
+
+
+def natural(name: str) -> tuple[str, int, str]:
+    """A key that puts node-2 before node-10."""
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :] or 0), name
 
 
 def _health(counts: Counter[str], issues: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,10 +12,12 @@ from drystone_common.logs import get_logger
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.codec import encode
 from drystone_storaged.cluster.ids import IdAllocator
+from drystone_storaged.cluster.leadership import NotLeaderError
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.membership_service import MembershipService
+from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.records import Drive, LostPg, Task, Volume
-from drystone_storaged.cluster.store import Delete, MetadataStore, Put
+from drystone_storaged.cluster.store import Delete, MetadataStore, Put, StoreUnavailableError
 from drystone_storaged.cluster.txn import read_all, read_record
 from drystone_storaged.cluster.volumes import VolumeService
 from drystone_storaged.manager.commander import Commander
@@ -23,6 +25,7 @@ from drystone_storaged.proto import control_pb2 as pb
 
 log = get_logger(__name__)
 
+STORE_AWAY_S: Final = 1.0  # between two looks whether the store is back
 PAGE: Final = 500  # volumes between two records of progress
 LOST_MAX: Final = 1024  # lost PGs that a record lists; more is said by the latest ones just as well
 KEEP: Final = 200  # finished tasks that stay to be looked at; older ones go when a new one starts
@@ -52,10 +55,26 @@ class TaskService:
         return await self._start("scrub", str(drive.id))
 
     async def mark_lost(self, ref: PgRef) -> Task:
-        """Give a PG's data up. The PG itself changes before this returns."""
-        changed, record = await self._parts.membership.mark_lost(ref)
+        """Give a PG's data up. The PG itself changes before this returns.
+
+        The task that records the loss in the volumes is written with the change: whatever ends
+        this call or this manager, one is never there without the other.
+        """
+        number = await self._new_number(await self.list())
+
+        def task(record: PgRecord) -> Task:
+            return self._made(number, "mark-lost", f"{ref.pool}.{ref.pg}.{record.epoch}")
+
+        try:
+            changed, record = await self._parts.membership.mark_lost(
+                ref, lambda record: [Put(keys.task(number), encode(task(record)))]
+            )
+        except StoreUnavailableError:
+            self._spawn(number, "mark-lost")  # it may be there: then it runs
+            raise
         log.warning("PG marked lost", pool=ref.pool, pg=ref.pg, revision=changed.revision)
-        return await self._start("mark-lost", f"{ref.pool}.{ref.pg}.{record.epoch}")
+        self._spawn(number, "mark-lost")
+        return task(record)
 
     async def get(self, number: int) -> Task:
         """One task."""
@@ -72,7 +91,13 @@ class TaskService:
         """At election: go on with what was running."""
         for task in await self.list():
             if task.state == "running" and task.id not in self._running:
-                self._spawn(task)
+                self._spawn(task.id, task.kind)
+
+    def reset(self) -> None:
+        """Stop, without waiting: whoever leads next goes on."""
+        for task in self._running.values():
+            task.cancel()
+        self._running = {}
 
     async def close(self) -> None:
         """Stop; tasks stay recorded as running and are resumed."""
@@ -86,26 +111,50 @@ class TaskService:
         for task in known:
             if (task.kind, task.subject, task.state) == (kind, subject, "running"):
                 return task
+        task = self._made(await self._new_number(known), kind, subject)
+        await self._save(task)
+        self._spawn(task.id, kind)
+        return task
+
+    async def _new_number(self, known: Sequence[Task]) -> int:
         finished = [task for task in known if task.state != "running"]
         for old in finished[: max(0, len(finished) - KEEP)]:
             await self._parts.store.txn([], [Delete(keys.task(old.id))])
-        number = await self._parts.ids.take("task")
-        task = Task(number, kind, subject, "running", created_s=int(self._parts.wall()))
-        await self._save(task)
-        self._spawn(task)
-        return task
+        return await self._parts.ids.take("task")
 
-    def _spawn(self, task: Task) -> None:
-        running = asyncio.create_task(self._run(task))
-        self._running[task.id] = running
-        running.add_done_callback(lambda _: self._running.pop(task.id, None))
+    def _made(self, number: int, kind: str, subject: str) -> Task:
+        return Task(number, kind, subject, "running", created_s=int(self._parts.wall()))
 
-    async def _run(self, task: Task) -> None:
+    def _spawn(self, number: int, kind: str) -> None:
+        running = self._running
+        running[number] = asyncio.create_task(self._run(number, kind))
+        running[number].add_done_callback(lambda _: running.pop(number, None))
+
+    async def _run(self, number: int, kind: str) -> None:
+        while True:
+            try:
+                await self._work(number)
+            except NotLeaderError:
+                log.info("a task goes to the next leader", task=number, kind=kind)
+            except StoreUnavailableError:
+                # What was done is recorded: it goes on there, and nothing of it is lost.
+                await asyncio.sleep(STORE_AWAY_S)
+                continue
+            except NotFoundError:
+                log.info("a task was never begun", task=number, kind=kind)
+            return
+
+    async def _work(self, number: int) -> None:
+        task = await self.get(number)
+        if task.state != "running":
+            return  # the answer to its last record was lost
         work = {"scrub": self._scrub, "mark-lost": self._record_loss}.get(task.kind)
         try:
             if work is None:
                 raise InvalidArgumentError(f"unknown kind of task: {task.kind}")
             await work(task)
+        except (NotLeaderError, StoreUnavailableError):
+            raise
         except DrystoneError as error:
             log.warning("a task failed", task=task.id, kind=task.kind, reason=str(error))
             await self._save(replace(await self.get(task.id), state="failed", detail=str(error)))
@@ -127,6 +176,7 @@ class TaskService:
                     del latest[:]
         finally:
             asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
         result = asked.result()
         if result.code:
             raise DrystoneError(result.message or result.code, code=result.code)
@@ -160,5 +210,7 @@ def _with_loss(volume: Volume, lost: LostPg) -> Volume:
 
 def _scrub_progress(task: Task, result: pb.CommandResult) -> Task:
     scrub = result.scrub
+    left = scrub.bad_blocks - min(scrub.healed_blocks, scrub.bad_blocks)
     detail = f"bad {scrub.bad_blocks}, healed {scrub.healed_blocks}"
+    detail += f", not healed {left}" if left else ""
     return replace(task, done=scrub.bytes_done, total=scrub.bytes_total, detail=detail)

@@ -57,6 +57,10 @@ class VoterKeeper:
             self._known[node] = version
             self.bell.ring()
 
+    def reset(self) -> None:
+        """What beacons use has to be heard anew."""
+        self._known.clear()
+
     async def run(self) -> None:
         """Look at every event, and each second while a change waits."""
         while True:

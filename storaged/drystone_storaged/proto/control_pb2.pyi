@@ -67,6 +67,60 @@ MODE_READ_WRITE: Mode.ValueType  # 1
 MODE_READ_ONLY: Mode.ValueType  # 2
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
+class _DeviceState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_STATE_UNSPECIFIED: _DeviceState.ValueType  # 0
+    DEVICE_STATE_BLANK: _DeviceState.ValueType  # 1
+    DEVICE_STATE_OURS: _DeviceState.ValueType  # 2
+    """It carries a superblock of this cluster."""
+    DEVICE_STATE_FOREIGN: _DeviceState.ValueType  # 3
+    """It holds something else, or cannot be examined: it is never formatted."""
+    DEVICE_STATE_IN_USE: _DeviceState.ValueType  # 4
+    """Mounted, swap, part of an array, behind a loop device, open elsewhere."""
+
+class DeviceState(_DeviceState, metaclass=_DeviceStateEnumTypeWrapper): ...
+
+DEVICE_STATE_UNSPECIFIED: DeviceState.ValueType  # 0
+DEVICE_STATE_BLANK: DeviceState.ValueType  # 1
+DEVICE_STATE_OURS: DeviceState.ValueType  # 2
+"""It carries a superblock of this cluster."""
+DEVICE_STATE_FOREIGN: DeviceState.ValueType  # 3
+"""It holds something else, or cannot be examined: it is never formatted."""
+DEVICE_STATE_IN_USE: DeviceState.ValueType  # 4
+"""Mounted, swap, part of an array, behind a loop device, open elsewhere."""
+Global___DeviceState: _TypeAlias = DeviceState  # noqa: Y015
+
+class _WantedPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WantedPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WantedPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WANTED_PHASE_UNSPECIFIED: _WantedPhase.ValueType  # 0
+    WANTED_PHASE_PENDING: _WantedPhase.ValueType  # 1
+    """The device is not there yet."""
+    WANTED_PHASE_FORMATTING: _WantedPhase.ValueType  # 2
+    WANTED_PHASE_OPENING: _WantedPhase.ValueType  # 3
+    WANTED_PHASE_UP: _WantedPhase.ValueType  # 4
+    WANTED_PHASE_REFUSED: _WantedPhase.ValueType  # 5
+    """See code and reason; tried again by itself."""
+
+class WantedPhase(_WantedPhase, metaclass=_WantedPhaseEnumTypeWrapper): ...
+
+WANTED_PHASE_UNSPECIFIED: WantedPhase.ValueType  # 0
+WANTED_PHASE_PENDING: WantedPhase.ValueType  # 1
+"""The device is not there yet."""
+WANTED_PHASE_FORMATTING: WantedPhase.ValueType  # 2
+WANTED_PHASE_OPENING: WantedPhase.ValueType  # 3
+WANTED_PHASE_UP: WantedPhase.ValueType  # 4
+WANTED_PHASE_REFUSED: WantedPhase.ValueType  # 5
+"""See code and reason; tried again by itself."""
+Global___WantedPhase: _TypeAlias = WantedPhase  # noqa: Y015
+
 class _DriveState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -251,24 +305,34 @@ class SessionUp(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
     def status(self) -> Global___Status: ...
     @_builtins.property
     def result(self) -> Global___CommandResult: ...
+    @_builtins.property
+    def devices(self) -> Global___Devices:
+        """Servers."""
+
+    @_builtins.property
+    def wanted(self) -> Global___WantedStates: ...
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
         status: Global___Status | None = ...,
         result: Global___CommandResult | None = ...,
+        devices: Global___Devices | None = ...,
+        wanted: Global___WantedStates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "kind", b"kind", "result", b"result", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "hello", b"hello", "kind", b"kind", "result", b"result", "status", b"status", "wanted", b"wanted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "kind", b"kind", "result", b"result", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "hello", b"hello", "kind", b"kind", "result", b"result", "status", b"status", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "status", "result"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "status", "result", "devices", "wanted"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -394,6 +458,141 @@ class RefusedDrive(_message.Message):
 Global___RefusedDrive: _TypeAlias = RefusedDrive  # noqa: Y015
 
 @_typing.final
+class Devices(_message.Message):
+    """Every device of this node that could be a drive, complete: after Welcome and on change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICES_FIELD_NUMBER: _builtins.int
+    DISCOVERS_FIELD_NUMBER: _builtins.int
+    discovers: _builtins.bool
+    """False: the settings say not to look; the list is empty then."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
+    def __init__(
+        self,
+        *,
+        devices: _abc.Iterable[Global___Device] | None = ...,
+        discovers: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "discovers", b"discovers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Devices: _TypeAlias = Devices  # noqa: Y015
+
+@_typing.final
+class Device(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DEVICE_CLASS_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    WWN_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    DRIVE_FIELD_NUMBER: _builtins.int
+    CONFIGURED_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Stable over restarts and renaming: `wwn:…`, `serial:…`, `pci:…`, `file:<path>`."""
+    path: _builtins.str
+    """Where it is now."""
+    size_bytes: _builtins.int
+    device_class: _builtins.str
+    """nvme, ssd, hdd, file"""
+    serial: _builtins.str
+    wwn: _builtins.str
+    model: _builtins.str
+    state: Global___DeviceState.ValueType
+    found: _builtins.str
+    """What is on it or who uses it, for people."""
+    drive: _builtins.bytes
+    """The drive in its superblock; empty if there is none."""
+    configured: _builtins.bool
+    """A drive of the server's settings: it cannot be asked for."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        device_class: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        wwn: _builtins.str = ...,
+        model: _builtins.str = ...,
+        state: Global___DeviceState.ValueType = ...,
+        found: _builtins.str = ...,
+        drive: _builtins.bytes = ...,
+        configured: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configured", b"configured", "device_class", b"device_class", "drive", b"drive", "found", b"found", "id", b"id", "model", b"model", "path", b"path", "serial", b"serial", "size_bytes", b"size_bytes", "state", b"state", "wwn", b"wwn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class WantedStates(_message.Message):
+    """How far each drive is that the manager wants, complete: after WantedDrives and on change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRIVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def drives(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedState]: ...
+    def __init__(
+        self,
+        *,
+        drives: _abc.Iterable[Global___WantedState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drives", b"drives"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedStates: _TypeAlias = WantedStates  # noqa: Y015
+
+@_typing.final
+class WantedState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    phase: Global___WantedPhase.ValueType
+    code: _builtins.str
+    reason: _builtins.str
+    uuid: _builtins.bytes
+    """Of its superblock; empty before the format."""
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        phase: Global___WantedPhase.ValueType = ...,
+        code: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        uuid: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "device", b"device", "phase", b"phase", "reason", b"reason", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedState: _TypeAlias = WantedState  # noqa: Y015
+
+@_typing.final
 class DriveStatus(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -482,6 +681,7 @@ class SessionDown(_message.Message):
     SUSPECTS_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -496,6 +696,10 @@ class SessionDown(_message.Message):
     def changed(self) -> Global___VolumeChanged:
         """Clients: ReadTicket has something newer."""
 
+    @_builtins.property
+    def wanted(self) -> Global___WantedDrives:
+        """Servers: after Welcome and on change."""
+
     def __init__(
         self,
         *,
@@ -504,16 +708,70 @@ class SessionDown(_message.Message):
         suspects: Global___Suspects | None = ...,
         revoked: Global___AttachmentRevoked | None = ...,
         changed: Global___VolumeChanged | None = ...,
+        wanted: Global___WantedDrives | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "command", b"command", "kind", b"kind", "revoked", b"revoked", "suspects", b"suspects", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "command", b"command", "kind", b"kind", "revoked", b"revoked", "suspects", b"suspects", "wanted", b"wanted", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "command", b"command", "kind", b"kind", "revoked", b"revoked", "suspects", b"suspects", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "command", b"command", "kind", b"kind", "revoked", b"revoked", "suspects", b"suspects", "wanted", b"wanted", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "command", "suspects", "revoked", "changed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "command", "suspects", "revoked", "changed", "wanted"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___SessionDown: _TypeAlias = SessionDown  # noqa: Y015
+
+@_typing.final
+class WantedDrives(_message.Message):
+    """Devices that this server shall serve beside the drives of its settings, complete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRIVES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Of the store: within a session a lower one than seen is history."""
+    @_builtins.property
+    def drives(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedDrive]: ...
+    def __init__(
+        self,
+        *,
+        drives: _abc.Iterable[Global___WantedDrive] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drives", b"drives", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedDrives: _TypeAlias = WantedDrives  # noqa: Y015
+
+@_typing.final
+class WantedDrive(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    POWER_LOSS_PROTECTED_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """Id as in Device."""
+    slot: _builtins.int
+    """Stable for as long as it is wanted: the drive listens at `drive_listen` plus this."""
+    power_loss_protected: _builtins.bool
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        power_loss_protected: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "power_loss_protected", b"power_loss_protected", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedDrive: _TypeAlias = WantedDrive  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -706,6 +964,7 @@ class Command(_message.Message):
     PROMISE_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     REVOKE_FIELD_NUMBER: _builtins.int
+    LOOK_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     deadline_ms: _builtins.int
     """The manager stops waiting after this; the command may be abandoned then."""
@@ -723,6 +982,8 @@ class Command(_message.Message):
     def probe(self) -> Global___ProbeDrive: ...
     @_builtins.property
     def revoke(self) -> Global___Revoke: ...
+    @_builtins.property
+    def look(self) -> Global___LookAtDevices: ...
     def __init__(
         self,
         *,
@@ -735,12 +996,13 @@ class Command(_message.Message):
         promise: Global___Promise | None = ...,
         probe: Global___ProbeDrive | None = ...,
         revoke: Global___Revoke | None = ...,
+        look: Global___LookAtDevices | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "free_layer", b"free_layer", "kind", b"kind", "probe", b"probe", "promise", b"promise", "quiesce", b"quiesce", "revoke", b"revoke", "scrub", b"scrub"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "free_layer", b"free_layer", "kind", b"kind", "look", b"look", "probe", b"probe", "promise", b"promise", "quiesce", b"quiesce", "revoke", b"revoke", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "fence", b"fence", "free_layer", b"free_layer", "id", b"id", "kind", b"kind", "probe", b"probe", "promise", b"promise", "quiesce", b"quiesce", "revoke", b"revoke", "scrub", b"scrub"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "fence", b"fence", "free_layer", b"free_layer", "id", b"id", "kind", b"kind", "look", b"look", "probe", b"probe", "promise", b"promise", "quiesce", b"quiesce", "revoke", b"revoke", "scrub", b"scrub"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["fence", "quiesce", "free_layer", "scrub", "promise", "probe", "revoke"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["fence", "quiesce", "free_layer", "scrub", "promise", "probe", "revoke", "look"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -960,6 +1222,23 @@ class ProbeDrive(_message.Message):
 Global___ProbeDrive: _TypeAlias = ProbeDrive  # noqa: Y015
 
 @_typing.final
+class LookAtDevices(_message.Message):
+    """Look at the node's devices now; Devices was sent when this is answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookAtDevices: _TypeAlias = LookAtDevices  # noqa: Y015
+
+@_typing.final
 class CommandResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1071,6 +1350,8 @@ class OpenDriveRequest(_message.Message):
     HIGHEST_REVISION_FIELD_NUMBER: _builtins.int
     FEATURE_LEVEL_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICE_CLASS_FIELD_NUMBER: _builtins.int
     uuid: _builtins.bytes
     """From the superblock."""
     serial: _builtins.str
@@ -1088,6 +1369,9 @@ class OpenDriveRequest(_message.Message):
     feature_level: _builtins.int
     cluster: _builtins.bytes
     """Cluster in the superblock."""
+    device: _builtins.str
+    """Id and class of the wanted device; empty for a drive of the settings."""
+    device_class: _builtins.str
     def __init__(
         self,
         *,
@@ -1101,10 +1385,12 @@ class OpenDriveRequest(_message.Message):
         highest_revision: _builtins.int = ...,
         feature_level: _builtins.int = ...,
         cluster: _builtins.bytes = ...,
+        device: _builtins.str = ...,
+        device_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "capacity_bytes", b"capacity_bytes", "cluster", b"cluster", "feature_level", b"feature_level", "highest_revision", b"highest_revision", "incarnation", b"incarnation", "nonce", b"nonce", "previous_nonce", b"previous_nonce", "serial", b"serial", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "capacity_bytes", b"capacity_bytes", "cluster", b"cluster", "device", b"device", "device_class", b"device_class", "feature_level", b"feature_level", "highest_revision", b"highest_revision", "incarnation", b"incarnation", "nonce", b"nonce", "previous_nonce", b"previous_nonce", "serial", b"serial", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

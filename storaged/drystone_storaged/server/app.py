@@ -24,10 +24,15 @@ from drystone_storaged.agent.pump import Event, Pump
 from drystone_storaged.agent.register import Membership, Registrant, register
 from drystone_storaged.agent.session import Session
 from drystone_storaged.agent.silence import Silence, Votes
+from drystone_storaged.attach.command import Runner, SystemRunner
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.commands import Commands, Controls
 from drystone_storaged.server.core import ServerCore
+from drystone_storaged.server.device_metrics import DeviceMetrics
+from drystone_storaged.server.discover import Discovery
 from drystone_storaged.server.drive import DriveDeps, DriveKeeper
+from drystone_storaged.server.examine import Examiner
+from drystone_storaged.server.fleet import DeviceGuard, Fleet
 from drystone_storaged.server.lease import LeaseGate
 from drystone_storaged.server.ledger import Ledger
 from drystone_storaged.server.prepare import DriveTools, Preparer
@@ -55,15 +60,18 @@ class Server:
         tools: DriveTools,
         *,
         instance: int = 0,
+        runner: Runner | None = None,
     ) -> None:
         self.settings = settings
         self.core = core
+        runner = runner or SystemRunner()
         self.background = Background()
         self._closed: list[asyncio.Task[None]] = []
         self._instance = instance or nonce()
         self.page = PageWatch()
         beacon_addr = self._start_beacon()
-        self.gate = LeaseGate(core.map, len(settings.drives), lambda: self.maps.need(0))
+        slots = range(len(settings.drives))
+        self.gate = LeaseGate(core.map, slots, lambda: self.maps.need(0))
         self.maps = MapFeed(control, self.gate.take)
         self.controls = Controls(core)
         self.silence = Silence(core, control)
@@ -78,6 +86,8 @@ class Server:
         self.session.on_open(self.revive.session_opened)
         self.maps.on_change = self._map_changed
         self.votes = Votes(core.ask_vote)
+        self.fleet = Fleet(settings, self.drives, self.gate, self.session.send)
+        self.session.on_open(self.fleet.session_opened)
         self.commands = Commands(
             self.controls,
             self.maps,
@@ -85,8 +95,11 @@ class Server:
             probe=self.reporter.probe,
             answer=lambda result: self.session.send(control_pb2.SessionUp(result=result)),
             votes=None if settings.run_dir else self.votes,
+            look=self.fleet.look,
         )
         self.upcalls = Upcalls(core, control, self.maps, self._nonce_of)
+        examiner = Examiner(runner, tools, membership.cluster)
+        self.discovery = Discovery(runner, examiner, settings.device_folders, self.fleet.served)
         deps = DriveDeps(
             core=core,
             control=control,
@@ -97,13 +110,15 @@ class Server:
                 Ledger(Path(settings.state_dir)),
                 membership,
                 lambda uuid: is_forgotten(self.maps.data, uuid),
+                DeviceGuard(self.discovery, examiner),
             ),
             machine_id=machine_id(),
             nonce=nonce,
             carry_out=self.commands.carry_out,
             gate=self.gate,
-            refused=self.reporter.refusals_changed,
+            refused=self._refusals_changed,
         )
+        self.fleet.wire(self.discovery, deps, self.background.start)
         self.drives += [DriveKeeper(d, slot, deps) for slot, d in enumerate(settings.drives)]
         self.pump = Pump(core, self._handlers())
 
@@ -114,6 +129,10 @@ class Server:
             return self.core.start_beacon(self.settings.beacon_listen, self._instance)
         attached(lambda: self.core.use_beacon(folder, self._instance))
         return ""
+
+    def _refusals_changed(self) -> None:
+        self.reporter.refusals_changed()
+        self.fleet.changed()
 
     def _map_changed(self) -> None:
         self.revive.map_changed()
@@ -138,6 +157,9 @@ class Server:
             start(self.revive.run(), "revive")
             for drive in self.drives:
                 start(drive.run(), f"drive-{drive.slot}")
+            start(self.fleet.run(), "fleet")
+            if self.settings.drive_listen and self.settings.discover:
+                start(self.discovery.run(), "devices")
             await self.background.failure()
         finally:
             await self._stop()
@@ -168,6 +190,8 @@ class Server:
             self.silence.suspects(message.suspects)
         elif kind == "command":
             self.commands.start(message.command)
+        elif kind == "wanted":
+            self.fleet.take(message.wanted)
 
     def _handlers(self) -> dict[str, Callable[[Event], None]]:
         return {
@@ -194,6 +218,7 @@ class Server:
     def _on_closed(self, event: Event) -> None:
         _log.info("drive_closed", drive=event["drive"])
         number = event["drive"]
+        self._drive(number, DriveKeeper.on_closed, event)
         self._closed += [asyncio.create_task(d.closed()) for d in self.drives if d.number == number]
 
     def _on_invariant(self, event: Event) -> None:
@@ -204,7 +229,9 @@ class Server:
         what = event["what"]
         if what == "scrub_done":
             self.commands.on_scrub_done(event)
-        elif what in ("drive_failed", "map_refused", "unrepaired"):
+        elif what == "drive_failed":
+            self._drive(event["drive"], DriveKeeper.on_failed, event)
+        elif what in ("map_refused", "unrepaired"):
             _log.error("engine_report", **dict(event))
         elif what == "healed":
             _log.warning("block_healed", **dict(event))
@@ -274,9 +301,13 @@ async def serve(settings: ServerSettings) -> None:
         server = Server(settings, control, membership, core, drystone_native, instance=instance)
         metrics = Metrics("server", __version__)
         gauges = ServerMetrics(metrics, server.reporter)
-        await stack.enter_async_context(
-            serving_metrics(metrics, settings.metrics_listen, gauges.refresh)
-        )
+        devices = DeviceMetrics(metrics, server.fleet)
+
+        def refresh() -> None:
+            gauges.refresh()
+            devices.refresh()
+
+        await stack.enter_async_context(serving_metrics(metrics, settings.metrics_listen, refresh))
         await server.run()
 
 

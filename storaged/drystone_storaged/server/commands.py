@@ -14,7 +14,7 @@ from drystone_storaged.agent.pump import Event
 from drystone_storaged.agent.silence import Votes
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
-from drystone_storaged.server.drive import DriveKeeper, DriveState
+from drystone_storaged.server.drive import FAILED_CODE, DriveKeeper, DriveState
 
 BLOCK_BYTES: Final = 4096
 DEADLINE_DEFAULT_S: Final = 15.0  # for a command that names none
@@ -70,6 +70,7 @@ class Commands:
         probe: Callable[[int], Awaitable[control_pb2.DriveStatus | None]],
         answer: Answer,
         votes: Votes | None,
+        look: Callable[[], Awaitable[None]],
     ) -> None:
         """``votes`` is None where the beacon is a process of its own."""
         self._controls = controls
@@ -77,6 +78,7 @@ class Commands:
         self._drives = drives
         self._probe = probe
         self._answer = answer
+        self._look = look
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._votes = votes
         self._scrubs: dict[int, asyncio.Future[Event]] = {}
@@ -124,6 +126,7 @@ class Commands:
             "scrub": lambda scrub: self._scrub(command.id, scrub),
             "promise": self._promise,
             "probe": self._probe_drive,
+            "look": self._look_at_devices,
         }
         handler = handlers.get(kind or "")
         if handler is None:
@@ -148,11 +151,22 @@ class Commands:
     ) -> list[tuple[int, Event]]:
         """Ask every open drive of these at once; those that fail are left out."""
         drives = self._serving(numbers)
+        return [(n, a) for n, a in await self._ask(drives, request) if not isinstance(a, str)]
+
+    async def _ask(
+        self, drives: Sequence[DriveKeeper], request: Mapping[str, object]
+    ) -> list[tuple[int, Event | str]]:
+        """Each drive's answer, or its reason for none."""
         answers = await asyncio.gather(
             *(self._controls.request(d.number, request) for d in drives), return_exceptions=True
         )
-        pairs = zip(drives, answers, strict=True)
-        return [(d.number, a) for d, a in pairs if not isinstance(a, BaseException) and a["ok"]]
+        found: list[tuple[int, Event | str]] = []
+        for drive, answer in zip(drives, answers, strict=True):
+            if isinstance(answer, BaseException):
+                found.append((drive.number, str(answer)))
+            else:
+                found.append((drive.number, answer if answer["ok"] else str(answer["reason"])))
+        return found
 
     async def _fence(self, fence: control_pb2.Fence) -> control_pb2.CommandResult:
         await self._maps.wait_for(fence.map_revision)
@@ -162,15 +176,18 @@ class Commands:
             "generation": fence.generation,
             "nonce": fence.nonce,
         }
-        done = await self._each(fence.drives, request)
+        answers = await self._ask(self._serving(fence.drives), request)
         revision = self._maps.revision
         return control_pb2.CommandResult(
             drives=[
                 control_pb2.DriveDone(
                     drive=number, sealed_generation=event["sealed"] or 0, map_revision=revision
                 )
-                for number, event in done
-            ]
+                for number, event in answers
+                if not isinstance(event, str)
+            ],
+            # No code: what was sealed counts. The reasons are for whoever waits for the rest.
+            message="; ".join(f"drive {n}: {why}" for n, why in answers if isinstance(why, str)),
         )
 
     async def _quiesce(self, quiesce: control_pb2.Quiesce) -> control_pb2.CommandResult:
@@ -196,7 +213,14 @@ class Commands:
             return control_pb2.CommandResult(code="failed", message="the beacon is another process")
         return await self._votes.promise(promise)
 
+    async def _look_at_devices(self, _: control_pb2.LookAtDevices) -> control_pb2.CommandResult:
+        await self._look()
+        return control_pb2.CommandResult()
+
     async def _probe_drive(self, probe: control_pb2.ProbeDrive) -> control_pb2.CommandResult:
+        for keeper in self._drives:
+            if keeper.number == probe.drive and keeper.state is DriveState.FAILED:
+                return control_pb2.CommandResult(code=FAILED_CODE, message=keeper.reason)
         if not self._serving([probe.drive]):
             raise UnavailableError(f"drive {probe.drive} is not open", code="drive_not_open")
         status = await self._probe(probe.drive)
@@ -220,6 +244,11 @@ class Commands:
             if not done["ok"]:
                 return control_pb2.CommandResult(code="failed", message=str(done["reason"]))
             while not future.done():
+                if not self._serving([scrub.drive]):
+                    # Its engine is gone and will report nothing; another scrub must be possible.
+                    return control_pb2.CommandResult(
+                        code="drive_not_open", message=found[0].reason or "the drive was closed"
+                    )
                 progress = control_pb2.ScrubProgress(bytes_total=total)
                 self._answer(control_pb2.CommandResult(id=command, more=True, scrub=progress))
                 await asyncio.wait((future,), timeout=SCRUB_NEWS_S)
@@ -231,6 +260,6 @@ class Commands:
                 bytes_done=event["blocks"] * BLOCK_BYTES,
                 bytes_total=total,
                 bad_blocks=event["bad"],
-                healed_blocks=event.get("healed", 0),
+                healed_blocks=event["healed"],
             )
         )

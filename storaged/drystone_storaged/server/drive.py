@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -29,11 +32,21 @@ OPEN_DEADLINE_S: Final = 900.0
 """Replay is bounded by the checkpoint to seconds; a drive that needs more than this is broken."""
 
 MAP_WAIT_S: Final = 5.0  # for a map that shows the open; without it the open begins anew
+CLOSE_S: Final = 10.0  # the native side bounds an orderly end to this, checkpoint included
 REFUSAL_CHARS: Final = 500  # of a path or reason in a status: a sentence or two
 
 RETRY_MIN_S: Final = 0.5
 RETRY_MAX_S: Final = 30.0
 """A drive that cannot be opened is looked at again: a file may come back, a lock may be freed."""
+
+FAILED_CODE: Final = "drive_failed"
+"""Why a drive is not served that was: its engine answers no request any more."""
+
+OVER: Final = ("drive_nonce_stale", "drive_not_found")
+"""Opened again, or forgotten: what this open did is of no interest any more."""
+
+ROOM_MIN_BYTES: Final = 4 << 20
+"""A file system with less for us than this refuses the next segment's write."""
 
 _log = get_logger(__name__)
 
@@ -79,8 +92,10 @@ class DriveKeeper:
         self.code = ""
         self.suspect = False
         self._deps = deps
+        self._failure = ""
         self._outcome: asyncio.Future[Event] | None = None
         self._ended = asyncio.Event()
+        self._gone = asyncio.Event()
         self._again = asyncio.Event()
 
     async def run(self) -> None:
@@ -100,7 +115,7 @@ class DriveKeeper:
             await self._ended.wait()
             if self.state is DriveState.FAILED:
                 # A device that failed under load is not trusted again before a restart.
-                await self._report(control_pb2.DRIVE_STATE_FAILED, self.reason)
+                await self._tell_failed()
                 return
             self._close_native()
 
@@ -110,19 +125,41 @@ class DriveKeeper:
             self._outcome.set_result(event)
 
     def on_failed(self, event: Event) -> None:
-        """Take `drive_failed` or `invariant`."""
+        """Take `drive_failed`, `invariant`, or the engine's report that it answers no more."""
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(event)
             return
-        if self.state is DriveState.SERVING:
-            self.reason = str(event.get("reason") or event.get("what") or "failed")
-            self.state = DriveState.FAILED
-            _log.error("drive_failed", drive=self.number, reason=self.reason)
+        reason = str(event.get("reason") or event.get("what") or "failed")
+        if self.state is DriveState.OPENING:
+            # It was ready, and failed before it serves.
+            self._failure = reason
+        elif self.state is DriveState.SERVING:
+            self.state, self.code, self.reason = DriveState.FAILED, FAILED_CODE, reason
             self._ended.set()
+            self._deps.refused()
+
+    async def _tell_failed(self) -> None:
+        """Say why, and tell the manager until it has taken it: it may be in need itself."""
+        with contextlib.suppress(OSError):
+            self.reason += await asyncio.to_thread(why_failed, Path(self.settings.path))
+        _log.error("drive_failed", drive=self.number, path=self.settings.path, reason=self.reason)
+        self._deps.refused()
+        wait_s = RETRY_MIN_S
+        while True:
+            try:
+                await self._report(control_pb2.DRIVE_STATE_FAILED, self.reason)
+            except DrystoneError as error:
+                _log.warning("drive_failed_not_told", drive=self.number, reason=str(error))
+                if error.code in OVER:
+                    return
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 2, RETRY_MAX_S)
+                continue
+            return
 
     def map_changed(self) -> None:
         """Look again at once where a newer map lets a new drive take the place of a lost one."""
-        if self.code == "drive_lost" and self._deps.preparer.is_free(self.settings.path):
+        if self.code == "drive_lost" and self._deps.preparer.is_free(self.settings.key):
             self._again.set()
 
     def reopen(self) -> None:
@@ -141,6 +178,37 @@ class DriveKeeper:
             self.state = DriveState.CLOSED
             await self._report(control_pb2.DRIVE_STATE_CLOSED, STOPPED)
 
+    async def retire(self, why: str) -> None:
+        """Serve no more and say why; whoever runs this drive has ended ``run`` before."""
+        self.state = DriveState.CLOSED
+        if not self.number:
+            return
+        self._gone.clear()
+        try:
+            self._deps.core.close_drive(self.number)
+        except Exception:  # noqa: BLE001 - the module's own type: it is not open
+            _log.info("drive_was_closed", drive=self.number)
+        else:
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await self._gone.wait()
+            except TimeoutError:
+                # It may still answer: "closed" would be a promise that nobody can give.
+                _log.warning("drive_not_closed", drive=self.number)
+                return
+        with contextlib.suppress(DrystoneError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._report(control_pb2.DRIVE_STATE_CLOSED, why)
+
+    def on_closed(self, _: Event) -> None:
+        """Take `drive_closed`."""
+        self._gone.set()
+
+    @property
+    def uuid(self) -> str:
+        """The drive that was last in this place; empty if there was none."""
+        return self._deps.preparer.uuid_of(self.settings.key)
+
     async def _pause(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
@@ -154,6 +222,7 @@ class DriveKeeper:
         opened = await self._take_into_use(block)
         self.number = opened.drive
         self._ended.clear()
+        self._failure = ""
         self._outcome = asyncio.get_running_loop().create_future()
         try:
             self._start(opened, clear_suspect=await self._counts_nowhere(opened))
@@ -167,6 +236,12 @@ class DriveKeeper:
         self.suspect = event["suspect"] is not None
         if opened.orders and not self.suspect:
             await self._deps.carry_out(self.number, tuple(opened.orders))
+        if self._failure:
+            await self._report(control_pb2.DRIVE_STATE_FAILED, self._failure)
+            raise DataError(
+                f"{self.settings.path} failed at its open: {self._failure}",
+                code="drive_open_failed",
+            )
         self.state, self.reason, self.code = DriveState.SERVING, "", ""
         await self._report(control_pb2.DRIVE_STATE_READY, "")
         self._deps.gate.ready(self.slot)
@@ -174,7 +249,9 @@ class DriveKeeper:
 
     async def _take_into_use(self, block: Superblock) -> control_pb2.OpenDriveResponse:
         self.nonce = self._deps.nonce()
-        serial = await asyncio.to_thread(serial_of, self.settings.path, self._deps.machine_id)
+        serial = await asyncio.to_thread(
+            serial_of, self.settings.path, self._deps.machine_id, self.settings.device_id
+        )
         request = control_pb2.OpenDriveRequest(
             uuid=bytes.fromhex(block.uuid.replace("-", "")),
             serial=serial,
@@ -186,6 +263,8 @@ class DriveKeeper:
             highest_revision=block.revision,
             feature_level=FEATURE_LEVEL,
             cluster=self._deps.membership.cluster.bytes,
+            device=self.settings.device_id,
+            device_class=self.settings.kind,
         )
         return await self._deps.control.call(lambda stub: stub.OpenDrive, request)
 
@@ -266,10 +345,22 @@ class DriveKeeper:
         """Why this drive is not served; None while it is, or is tried for the first time."""
         if not self.code:
             return None
-        uuid = self._deps.preparer.uuid_of(self.settings.path)
+        uuid = self.uuid
         return control_pb2.RefusedDrive(
             uuid=UUID(uuid).bytes if uuid else b"",
             path=self.settings.path[:REFUSAL_CHARS],
             code=self.code,
             reason=self.reason[:REFUSAL_CHARS],
         )
+
+
+def why_failed(path: Path) -> str:
+    """What the machine shows of the cause; empty where it shows nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        return ""
+    system = os.statvfs(path)
+    if system.f_bavail * system.f_frsize >= ROOM_MIN_BYTES:
+        return ""
+    return (
+        f": the file system of {path} is full (ENOSPC): free space there, then restart this server"
+    )

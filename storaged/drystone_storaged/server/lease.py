@@ -8,7 +8,7 @@ drive that is opened again voids the reads that began before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from drystone_storaged.agent.mapfeed import monotonic_us
@@ -16,6 +16,9 @@ from drystone_storaged.agent.mapfeed import monotonic_us
 SETTLE_US: Final = 30_000_000
 """One drive with an endless replay must not keep the others from answering reads for ever; it is
 not served itself by then, and its own acknowledgement voids older reads."""
+
+UNKNOWN: Final = -1
+"""In the place of the drives that the manager wants and has not named yet."""
 
 Apply = Callable[[bytes, int | None], None]
 
@@ -26,32 +29,36 @@ class LeaseGate:
     def __init__(
         self,
         apply: Apply,
-        drives: int,
+        slots: Iterable[int],
         want_read: Callable[[], None],
         clock_us: Callable[[], int] = monotonic_us,
     ) -> None:
         self._apply = apply
-        self._open = set(range(drives))
         self._want_read = want_read
         self._clock_us = clock_us
-        self._began = clock_us()
+        self._open = dict.fromkeys(slots, clock_us())
         self._acknowledged = 0
+
+    def hold(self, slot: int) -> None:
+        """A drive is about to be opened in this slot."""
+        self._open[slot] = self._clock_us()
 
     def ready(self, slot: int) -> None:
         """READY of this drive was acknowledged just now."""
         self._acknowledged = self._clock_us()
-        self._open.discard(slot)
+        self._open.pop(slot, None)
         # Nobody else may ask for a read now, and the lease waits for one.
         self._want_read()
 
     def failed(self, slot: int) -> None:
         """This drive could not be opened; the others do not wait for it."""
         if slot in self._open:
-            self._open.discard(slot)
+            del self._open[slot]
             self._want_read()
 
     def take(self, data: bytes, began_us: int | None) -> None:
         """Hand a map on; ``began_us`` only where the lease may rest on it."""
-        waits = self._open and self._clock_us() - self._began < SETTLE_US
+        now = self._clock_us()
+        waits = any(now - since < SETTLE_US for since in self._open.values())
         early = began_us is not None and began_us <= self._acknowledged
         self._apply(data, None if waits or early else began_us)

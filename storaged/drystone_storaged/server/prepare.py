@@ -27,7 +27,7 @@ _REFUSED: Final = {
     ),
     "damaged": (
         "drive_damaged",
-        "put the file back as it was, or replace the drive: its data is on the other copies",
+        "put the file back as it was, not only its size, or replace the drive",
     ),
 }
 
@@ -55,6 +55,18 @@ class Superblock:
     size: int
 
 
+class Guard(Protocol):
+    """Looks once more at a drive that no settings file names; raises where something differs."""
+
+    async def identify(self, drive: DriveSettings) -> None:
+        """Its path still leads to its device."""
+        ...
+
+    async def require_blank(self, drive: DriveSettings) -> None:
+        """Nothing is on it, now."""
+        ...
+
+
 class Preparer:
     """Prepares the drives of one server."""
 
@@ -64,28 +76,37 @@ class Preparer:
         ledger: Ledger,
         membership: Membership,
         forgotten: Callable[[str], bool] = lambda _: False,
+        guard: Guard | None = None,
     ) -> None:
         self._tools = tools
         self._ledger = ledger
         self._membership = membership
         self._forgotten = forgotten
+        self._guard = guard
+        self.formatting: set[str] = set()
+        """Keys of the drives that are being formatted now."""
+        self.on_format: Callable[[], None] = lambda: None
 
-    def uuid_of(self, path: str) -> str:
+    def uuid_of(self, key: str) -> str:
         """The drive that was last here; empty if there was none."""
-        entry = self._ledger.get(path)
+        entry = self._ledger.get(key)
         return entry.uuid if entry else ""
 
-    def is_free(self, path: str) -> bool:
+    def is_free(self, key: str) -> bool:
         """Whether the drive that was last here is forgotten for good."""
-        entry = self._ledger.get(path)
+        entry = self._ledger.get(key)
         return entry is not None and entry.phase is Phase.KNOWN and self._forgotten(entry.uuid)
 
     async def prepare(self, drive: DriveSettings) -> Superblock:
         """Give the superblock, formatting first where that is allowed and harmless."""
+        if self._guard is not None:
+            await self._guard.identify(drive)
         found = await self._inspect(drive.path)
-        entry = self._remembered(drive.path)
+        entry = self._remembered(drive.key)
         half_made = entry is not None and entry.phase is Phase.FORMATTING
-        if half_made and found["state"] == "damaged" and _is_file(drive.path):
+        # Only a file that this server made: one that somebody put there is not ours to remove.
+        own_file = drive.create_bytes is not None and _is_file(drive.path)
+        if half_made and found["state"] == "damaged" and own_file:
             # Our own format was cut short before the manager ever heard of this drive.
             _log.warning("format_repeated", path=drive.path)
             await asyncio.to_thread(Path(drive.path).unlink)
@@ -103,9 +124,9 @@ class Preparer:
             raise DataError(f"{drive.path}: {found['reason']}", code=code, hint=hint)
         return self._known(drive, found, entry)
 
-    def _remembered(self, path: str) -> Entry | None:
+    def _remembered(self, key: str) -> Entry | None:
         """What must be here. A drive that an operator forgot makes room for another one."""
-        return None if self.is_free(path) else self._ledger.get(path)
+        return None if self.is_free(key) else self._ledger.get(key)
 
     def _known(
         self, drive: DriveSettings, found: dict[str, object], entry: Entry | None
@@ -123,7 +144,7 @@ class Preparer:
                 code="drive_exchanged",
                 hint="put the old one back; `drystone drive forget` with its number admits another",
             )
-        self._ledger.put(drive.path, Entry(uuid, Phase.KNOWN))
+        self._ledger.put(drive.key, Entry(uuid, Phase.KNOWN))
         return Superblock(
             uuid,
             _number(found, "nonce"),
@@ -149,8 +170,20 @@ class Preparer:
                 code="drive_not_formatted",
                 hint="set init = true (and create_bytes for a new file) to make it a drive",
             )
+        if self._guard is not None:
+            await self._guard.require_blank(drive)
+        self.formatting.add(drive.key)
+        self.on_format()
+        try:
+            return await self._make(drive, entry, missing=missing)
+        finally:
+            self.formatting.discard(drive.key)
+
+    async def _make(
+        self, drive: DriveSettings, entry: Entry | None, *, missing: bool
+    ) -> dict[str, object]:
         uuid = entry.uuid if entry else str(new_uuid())
-        self._ledger.put(drive.path, Entry(uuid, Phase.FORMATTING))
+        self._ledger.put(drive.key, Entry(uuid, Phase.FORMATTING))
         spec = {
             "cluster": str(self._membership.cluster),
             "uuid": uuid,
@@ -169,7 +202,7 @@ class Preparer:
         return await _native(self._tools.inspect_drive, path)
 
 
-def serial_of(path: str, machine_id: str) -> str:
+def serial_of(path: str, machine_id: str, device_id: str = "") -> str:
     """Identity of the device below a drive: a copied file or a moved disk shows here.
 
     The path of a file is no identity: a folder may be moved with everything in it.
@@ -185,7 +218,7 @@ def serial_of(path: str, machine_id: str) -> str:
             continue
         if text:
             return f"dev:{text[:200]}"
-    return f"dev:{machine_id}:{device}"
+    return f"dev:{device_id}" if device_id else f"dev:{machine_id}:{device}"
 
 
 def _is_file(path: str) -> bool:

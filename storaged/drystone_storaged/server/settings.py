@@ -29,12 +29,56 @@ class DriveSettings(BaseModel):
     power_loss_protected: bool = False
     """The drive's cache survives a power cut: acknowledgements need no flush."""
 
+    @property
+    def key(self) -> str:
+        """What the server remembers this place by, over restarts."""
+        return self.path
+
+    @property
+    def device_id(self) -> str:
+        """Id of the device if the manager wants it; empty for a drive of the settings."""
+        return ""
+
+    @property
+    def kind(self) -> str:
+        """`nvme`, `ssd`, `hdd` or `file`; empty where nobody looked."""
+        return ""
+
+
+class WantedSettings(DriveSettings):
+    """A drive that the manager wants. Its path may change, its device does not."""
+
+    device: str
+    device_class: str = ""
+
+    @property
+    def key(self) -> str:
+        """See the base class."""
+        return self.device
+
+    @property
+    def device_id(self) -> str:
+        """See the base class."""
+        return self.device
+
+    @property
+    def kind(self) -> str:
+        """See the base class."""
+        return self.device_class
+
 
 class ServerSettings(DaemonSettings):
     """The file of `drystone server`."""
 
-    drives: list[DriveSettings]
+    drives: list[DriveSettings] = Field(default_factory=list)
     """Drives of this node, in the order of their slots."""
+    drive_listen: str = ""
+    """`host:port` of the first drive that the manager asks for, the n-th listens n ports above;
+    empty = it cannot ask for any."""
+    device_folders: list[str] = Field(default_factory=list)
+    """Folders whose regular files `*.img` count as devices, for machines without spare disks."""
+    discover: bool = True
+    """Look for devices (only together with `drive_listen`)."""
     run_dir: str = ""
     """Folder of the lease page that `drystone beacon` of this node serves; empty = no such process,
     the beacon runs inside the server."""

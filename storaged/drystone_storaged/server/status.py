@@ -35,8 +35,6 @@ class DriveFigures:
     """What is counted for one drive since it was opened."""
 
     usage: DriveUsage = field(default_factory=DriveUsage)
-    bad_blocks: int = 0
-    healed_blocks: int = 0
     resync_bytes: int = 0
     stuck: StuckCopies = field(default_factory=StuckCopies)
 
@@ -88,11 +86,6 @@ class StatusReporter:
         if what == "usage":
             for layer, pool, pg, delta in event["layers"]:
                 figures.usage.add(layer, (pool, pg), delta)
-        elif what == "healed":
-            figures.bad_blocks += 1
-            figures.healed_blocks += 1
-        elif what == "unrepaired":
-            figures.bad_blocks += 1
         elif what == "resync":
             figures.resync_bytes += event["bytes"]
             self._hurry.set()
@@ -154,8 +147,9 @@ class StatusReporter:
             p99_us=counters.get("p99_us", 0),
             resync_bytes_left=counters.get("resync_bytes_left", 0),
             resync_bytes_done=counters.get("resync_bytes", figures.resync_bytes),
-            bad_blocks=figures.bad_blocks,
-            healed_blocks=figures.healed_blocks,
+            # What was written anew since is neither: the difference of both is bad still.
+            bad_blocks=counters.get("healed", 0) + counters.get("unhealed", 0),
+            healed_blocks=counters.get("healed", 0),
             stuck_copies=figures.stuck.sentences(),
         )
 
@@ -208,7 +202,7 @@ class ServerMetrics:
                 ("capacity_bytes", "Usable bytes of the drive."),
                 ("used_bytes", "Bytes of live data and headers."),
                 ("reserved_bytes", "Bytes kept for cleaning and for granted writes."),
-                ("bad_blocks", "Blocks that failed their checksum since the open."),
+                ("bad_blocks", "Blocks found bad since the open and not written anew."),
                 ("healed_blocks", "Of those, repaired from another copy."),
                 ("resync_bytes_left", "Bytes to copy until the drive is in sync."),
             )

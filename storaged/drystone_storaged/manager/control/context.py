@@ -34,6 +34,8 @@ def unary(method: Method[Result]) -> Method[Result]:
     @functools.wraps(method)
     async def wrapped(self: Any, request: Any, context: Context) -> Result:
         try:
+            # A standby knows neither sessions nor figures: the caller goes on to the next manager.
+            self._services.leadership.require()
             return await method(self, request, context)
         except DrystoneError as error:
             await abort(context, error)

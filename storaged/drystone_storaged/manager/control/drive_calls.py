@@ -20,6 +20,7 @@ from drystone_storaged.manager.control.context import (
     beacon_of,
     unary,
 )
+from drystone_storaged.manager.devices import CLASSES
 from drystone_storaged.manager.services import Services
 from drystone_storaged.proto import control_pb2 as pb
 
@@ -39,16 +40,18 @@ class DriveCalls:
         """Take a drive into use."""
         services = self._services
         node = await authorize(services, context, "server")
-        if {len(request.uuid), len(request.cluster)} != {UUID_BYTES} or len(
-            request.addr
-        ) > TEXT_MAX:
+        texts = (request.addr, request.device)
+        if {len(request.uuid), len(request.cluster)} != {UUID_BYTES} or any(
+            len(text) > TEXT_MAX for text in texts
+        ):
             raise InvalidArgumentError(
                 "a drive has a uuid and a cluster of 16 bytes, a short address"
             )
         wanted = OpenRequest(
             str(UUID(bytes=request.uuid)), request.serial, request.nonce, request.previous_nonce,
             request.capacity_bytes, request.addr, request.incarnation, request.highest_revision,
-            str(UUID(bytes=request.cluster)),
+            str(UUID(bytes=request.cluster)), device=request.device,
+            drive_class=request.device_class if request.device_class in CLASSES else "",
         )  # fmt: skip
         opened = await services.drives.open(
             node, wanted, lambda d: services.sessions.get(("server", d.node)) is not None

@@ -67,15 +67,15 @@ class RegistrationCalls:
         """Commands down, reports up, for as long as the process lives."""
         services = self._services
         try:
+            services.leadership.require()
             peer, node = await authenticate(services, context)
             hello = await _hello(requests)
             # A beacon is known by the node for which it speaks.
-            uuid = (
-                (await services.nodes.served(node.name)).uuid
-                if peer.role == "beacon"
-                else peer.uuid
-            )
-            session = services.sessions.open((peer.role, uuid), node.name, hello.instance)
+            spoken_for = await services.nodes.served(node.name) if peer.role == "beacon" else node
+            # Again, with nothing awaited before it stands: a standby must never have a session.
+            services.leadership.require()
+            key = (peer.role, spoken_for.uuid)
+            session = services.sessions.open(key, node.name, hello.instance)
         except DrystoneError as error:
             await abort(context, error)
         reader = asyncio.create_task(_read(services, session, requests))
@@ -83,6 +83,8 @@ class RegistrationCalls:
             yield await _session_welcome(services, peer.role)
             if peer.role != "client":
                 yield await services.silence.suspects_message()
+                if peer.role == "server":
+                    yield await services.devices.message(session.key[1])
                 services.sessions.replay(session)
             async for message in session.messages():
                 yield message
@@ -163,6 +165,10 @@ async def _read(
                 services.sessions.answered(session.key, message.result)
             elif kind == "status" and session.key[0] == "server":
                 await _status(services, session, message.status)
+            elif kind == "devices" and session.key[0] == "server":
+                services.devices.reports.report(session.key[1], message.devices)
+            elif kind == "wanted" and session.key[0] == "server":
+                services.devices.reports.report_wanted(session.key[1], message.wanted)
     except (grpc.RpcError, grpc.aio.UsageError):
         log.info("a session broke", node=session.name)
     except DrystoneError as error:
@@ -192,6 +198,7 @@ def _ended(services: Services, session: Session) -> None:
     log.info("session ended", node=session.name, role=session.key[0])
     if session.key[0] == "server":
         services.refusals.forget(session.key[1])
+        services.devices.reports.forget(session.key[1])
         services.spawn(_forget_usage(services, session.key[1]), "usage after a session")
         services.spawn(services.judge.check_process(session.key[1]), "probe after a session")
 

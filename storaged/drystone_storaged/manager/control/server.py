@@ -22,6 +22,8 @@ OPTIONS: Final = (
     # Later than the peers' own pings (8 s), which put it off: one side's pings are enough.
     ("grpc.keepalive_time_ms", 12_000),
     ("grpc.keepalive_timeout_ms", 4_000),
+    # Of a ping that another cause had sent already: by default it is waited for a minute.
+    ("grpc.http2.ping_timeout_ms", 4_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),

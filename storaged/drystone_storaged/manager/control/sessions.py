@@ -93,6 +93,16 @@ class SessionRegistry:
         self._changed()
         return True
 
+    def end_all(self) -> None:
+        """End every session: this manager does not lead any more, and who does has to be found."""
+        for session in list(self._sessions.values()):
+            session.end()
+        self._sessions.clear()
+        for waiting in self._pending.values():
+            for pending in waiting.values():
+                if not pending.answer.done():
+                    pending.answer.set_exception(_ended())
+
     def _changed(self) -> None:
         for call in self.on_change:
             call()
@@ -153,3 +163,7 @@ class SessionRegistry:
                 pending.progress(result)
         elif not pending.answer.done():
             pending.answer.set_result(result)
+
+
+def _ended() -> UnavailableError:
+    return UnavailableError("this manager's sessions have ended", code="sessions_ended")

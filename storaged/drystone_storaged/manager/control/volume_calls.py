@@ -9,6 +9,7 @@ from drystone_common.errors import DrystoneError, InvalidArgumentError
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.attach import Attached
 from drystone_storaged.cluster.codec import decode
+from drystone_storaged.cluster.leadership import not_leader
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.records import AttachMode, AttachState, Volume
 from drystone_storaged.manager.control.context import (
@@ -39,12 +40,16 @@ class VolumeCalls:
         self, request: pb.MapStreamRequest, context: Context
     ) -> AsyncIterator[pb.MapUpdate]:
         """The map, then each newer one."""
+        leadership = self._services.leadership
         try:
+            leadership.require()
             await authenticate(self._services, context)
+            leadership.require()
         except DrystoneError as error:
             await abort(context, error)
         async for state in self._services.feed.follow(request.have_revision):
             yield self._update(state)
+        await abort(context, not_leader())
 
     @unary
     async def ReadMap(self, request: pb.ReadMapRequest, context: Context) -> pb.MapUpdate:  # noqa: N802

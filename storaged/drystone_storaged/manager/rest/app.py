@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fastapi import FastAPI
 
 from drystone_common import __version__
-from drystone_storaged.manager.rest import cluster_routes, problems, volumes
+from drystone_storaged.manager.rest import cluster_routes, device_routes, problems, volumes
 from drystone_storaged.manager.rest.guard import BodyLimit, TokenTable
 from drystone_storaged.manager.services import Services
 
@@ -24,6 +24,7 @@ def create_app(services: Services, tokens: Mapping[str, str]) -> FastAPI:
     app.state.tokens = TokenTable(tokens)
     app.include_router(volumes.router)
     app.include_router(cluster_routes.router)
+    app.include_router(device_routes.router)
     problems.install(app)
     app.add_middleware(BodyLimit)
     return app

@@ -10,11 +10,13 @@ from fastapi import APIRouter, Query, Request, Response
 
 from drystone_common import __version__
 from drystone_common.errors import ConflictError, InvalidArgumentError
+from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.pools import PoolSpec
-from drystone_storaged.cluster.records import DriveState, Task
+from drystone_storaged.cluster.records import DriveState, Node, Task
+from drystone_storaged.cluster.replace import too_few_left
 from drystone_storaged.manager.rest import models
-from drystone_storaged.manager.rest.guard import ADMIN, OPERATE, READ
+from drystone_storaged.manager.rest.guard import ADMIN, OPERATE, READ, READ_ANYWHERE
 from drystone_storaged.manager.rest.volumes import Json, Limit, services_of
 
 router = APIRouter(prefix="/v1", tags=["cluster"])
@@ -28,12 +30,21 @@ async def cluster(request: Request) -> Json:
     return {"uuid": env.cluster.uuid, "version": __version__, "manager": env.name}
 
 
-@router.get("/health", dependencies=[READ])
+@router.get("/health", dependencies=[READ_ANYWHERE])
 async def health(request: Request) -> Json:
-    """Whether the manager can answer from its store; cheap."""
+    """Whether the manager can answer from its store, and whether it leads; cheap."""
     services = services_of(request)
     revision = await services.env.store.revision()
-    return {"status": "ok", "revision": revision, "leader": services.leadership.leads}
+    name = await services.leadership.leader()
+    leads = services.leadership.leads
+    return {
+        "status": "ok",
+        "revision": revision,
+        "manager": services.env.name,
+        "role": "leader" if leads else "standby",
+        "leader": leads,
+        "leader_name": name,
+    }
 
 
 @router.get("/status", dependencies=[READ])
@@ -76,8 +87,11 @@ async def node(name: str, request: Request) -> Json:
 
 
 @router.delete("/nodes/{name}", dependencies=[ADMIN], status_code=204)
-async def forget(name: str, request: Request) -> None:
-    """Forget a node for good; its name is free again."""
+async def forget(name: str, request: Request, *, force: bool = False) -> None:
+    """Forget a node for good; its name is free again.
+
+    ``force``: also where too few other drives have what its drives hold.
+    """
     services = services_of(request)
     role, found = await services.nodes.find(name)
     if services.sessions.get((role, found.uuid)) is not None:
@@ -90,6 +104,8 @@ async def forget(name: str, request: Request) -> None:
             code="node_in_use",
             hint="wait until they are dropped; PGs whose only copy is there need `pool mark-lost`",
         )
+    if role == "server" and not force:
+        _refuse_last_copies(found, await services.feed.read())
     if role == "client":
         after, more = 0, True
         while more:
@@ -104,6 +120,22 @@ async def forget(name: str, request: Request) -> None:
     if role == "server":
         await services.voters.settle()
         await services.replacement.refill()
+
+
+def _refuse_last_copies(node: Node, state: MapState) -> None:
+    """What a node holds must not go while few others have it: its drives may come back."""
+    mine = frozenset(d.id for d in state.drives.values() if d.node == node.uuid)
+    few = too_few_left(state, mine)
+    if not few:
+        return
+    first = f"{state.pools[few[0].pool].name}/{few[0].pg}"
+    raise ConflictError(
+        f"without node {node.name} fewer drives than min_insync have a copy of {len(few)} PGs, "
+        f"such as {first}",
+        code="node_holds_copies",
+        hint="start its server, or bring other copies back first; if its drives are lost for good "
+        f"and the remaining copies shall do, `drystone node forget {node.name} --yes --force`",
+    )
 
 
 @router.post("/join-tokens", dependencies=[ADMIN], status_code=201)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from drystone_common.errors import DeniedError, UnauthenticatedError
 from drystone_storaged.manager.rest.problems import problem
+from drystone_storaged.manager.services import Services
 
 Role = Literal["read", "operate", "admin"]
 RANK: Final = {"read": 1, "operate": 2, "admin": 3}
@@ -46,18 +47,32 @@ def _authorize(request: Request, role: Role) -> None:
         raise DeniedError(f"this needs a token of role {role}", code="forbidden")
 
 
+def _admit(request: Request, role: Role) -> None:
+    """Who may, and only at the leader: a standby knows neither sessions nor figures."""
+    _authorize(request, role)
+    services: Services = request.app.state.services
+    services.leadership.require()
+
+
 # Coroutines: FastAPI would run plain functions in a thread each, which costs more than the check.
-async def _read(request: Request) -> None:
+async def _read_anywhere(request: Request) -> None:
     _authorize(request, "read")
 
 
+async def _read(request: Request) -> None:
+    _admit(request, "read")
+
+
 async def _operate(request: Request) -> None:
-    _authorize(request, "operate")
+    _admit(request, "operate")
 
 
 async def _admin(request: Request) -> None:
-    _authorize(request, "admin")
+    _admit(request, "admin")
 
+
+READ_ANYWHERE: Final = Depends(_read_anywhere)
+"""Also at a standby."""
 
 READ: Final = Depends(_read)
 OPERATE: Final = Depends(_operate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from drystone_storaged.cluster.records import Content, ContentState, FailureDomain
 
@@ -95,6 +95,13 @@ class JoinTokenCreate(Body):
 
     role: Literal["server", "client", "beacon"]
     name: Text | None = None
+
+
+class DriveAdd(Body):
+    """POST /v1/nodes/{node}/drives; `device` is an id or a path of the node's devices."""
+
+    device: Annotated[StrictStr, Field(min_length=1, max_length=256)]
+    power_loss_protected: StrictBool = False
 
 
 class MarkLost(Body):

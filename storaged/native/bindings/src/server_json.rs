@@ -98,7 +98,9 @@ fn report_json(drive: u32, report: &Report) -> Value {
         Report::Unrepaired { vol, key, block } => {
             json!({"what": "unrepaired", "volume": vol.0, "layer": key.layer.0, "chunk": key.chunk, "block": block})
         }
-        Report::ScrubDone { blocks, bad } => json!({"what": "scrub_done", "blocks": blocks, "bad": bad}),
+        Report::ScrubDone { blocks, bad, healed } => {
+            json!({"what": "scrub_done", "blocks": blocks, "bad": bad, "healed": healed})
+        }
         Report::Resync { pg, chunks, bytes } => {
             json!({"what": "resync", "pool": pg.pool.0, "pg": pg.pg, "chunks": chunks, "bytes": bytes})
         }

@@ -101,7 +101,7 @@ class ServerCore:
       report {drive, what: "usage"|"healed"|"unrepaired"|"scrub_done"|"resync"|"drive_failed"|
               "map_refused", ...}
         (usage: layers: [[layer, pool, pg, delta_slots], ...]; resync: pool, pg, chunks, bytes;
-         scrub_done: blocks, bad; healed/unrepaired: volume, layer, chunk, block)
+         scrub_done: blocks, bad, healed; healed/unrepaired: volume, layer, chunk, block)
       quorum {inside} · vote {node, round, granted} · silent {nodes: [uuid, ...]}
       lease_page_lost {} (of a beacon of its own: somebody removed the page's file)
     """

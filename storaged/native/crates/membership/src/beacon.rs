@@ -286,7 +286,7 @@ impl BeaconCore {
     }
 
     /// Until the suspicion ends this node's server gets no lease: the same promise that voters give, and ended by the
-    /// same key, because the map's revision may move before the drop does (ADR 0014).
+    /// same key, because the map's revision may move before the drop does (ADR 0015).
     fn hold(&mut self, now: Micros, round: Rev, gone: bool, out: &mut Vec<Action>) {
         // A beacon that has just started cannot speak for a page that its predecessor may have lent.
         let settled = now.saturating_sub(self.started_at) >= LEASE_WAIT;

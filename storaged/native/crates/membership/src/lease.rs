@@ -14,6 +14,12 @@ struct Slot {
     lapsed_at: Option<Micros>,
 }
 
+impl Slot {
+    fn is_fresh(&self, now: Micros) -> bool {
+        self.moved_at.is_some_and(|at| now.saturating_sub(at) <= LEASE_SLOT_FRESH)
+    }
+}
+
 /// All slots.
 #[derive(Debug)]
 pub struct Slots {
@@ -40,13 +46,17 @@ impl Slots {
         self.slots.iter().filter_map(|s| s.moved_at).max()
     }
 
-    /// Counters as read from the page.
+    /// Counters as read from the page. A thread that begins, or goes on, without a lease may not have seen the maps
+    /// that were read before: it needs one that is read from now on.
     pub fn counters(&mut self, now: Micros, counters: &[u64]) {
         for (slot, counter) in self.slots.iter_mut().zip(counters) {
-            if slot.counter != *counter {
-                slot.counter = *counter;
-                slot.moved_at = Some(now);
+            if slot.counter == *counter {
+                continue;
             }
+            if !slot.is_fresh(now) && slot.valid_until == 0 {
+                slot.lapsed_at = Some(now);
+            }
+            (slot.counter, slot.moved_at) = (*counter, Some(now));
         }
     }
 
@@ -74,10 +84,9 @@ impl Slots {
             return;
         }
         for slot in &mut self.slots {
-            let fresh = slot.moved_at.is_some_and(|at| now.saturating_sub(at) <= LEASE_SLOT_FRESH);
             let read_since =
                 slot.lapsed_at.is_none_or(|lapse| map_read_at.is_some_and(|read| read >= lapse.max(echoed_since)));
-            if fresh && read_since {
+            if slot.is_fresh(now) && read_since {
                 slot.lapsed_at = None;
                 slot.valid_until = slot.valid_until.max(until);
             }
@@ -93,5 +102,36 @@ impl Slots {
     /// Until when each slot's thread may answer reads; 0 = not at all.
     pub fn page(&self) -> Vec<Micros> {
         self.slots.iter().map(|s| s.valid_until).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_begins_late_waits_for_a_map_that_is_read_after_its_begin() {
+        let mut slots = Slots::new(2, 0);
+        slots.counters(10, &[1, 0]);
+        slots.extend(10, 1_500_000, 0, Some(20));
+        assert_eq!(slots.page(), [1_500_000, 0]);
+        assert!(!slots.wants_map(0, Some(20)), "nobody runs in the second slot");
+        // A drive is opened: the map of long ago may show it in sync where it was dropped meanwhile.
+        slots.counters(900_000, &[2, 1]);
+        slots.extend(900_000, 2_400_000, 0, Some(20));
+        assert_eq!(slots.page(), [2_400_000, 0]);
+        assert!(slots.wants_map(0, Some(20)));
+        slots.extend(950_000, 2_450_000, 0, Some(900_000));
+        assert_eq!(slots.page(), [2_450_000, 2_450_000]);
+    }
+
+    #[test]
+    fn a_thread_that_hung_shorter_than_its_lease_keeps_it() {
+        let mut slots = Slots::new(1, 0);
+        slots.counters(10, &[1]);
+        slots.extend(10, 1_500_000, 0, Some(20));
+        slots.counters(800_000, &[2]);
+        slots.extend(800_000, 2_000_000, 0, Some(20));
+        assert_eq!(slots.page(), [2_000_000]);
     }
 }

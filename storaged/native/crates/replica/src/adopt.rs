@@ -43,7 +43,7 @@ impl<S: ObjectStore> Replica<S> {
             return Some("the map is of another cluster: this drive belongs elsewhere");
         }
         if map.incarnation < self.cfg.incarnation.max(self.map.incarnation) {
-            return Some("the store's incarnation went back: it is an old backup, run `drystone recover metadata`");
+            return Some("the store's incarnation went back: it is an old backup, put the newest store back");
         }
         None
     }

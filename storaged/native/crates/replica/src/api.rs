@@ -222,12 +222,14 @@ pub enum Report {
         /// Block.
         block: u16,
     },
-    /// A scrub of the whole drive ended.
+    /// A scrub of the whole drive ended, and every bad block of it was healed or tried.
     ScrubDone {
         /// Blocks read.
         blocks: u64,
         /// Bad ones.
         bad: u64,
+        /// Of these, healed, or written anew meanwhile.
+        healed: u64,
     },
     /// Resync of a PG moved on.
     Resync {

@@ -5,13 +5,14 @@ use drystone_types::consts::Micros;
 use drystone_types::{Buf, Epoch, Header, LayerId, PgId, Status, VolumeId, Writer};
 
 use crate::api::{Action, Control, ControlResult, PeerId};
+use crate::bad_blocks::FoundBy;
 use crate::replica::Replica;
 use crate::startup::{FREED_KEY, FREED_MAX};
 use crate::state::{Asker, Op, Refusal, Then, Vol};
 
 const OTHER_OWNER: &str =
     "the drive has this generation sealed for another owner: the metadata store is an old backup, \
-                           run `drystone recover metadata`";
+                           stop the manager and put the newest store back";
 
 /// Why an order was not carried out.
 fn refused_order(error: AppendError) -> &'static str {
@@ -36,11 +37,12 @@ impl<S: ObjectStore> Replica<S> {
             Control::Quiesce { pg, epoch } => self.quiesce(pg, epoch, Asker::Control(id)),
             Control::FreeLayer { layer } => self.free_layer(id, layer),
             Control::Scrub => {
+                self.repairs.scrub_begins();
                 self.store.start_scrub();
                 self.control_done(id);
             }
             Control::Repair { vol, key, block } => {
-                self.start_repair(vol, key, block);
+                self.repair_found(vec![(vol, key, block)], FoundBy::Read);
                 self.control_done(id);
             }
             Control::Shutdown => self.shut_down(id),

@@ -10,12 +10,14 @@
 //! | `write`, `read`, `seal`, `ticket`, `stable`, `credits` | one message family each |
 //! | `adopt`, `join`, `resync`, `bulk` | maps, becoming a member, the copy, and that it waits for clients |
 //! | `repair`, `peer_check`, `relay`, `requests` | what this drive asks of others |
+//! | `bad_blocks` | which blocks are bad, and whose turn it is to be healed |
 //! | `startup`, `control`, `stats`, `limits` | open, control requests, counters, limits |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 mod adopt;
 mod api;
+mod bad_blocks;
 mod bulk;
 mod control;
 mod credits;

@@ -87,11 +87,19 @@ pub const COMPLETE_AGAIN: Micros = 1_000_000;
 pub const SOURCE_JOBS_MAX: usize = 64;
 /// Block repairs at a time: a rotten segment must not become a resync of its own.
 pub const REPAIRS_MAX: usize = 64;
+/// Of these, for blocks that nobody reads now: what a client's read met finds a free place.
+pub const REPAIRS_BACKGROUND: usize = 48;
+/// Blocks of a scrub that may be without an end before it waits: what failed once rests a second, and must not be
+/// forgotten because many others do.
+pub const SCRUB_PENDING_MAX: usize = 1024;
+/// Most blocks that wait for their turn, about 200 bytes each; a scrub waits while any does, so that only garbage
+/// collection can get there.
+pub const REPAIR_QUEUE_MAX: usize = 16_384;
 /// A block that no peer could give is tried again after this long at first: the peer may be back.
 pub const REPAIR_AGAIN_MIN: Micros = 1_000_000;
 /// And after this long at most: where all copies are bad it costs next to nothing.
 pub const REPAIR_AGAIN_MAX: Micros = 60_000_000;
-/// Most such blocks remembered; past it they are tried at every read.
+/// Most such blocks remembered; past it they are only counted, and tried at every read and every scrub.
 pub const HOPELESS_MAX: usize = 4096;
 /// Versions exchanged in one peer check.
 pub const PEER_CHECK_MAX: usize = 64;

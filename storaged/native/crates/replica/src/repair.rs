@@ -1,160 +1,139 @@
 //! Read repair: a block that does not match its checksum, or was given up as bad, is fetched from an in-sync peer
 //! at equal version and appended again.
 
-use std::collections::BTreeMap;
-
 use drystone_store::api::{BlockKind, BlockRecord, Held, ObjectDigest, ObjectStore, Record, SpaceClass, Stream};
-use drystone_types::consts::{Micros, CHUNK_BLOCKS};
+use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{DriveId, Flags, Frame, Header, MsgType, ObjKey, PgId, Status, Version, VolumeId};
 
 use crate::api::Report;
-use crate::limits::{HOPELESS_MAX, REPAIRS_MAX, REPAIR_AGAIN_MAX, REPAIR_AGAIN_MIN, RESYNC_TIMEOUT};
+use crate::bad_blocks::{FoundBy, Home};
+use crate::limits::RESYNC_TIMEOUT;
 use crate::replica::Replica;
 use crate::requests::Ask;
 use crate::resync::compare::{cells, object};
 use crate::resync::wire::{decode_cells, encode_runs, CopyCell};
 use crate::state::{Op, Role, Then};
 
-/// One block being healed.
-struct Repair {
-    pg: PgId,
-    vol: VolumeId,
-    /// Version that the log says it has.
-    want: Option<Version>,
-    asked: Vec<DriveId>,
-}
-
-/// A block that nobody could heal yet.
-struct Waiting {
-    pg: PgId,
-    vol: VolumeId,
-    /// When it is tried again.
-    at: Micros,
-    /// How long the next failure puts it off.
-    wait: Micros,
-}
-
-/// Blocks being healed. A direct write to one cancels it.
-#[derive(Default)]
-pub(crate) struct Repairs {
-    open: BTreeMap<(ObjKey, u16), Repair>,
-    /// Blocks that nobody could heal, tried again with growing pauses: the peer that has the bytes may
-    /// only have been away, and two drives with the same rotten block must not ask each other in a tight loop.
-    waiting: BTreeMap<(ObjKey, u16), Waiting>,
-}
-
-impl Repairs {
-    fn may_start(&self, id: (ObjKey, u16), now: Micros) -> bool {
-        let resting = self.waiting.get(&id).is_some_and(|w| w.at > now);
-        self.open.len() < REPAIRS_MAX && !self.open.contains_key(&id) && !resting
-    }
-    fn put_off(&mut self, id: (ObjKey, u16), pg: PgId, vol: VolumeId, now: Micros) {
-        self.open.remove(&id);
-        let wait = self.waiting.get(&id).map_or(REPAIR_AGAIN_MIN, |w| (w.wait * 2).min(REPAIR_AGAIN_MAX));
-        if self.waiting.len() < HOPELESS_MAX || self.waiting.contains_key(&id) {
-            self.waiting.insert(id, Waiting { pg, vol, at: now + wait, wait });
-        }
-    }
-    /// When a block is to be tried again.
-    pub(crate) fn deadline(&self) -> Option<Micros> {
-        self.waiting.values().map(|w| w.at).min()
-    }
-}
-
 impl<S: ObjectStore> Replica<S> {
-    /// Starts a repair of a block whose PG follows from its volume's ticket.
-    pub(crate) fn start_repair(&mut self, vol: VolumeId, key: ObjKey, block: u16) {
-        let ticket = self.vols.get(&vol).and_then(|v| v.ticket.clone());
-        let pg = ticket.and_then(|t| {
-            let pg = self.map.pool(t.pool)?.pg_of_hash(drystone_placement::chunk_hash(t.seed, key.chunk));
-            Some(PgId { pool: t.pool, pg })
-        });
-        match pg {
-            Some(pg) => self.repair_block(pg, vol, key, block),
-            None => self.report(Report::Unrepaired { vol, key, block }),
+    /// Bad blocks that the store met by itself, or an operator names.
+    pub(crate) fn repair_found(&mut self, list: Vec<(VolumeId, ObjKey, u16)>, by: FoundBy) {
+        for (vol, key, block) in list {
+            match self.store.pg_of(key) {
+                Some(pg) if self.pgs.contains_key(&pg) => self.found_bad(Home { pg, vol }, key, block, by),
+                // What is left of a PG that this drive has left: nobody reads it, nobody has it.
+                _ if by == FoundBy::Scrub => self.repairs.scrub_left(),
+                _ => {}
+            }
+        }
+        self.pump_repairs();
+    }
+
+    /// A block that somebody who reads it cannot have from here.
+    pub(crate) fn repair_block(&mut self, pg: PgId, vol: VolumeId, key: ObjKey, block: u16) {
+        if self.pgs.get(&pg).is_some_and(|pg| pg.role == Role::InSync) {
+            self.found_bad(Home { pg, vol }, key, block, FoundBy::Read);
+            self.pump_repairs();
         }
     }
 
-    pub(crate) fn repair_block(&mut self, pg: PgId, vol: VolumeId, key: ObjKey, block: u16) {
-        let insync = self.pgs.get(&pg).is_some_and(|pg| pg.role == Role::InSync);
-        let id = (key, block);
-        if !insync || !self.repairs.may_start(id, self.now) {
+    fn found_bad(&mut self, home: Home, key: ObjKey, block: u16, by: FoundBy) {
+        self.stats.bad_found += u64::from(self.repairs.found((key, block), home, by));
+    }
+
+    /// Heals as many of the known bad blocks as may be healed at a time. A scrub reads on when none waits.
+    pub(crate) fn pump_repairs(&mut self) {
+        if self.failed {
             return;
         }
-        self.repairs.open.insert(id, Repair { pg, vol, want: None, asked: Vec::new() });
+        while let Some(((key, block), home)) = self.repairs.next() {
+            self.begin_repair(home, key, block);
+        }
+        self.store.hold_scrub(self.repairs.scrub_waits());
+        if let Some((blocks, bad, healed)) = self.repairs.scrub_ended() {
+            self.report(Report::ScrubDone { blocks, bad, healed });
+        }
+    }
+
+    fn begin_repair(&mut self, home: Home, key: ObjKey, block: u16) {
+        match self.pgs.get(&home.pg).map(|pg| pg.role) {
+            Some(Role::InSync) => {}
+            // Its copy goes on, or it comes back.
+            Some(_) => {
+                self.repairs.rest((key, block), self.now);
+                return;
+            }
+            None => return self.repairs.abandon((key, block)),
+        }
+        // What is on its way to the log replaces it.
+        if matches!(self.store.held(key, block), Held::Absent | Held::Known { durable: false, .. }) {
+            self.repairs.remove((key, block));
+            return;
+        }
         let op = self.ops.insert(Op { left: 1, then: Then::RepairDigest(key, block) });
-        self.store.digest(vol, key.chunk, op);
+        self.store.digest(home.vol, key.chunk, op);
     }
 
     /// Blocks that no copy could give: tried again with growing pauses, a member that returns may have them.
     pub(crate) fn heal_later(&mut self, pg: PgId, blocks: Vec<(VolumeId, ObjKey, u16)>) {
         for (vol, key, block) in blocks {
-            self.repairs.put_off((key, block), pg, vol, self.now);
+            let news = self.repairs.found_hopeless((key, block), Home { pg, vol }, self.now);
+            self.stats.bad_found += u64::from(news);
         }
     }
 
     /// Tries again what nobody could heal.
     pub(crate) fn repair_again(&mut self) {
-        if self.repairs.deadline().is_none_or(|at| at > self.now) {
-            return;
-        }
-        let now = self.now;
-        let due: Vec<_> =
-            self.repairs.waiting.iter().filter(|(_, w)| w.at <= now).map(|(id, w)| (*id, w.pg, w.vol)).collect();
-        for ((key, block), pg, vol) in due {
-            self.repair_block(pg, vol, key, block);
-            if self.repairs.open.contains_key(&(key, block)) {
-                // While it runs its own timeouts count; this entry only remembers the pause.
-                if let Some(w) = self.repairs.waiting.get_mut(&(key, block)) {
-                    w.at = now + REPAIR_AGAIN_MAX;
-                }
-            } else {
-                // No longer in sync here, or too many at once: later.
-                self.repairs.put_off((key, block), pg, vol, now);
-            }
+        if self.repairs.wake(self.now) {
+            self.pump_repairs();
         }
     }
 
     /// A write to the block replaces it anyway; healing it afterwards would lower its version (I8).
     pub(crate) fn cancel_repair(&mut self, key: ObjKey, first: u16, count: u16) {
-        if self.repairs.open.is_empty() && self.repairs.waiting.is_empty() {
-            return;
+        if self.repairs.replaced(key, first, count) {
+            self.pump_repairs();
         }
-        self.repairs.open.retain(|(k, b), _| *k != key || *b < first || *b >= first + count);
-        self.repairs.waiting.retain(|(k, b), _| *k != key || *b < first || *b >= first + count);
     }
 
     pub(crate) fn repair_digest(&mut self, key: ObjKey, block: u16, objects: &[ObjectDigest]) {
         let cell = cells(object(objects, key.layer)).get(usize::from(block)).copied().flatten();
-        let Some(repair) = self.repairs.open.get_mut(&(key, block)) else { return };
+        if self.repairs.opened((key, block)).is_none() {
+            return;
+        }
         match cell.filter(|c| matches!(c.kind, BlockKind::Data | BlockKind::Bad)) {
+            // Nothing tells which version was here: no peer's bytes are proven to be the same.
+            Some(cell) if cell.version == Version::ZERO => self.unrepaired(key, block),
             Some(cell) => {
-                repair.want = Some(cell.version);
+                self.repairs.want((key, block), cell.version);
                 self.ask_repair(key, block);
             }
             None => {
-                self.repairs.open.remove(&(key, block));
-                self.repairs.waiting.remove(&(key, block));
+                self.repairs.remove((key, block));
+                self.pump_repairs();
             }
         }
     }
 
+    fn unrepaired(&mut self, key: ObjKey, block: u16) {
+        let home = self.repairs.opened((key, block)).map(|o| o.0);
+        let first = self.repairs.rest((key, block), self.now);
+        if let Some(Home { vol, .. }) = home.filter(|_| first) {
+            self.report(Report::Unrepaired { vol, key, block });
+        }
+        self.pump_repairs();
+    }
+
     fn ask_repair(&mut self, key: ObjKey, block: u16) {
         let me = self.cfg.drive;
-        let Some(repair) = self.repairs.open.get_mut(&(key, block)) else { return };
-        let insync = self.pgs.get(&repair.pg).map(|pg| pg.rec.insync.clone()).unwrap_or_default();
-        let Some(peer) = insync.into_iter().find(|d| *d != me && !repair.asked.contains(d)) else {
-            let (pg, vol) = (repair.pg, repair.vol);
-            self.repairs.put_off((key, block), pg, vol, self.now);
-            self.report(Report::Unrepaired { vol, key, block });
-            return;
-        };
-        repair.asked.push(peer);
+        let Some((Home { pg, vol }, _)) = self.repairs.opened((key, block)) else { return };
+        let insync = self.pgs.get(&pg).map(|pg| pg.rec.insync.clone()).unwrap_or_default();
+        let peers = insync.into_iter().filter(|d| *d != me);
+        let Some(peer) = self.repairs.ask_next((key, block), peers) else { return self.unrepaired(key, block) };
         let hdr = Header {
             kind: MsgType::Copy,
             flags: Flags::COPY,
-            pg: repair.pg,
-            vol: repair.vol,
+            pg,
+            vol,
             layer: key.layer,
             block: key.chunk * u64::from(CHUNK_BLOCKS),
             count: 1,
@@ -164,9 +143,8 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     pub(crate) fn repair_answered(&mut self, _drive: DriveId, key: ObjKey, block: u16, frame: Option<Frame>) {
-        let Some(repair) = self.repairs.open.get(&(key, block)) else { return };
-        let (pg, vol) = (repair.pg, repair.vol);
-        let healed = frame.and_then(|f| healing(&f, vol, key, block, repair.want));
+        let Some((Home { pg, vol }, want)) = self.repairs.opened((key, block)) else { return };
+        let healed = frame.and_then(|f| healing(&f, vol, key, block, want));
         let state = self.pgs.get(&pg).filter(|pg| pg.role == Role::InSync).map(|pg| pg.epoch());
         let (Some((version, csum, data)), Some(pg_epoch)) = (healed, state) else {
             self.ask_repair(key, block);
@@ -190,17 +168,19 @@ impl<S: ObjectStore> Replica<S> {
         };
         match self.append(Stream::Large, SpaceClass::Reserve, Record::Blocks(rec), data) {
             Ok(token) => self.then(token, Then::RepairDone(key, block)),
+            // Garbage collection makes room.
             Err(_) => {
-                self.repairs.open.remove(&(key, block));
+                self.repairs.rest((key, block), self.now);
+                self.pump_repairs();
             }
         }
     }
 
     pub(crate) fn repair_done(&mut self, key: ObjKey, block: u16) {
-        let Some(repair) = self.repairs.open.remove(&(key, block)) else { return };
-        self.repairs.waiting.remove(&(key, block));
+        let Some(Home { vol, .. }) = self.repairs.remove((key, block)) else { return };
         self.stats.healed += 1;
-        self.report(Report::Healed { vol: repair.vol, key, block });
+        self.report(Report::Healed { vol, key, block });
+        self.pump_repairs();
     }
 }
 

@@ -9,11 +9,11 @@ use drystone_types::{Buf, ClusterMap, LayerId, PgId, PoolId, Rev, Version, Volum
 use smallvec::SmallVec;
 
 use crate::api::{Action, Config, Event, LeaveWhy, PeerId, PeerInfo, Report};
+use crate::bad_blocks::{BadBlocks, FoundBy};
 use crate::bulk::Bulk;
 use crate::limits::USAGE_PERIOD;
 use crate::peer_check::Checks;
 use crate::relay::Relays;
-use crate::repair::Repairs;
 use crate::requests::Requests;
 use crate::resync::source::CopyJobs;
 use crate::slab::Slab;
@@ -51,7 +51,7 @@ pub struct Replica<S: ObjectStore> {
     pub(crate) generations: BTreeMap<PoolId, crate::join::Generations>,
     pub(crate) relays: Relays,
     pub(crate) requests: Requests,
-    pub(crate) repairs: Repairs,
+    pub(crate) repairs: BadBlocks,
     pub(crate) checks: Checks,
     pub(crate) copy_jobs: CopyJobs,
     pub(crate) bulk: Bulk,
@@ -109,8 +109,11 @@ impl<S: ObjectStore> Replica<S> {
         }
     }
 
-    /// When `Event::Tick` is due at the latest.
+    /// When `Event::Tick` is due at the latest. A drive that failed has nothing to wait for: nothing that is due is done.
     pub fn next_deadline(&self) -> Option<Micros> {
+        if self.failed {
+            return None;
+        }
         let parked = self.parked.front().map(|p| p.deadline);
         let stable = self.stable_queue.front().map(|(at, _)| *at);
         let dirty = self.dirty_pgs.front().map(|(at, _)| *at);
@@ -138,7 +141,7 @@ impl<S: ObjectStore> Replica<S> {
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        self.stats
+        Stats { unhealed: self.repairs.unhealed(), ..self.stats }
     }
 
     /// Operations that wait for the log or for a peer: requests of clients, mostly.
@@ -189,10 +192,12 @@ impl<S: ObjectStore> Replica<S> {
             StoreEvent::ReadExact(op, found) => self.on_read_exact_done(op, found),
             StoreEvent::Digest(op, objects) => self.on_digest_done(op, objects),
             StoreEvent::Failed(why) => self.fail(why),
-            StoreEvent::Rotten(list) => {
-                list.into_iter().for_each(|(vol, key, block)| self.start_repair(vol, key, block))
+            StoreEvent::Rotten(list) => self.repair_found(list, FoundBy::Scrub),
+            StoreEvent::RottenMoved(list) => self.repair_found(list, FoundBy::Move),
+            StoreEvent::ScrubDone(blocks, bad) => {
+                self.repairs.scrub_walked(blocks, bad);
+                self.pump_repairs();
             }
-            StoreEvent::ScrubDone(blocks, bad) => self.report(Report::ScrubDone { blocks, bad }),
         }
     }
 

@@ -2,7 +2,7 @@
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Counters since the open of the drive; they only rise.
+        /// Counters since the open of the drive; they only rise, except for `unhealed`, which tells of now.
         #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
         pub struct Stats { $($(#[$doc])* pub $name: u64),* }
         impl Stats {
@@ -97,6 +97,10 @@ counters! {
     copies_completed,
     /// Checksum mismatches met by reads.
     bad_blocks,
+    /// Blocks found bad by reads, scrubs, garbage collection and copies, each once while it is known to be bad.
+    bad_found,
+    /// Of these, bad still.
+    unhealed,
     /// Blocks healed from a peer.
     healed,
     /// Peer checks passed.

@@ -1,4 +1,4 @@
-//! The lease page as a file that the server and the beacon of one node map (ADR 0014).
+//! The lease page as a file that the server and the beacon of one node map (ADR 0015).
 //!
 //! Both processes name the same folder. Whoever comes first makes the file; each holds a lock there as long as
 //! it lives, so that there is one server and one beacon. Times in the page are readings of `CLOCK_MONOTONIC`:

@@ -244,6 +244,8 @@ pub enum StoreEvent {
     Failed(&'static str),
     /// A scrub step found bad blocks (vol, key, block) that want repair.
     Rotten(Vec<(VolumeId, ObjKey, u16)>),
+    /// Garbage collection found such blocks.
+    RottenMoved(Vec<(VolumeId, ObjKey, u16)>),
     /// Scrub of the whole drive is complete: (blocks read, blocks bad).
     ScrubDone(u64, u64),
 }
@@ -366,6 +368,10 @@ pub trait ObjectStore {
     fn recent_stable(&self, pg: PgId, max: usize) -> Vec<(VolumeId, ObjKey, u16, Version)>;
     /// Starts a scrub of the whole drive in small steps.
     fn start_scrub(&mut self);
+    /// Makes the scrub wait after the step that is running, or lets it go on: what it found is to be healed first.
+    fn hold_scrub(&mut self, hold: bool);
+    /// PG of an object; `None` if there is none.
+    fn pg_of(&self, key: ObjKey) -> Option<PgId>;
     /// Background work due (GC, checkpoint, summaries), then every device operation to start now.
     fn poll(&mut self, out: &mut Vec<DevOp>);
     /// Events that became ready without a device operation: a read that met nothing stored, a barrier
@@ -374,6 +380,6 @@ pub trait ObjectStore {
     /// A device operation ended; what it completed is appended to `out`.
     fn complete(&mut self, id: u64, result: DevResult, out: &mut Vec<StoreEvent>);
     /// Highest generation known for a volume from its block records alone, forgotten ones too
-    /// (`drystone recover metadata`): too high is safe, too low is not.
+    /// (for a recovery of lost metadata): too high is safe, too low is not.
     fn max_gen(&self, vol: VolumeId) -> Gen;
 }

@@ -63,14 +63,14 @@ impl fmt::Display for OpenError {
             OpenError::Blank => f.write_str("the drive is blank: add it to the cluster first"),
             OpenError::NotOurs => f.write_str("the drive holds other data: wipe it deliberately if it may be used"),
             OpenError::OtherCluster(c) => write!(f, "the drive belongs to cluster {c}: remove it there or wipe it"),
-            OpenError::Truncated(now, then) => write!(f, "the drive has {now} bytes and was formatted with {then}: restore its size"),
+            OpenError::Truncated(now, then) => write!(f, "the drive has {now} bytes and was formatted with {then}: if the bytes that were cut off cannot be restored, replace the drive"),
             OpenError::NewerFormat(v) => write!(f, "the drive has format {v}, newer than this version: upgrade the server"),
             OpenError::FormatTooOld(v) => write!(f, "the drive has format {v}, too old for this version: upgrade in steps"),
             OpenError::SuperblocksLost { segments_found: true } => {
-                f.write_str("the superblocks are lost but segments are there: let the drive join as blank, or rebuild it if it holds a last copy")
+                f.write_str("the superblocks are lost but segments are there: replace the drive, and keep it until the other copies are in sync")
             }
-            OpenError::SuperblocksLost { .. } => f.write_str("the superblocks are lost: let the drive join as blank"),
-            OpenError::CheckpointDamaged => f.write_str("the checkpoint is damaged: let the drive join as blank"),
+            OpenError::SuperblocksLost { .. } => f.write_str("the superblocks are lost: replace the drive (`drystone drive forget`, then wipe it)"),
+            OpenError::CheckpointDamaged => f.write_str("the checkpoint is damaged: replace the drive (`drystone drive forget`, then wipe it)"),
             OpenError::BadGeometry => f.write_str("the drive is too small (16 segments are needed) or the segment size is not usable"),
             OpenError::Device(e) => e.fmt(f),
         }

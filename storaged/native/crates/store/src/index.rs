@@ -77,6 +77,10 @@ impl Index {
         let start = from.map_or(Unbounded, Excluded);
         self.objects.range((start, Unbounded))
     }
+    /// The first object at `from` or after it, in order of key.
+    pub fn at_or_after(&self, from: ObjKey) -> Option<(&ObjKey, &Object)> {
+        self.objects.range(from..).next()
+    }
     /// Layers that have an object for (vol, chunk).
     pub fn layers_of(&self, vol: VolumeId, chunk: u64) -> impl Iterator<Item = LayerId> + '_ {
         let range = (vol, chunk, LayerId(0))..=(vol, chunk, LayerId(u64::MAX));

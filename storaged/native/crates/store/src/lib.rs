@@ -30,6 +30,7 @@ mod replay;
 mod rescue;
 pub mod segment;
 mod segs;
+mod sift;
 mod store;
 pub mod superblock;
 #[cfg(any(test, feature = "testing"))]

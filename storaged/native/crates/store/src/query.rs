@@ -121,6 +121,12 @@ impl ObjectStore for LogStore {
     fn start_scrub(&mut self) {
         self.scrub_start();
     }
+    fn hold_scrub(&mut self, hold: bool) {
+        self.walks.hold(hold);
+    }
+    fn pg_of(&self, key: ObjKey) -> Option<PgId> {
+        self.index.get(key).map(|o| o.pg)
+    }
     fn poll(&mut self, out: &mut Vec<DevOp>) {
         self.advance();
         out.append(&mut self.out);

@@ -119,22 +119,19 @@ impl View<'_> {
     ) -> ReadJob {
         let end = range.0.saturating_add(range.1).min(CHUNK_BLOCKS as u16);
         let plans: Vec<Plan> = (range.0..end).map(|b| self.plan_block(chain, chunk, b)).collect();
-        let mut parts = Vec::new();
-        let mut run: Option<(Want, u64, bool)> = None;
-        for plan in &plans {
-            let Plan::Data(w) = plan else { continue };
-            match &mut run {
-                Some((first, n, cold))
-                    if first.loc.slot() + *n == w.loc.slot() && first.loc.header() == w.loc.header() =>
-                {
-                    *n += 1;
-                    *cold |= w.csum.is_none();
-                }
-                _ => run.replace((*w, 1, w.csum.is_none())).into_iter().for_each(|r| add_run(&mut parts, r)),
-            }
-        }
-        run.into_iter().for_each(|r| add_run(&mut parts, r));
+        let parts = runs_of(&plans);
         self.job(token, Kind::Read(vol, plans), parts)
+    }
+    /// Plans a read of blocks where they lie now, with their headers: for a look at what is stored, so that
+    /// nothing that is cached stands in for it.
+    pub fn plan_located(&self, vol: VolumeId, key: ObjKey, blocks: &[(u16, Loc)]) -> ReadJob {
+        let plan = |(block, loc): &(u16, Loc)| match loc.kind() {
+            BlockKind::Data => Plan::Data(Want { key, block: *block, loc: *loc, csum: None }),
+            _ => Plan::Answer(BlockRead::Bad),
+        };
+        let plans: Vec<Plan> = blocks.iter().map(plan).collect();
+        let parts = runs_of(&plans);
+        self.job(0, Kind::Read(vol, plans), parts)
     }
     /// Plans a read of one version; `None` if the block is absent.
     pub fn plan_exact(
@@ -184,6 +181,24 @@ impl View<'_> {
         pins.dedup();
         ReadJob { token, kind, missing: parts.len(), parts, pins, headers: BTreeMap::new() }
     }
+}
+
+/// What to fetch for planned blocks: runs that lie one after the other.
+fn runs_of(plans: &[Plan]) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut run: Option<(Want, u64, bool)> = None;
+    for plan in plans {
+        let Plan::Data(w) = plan else { continue };
+        match &mut run {
+            Some((first, n, cold)) if first.loc.slot() + *n == w.loc.slot() && first.loc.header() == w.loc.header() => {
+                *n += 1;
+                *cold |= w.csum.is_none();
+            }
+            _ => run.replace((*w, 1, w.csum.is_none())).into_iter().for_each(|r| add_run(&mut parts, r)),
+        }
+    }
+    run.into_iter().for_each(|r| add_run(&mut parts, r));
+    parts
 }
 
 fn add_run(parts: &mut Vec<Part>, (first, n, cold): (Want, u64, bool)) {

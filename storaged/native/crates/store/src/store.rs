@@ -49,6 +49,7 @@ pub(crate) enum Op {
     Superblock,
     Discard(u32),
     Walk(usize),
+    Pace,
 }
 
 /// The log of one drive, open.
@@ -205,6 +206,7 @@ impl LogStore {
         match op {
             Op::Read(job, part) => self.read_done(job, part, result, events),
             Op::Walk(which) => self.walk_read_done(which, result),
+            Op::Pace => self.walks.sift.paced(),
             Op::Discard(seg) => self.segs.discarded(seg),
             _ if !good => self.fail("a write to the drive failed"),
             _ if self.failed => {}
@@ -289,6 +291,9 @@ impl LogStore {
             self.unpin(*seg);
         }
         let event = job.resolve(self.view());
+        if self.walks.sift.reads(id) {
+            return self.sift_done(event);
+        }
         events.push(event);
     }
     pub(crate) fn unpin(&mut self, seg: u32) {

@@ -8,11 +8,13 @@ use crate::leaf::Extent;
 use crate::loc::{Loc, SLOT};
 use crate::segment::{decode_summary, Footer, SummaryGroup};
 use crate::segs::SegState;
+use crate::sift::Sift;
 use crate::store::{LogStore, Op};
 use crate::writer::{Ack, Queued, Stream as LogStream};
 use drystone_csum::block_csum;
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::Buf;
+use std::collections::BTreeSet;
 
 const GC: usize = 0;
 const SCRUB: usize = 1;
@@ -58,9 +60,13 @@ pub struct Walks {
     gc: Option<Walk>,
     scrub: Option<Walk>,
     scrub_next: Option<u32>,
+    /// What the scrub found waits to be healed.
+    scrub_held: bool,
     /// Segments that were open when the scrub began, and are to be closed first: number, use, ended.
     scrub_waits: Vec<(u32, u64, bool)>,
     scrub_seen: (u64, u64),
+    /// Blocks that no group names.
+    pub(crate) sift: Sift,
     moves: u64,
     ended: u64,
     credit: i64,
@@ -80,6 +86,17 @@ impl Walks {
     pub fn moved(&mut self) {
         self.moves = self.moves.saturating_sub(1);
     }
+    /// Makes the scrub wait, or go on.
+    pub fn hold(&mut self, hold: bool) {
+        self.scrub_held = hold;
+    }
+    pub(crate) fn scrub_held(&self) -> bool {
+        self.scrub_held
+    }
+    pub(crate) fn scrub_saw(&mut self, blocks: u64, bad: u64) {
+        self.scrub_seen.0 += blocks;
+        self.scrub_seen.1 += bad;
+    }
     fn slot(&mut self, which: usize) -> &mut Option<Walk> {
         if which == GC {
             &mut self.gc
@@ -94,6 +111,7 @@ impl LogStore {
         if self.walks.scrub_next.is_none() {
             self.walks.scrub_next = Some(0);
             self.walks.scrub_seen = (0, 0);
+            self.walks.sift = Sift::default();
             // What garbage collection could not read once it may try again.
             self.segs.unstick();
             let open = self.segs.iter().filter(|(_, s)| s.state == SegState::Open && s.end_gseq > 0);
@@ -168,6 +186,10 @@ impl LogStore {
             let found = rest.next();
             drop(rest);
             let Some(seg) = found else {
+                self.walks.scrub_next = Some(self.layout.segments);
+                if self.sift_step() {
+                    return;
+                }
                 self.walks.scrub_next = None;
                 let (seen, bad) = self.walks.scrub_seen;
                 return self.ready.push(StoreEvent::ScrubDone(seen, bad));
@@ -186,6 +208,9 @@ impl LogStore {
 
     /// Starts the next read of a walk when it may go on.
     fn walk_continue(&mut self, which: usize) {
+        if which == SCRUB && self.walks.scrub_held {
+            return;
+        }
         if which == GC {
             let cold = self.streams.get(Stream::Cold as usize).map_or(0, |s| s.queued_slots());
             let slow = !self.scarce(GC_URGENT_PERCENT, true) && self.walks.credit <= 0;
@@ -273,6 +298,22 @@ impl LogStore {
         });
     }
 
+    /// Whether the groups of a segment name every block that the index has in it.
+    fn names_all(&self, w: &Walk) -> bool {
+        let start = self.layout.seg_start(w.seg);
+        let mut named = 0u64;
+        for g in &w.groups {
+            // Entries without data share their location with others of the group: each block counts once.
+            let mut marks = BTreeSet::new();
+            for (b, _, x) in self.live_parts(start + u64::from(g.rel), g) {
+                let blocks = x.first..x.first + x.count;
+                let mark = |block| u64::from(b.has_data() || marks.insert((b.key, block)));
+                named += blocks.map(mark).sum::<u64>();
+            }
+        }
+        named >= u64::from(self.index.live_in(w.seg))
+    }
+
     pub(crate) fn walk_read_done(&mut self, which: usize, result: DevResult) {
         let Some(mut w) = self.walks.slot(which).take() else { return };
         w.reading = false;
@@ -293,6 +334,10 @@ impl LogStore {
                 let start = self.layout.seg_start(w.seg);
                 let next = scan(&mut w, start, at, buf.as_slice());
                 w.stage = if next + 1 < self.layout.seg_slots { Stage::Scan(next) } else { Stage::Groups };
+                if which == SCRUB && matches!(w.stage, Stage::Groups) && !self.names_all(&w) {
+                    self.walks.sift.note(w.seg, w.seq);
+                    w.groups.clear();
+                }
             }
             Stage::Groups => {
                 // Bytes that could not be read must not be moved as if they were rotten: they stay where they are.
@@ -327,7 +372,8 @@ impl LogStore {
         }
         self.walks.scrub_seen.1 += if which == SCRUB { rotten.len() as u64 } else { 0 };
         for part in rotten.chunks(ROTTEN_MAX) {
-            self.ready.push(StoreEvent::Rotten(part.to_vec()));
+            let part = part.to_vec();
+            self.ready.push(if which == SCRUB { StoreEvent::Rotten(part) } else { StoreEvent::RottenMoved(part) });
         }
     }
 

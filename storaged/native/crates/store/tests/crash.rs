@@ -102,7 +102,7 @@ impl World {
                 match e {
                     StoreEvent::Durable(t) => self.log[t as usize].acked = true,
                     StoreEvent::Failed(why) => panic!("{why}"),
-                    StoreEvent::Rotten(r) => panic!("rotten: {r:?}"),
+                    StoreEvent::Rotten(r) | StoreEvent::RottenMoved(r) => panic!("rotten: {r:?}"),
                     _ => {}
                 }
             }

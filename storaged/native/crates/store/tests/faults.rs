@@ -7,6 +7,7 @@ use drystone_store::api::*;
 use drystone_store::testing::{CrashDev, MemDev, Rng};
 use drystone_store::*;
 use drystone_types::*;
+use std::collections::BTreeSet;
 
 const K: ObjKey = ObjKey { layer: LayerId(10), chunk: 1 };
 
@@ -212,7 +213,7 @@ fn scrub_and_collection_report_rot_and_keep_it_corrupt() {
             let _ = store.append(Stream::Small, SpaceClass::Free, Record::Blocks(rec), data, seq);
         }
         let events = settle(&mut store, &mut dev, &mut rng);
-        rotten += events.iter().filter(|e| matches!(e, StoreEvent::Rotten(_))).count();
+        rotten += events.iter().filter(|e| matches!(e, StoreEvent::RottenMoved(_))).count();
         assert!(seq < 40_000, "{}", store.describe());
     }
     assert!(store.moved_blocks() > 0);
@@ -363,6 +364,99 @@ fn a_scrub_names_bad_blocks_too() {
     let events = settle(&mut store, &mut dev, &mut rng);
     let bad = [20, 21].map(|block| (VolumeId(2), K, block)).to_vec();
     assert!(events.contains(&StoreEvent::Rotten(bad)), "{events:?}");
+}
+
+/// An open drive whose segments were closed, and then lost all their bytes.
+fn wiped(dev: &mut CrashDev) -> LogStore {
+    let (mut store, _) = open(dev, 4);
+    // A scrub closes what is open.
+    store.start_scrub();
+    settle(&mut store, dev, &mut Rng(1));
+    dev.with_bytes(|b| {
+        let edge = 16 * 4096;
+        let end = b.len() - edge;
+        b[edge..end].fill(0);
+    });
+    store
+}
+
+#[test]
+fn a_scrub_finds_blocks_whose_header_and_summary_are_lost() {
+    let mut dev = filled(true);
+    let mut store = wiped(&mut dev);
+    store.start_scrub();
+    let events = settle(&mut store, &mut dev, &mut Rng(1));
+    let bad: BTreeSet<u16> = rotten(&events).map(|(_, _, block)| *block).collect();
+    assert_eq!(bad, (0..200).collect(), "{events:?}");
+    assert_eq!(events.last(), Some(&StoreEvent::ScrubDone(200, 200)));
+    // What is written anew lies elsewhere; the rest is found again.
+    let (rec, data) = record(BlockKind::Data, K, 10, 100, Version::new(1, 5000));
+    store.append(Stream::Small, SpaceClass::Free, Record::Blocks(rec), data, 1).unwrap();
+    settle(&mut store, &mut dev, &mut Rng(1));
+    store.start_scrub();
+    let events = settle(&mut store, &mut dev, &mut Rng(1));
+    assert_eq!(events.last(), Some(&StoreEvent::ScrubDone(200, 100)), "{events:?}");
+}
+
+fn rotten(events: &[StoreEvent]) -> impl Iterator<Item = &(VolumeId, ObjKey, u16)> {
+    let lists = events.iter().filter_map(|e| if let StoreEvent::Rotten(list) = e { Some(list) } else { None });
+    lists.flatten()
+}
+
+#[test]
+fn a_scrub_waits_while_what_it_found_is_to_be_healed() {
+    let mut dev = filled(true);
+    let mut store = wiped(&mut dev);
+    let mut rng = Rng(1);
+    store.start_scrub();
+    let (mut events, mut rounds) = (Vec::new(), 0);
+    while !matches!(events.last(), Some(StoreEvent::ScrubDone(..))) {
+        let before = rotten(&events).count();
+        while rotten(&events).count() == before && !matches!(events.last(), Some(StoreEvent::ScrubDone(..))) {
+            step(&mut store, &mut dev, &mut rng, &mut events);
+        }
+        store.hold_scrub(true);
+        let held = rotten(&events).count();
+        assert!(held - before <= 64, "{} at once", held - before);
+        events.extend(settle(&mut store, &mut dev, &mut rng));
+        if !matches!(events.last(), Some(StoreEvent::ScrubDone(..))) {
+            assert_eq!(rotten(&events).count(), held, "it goes on while it is held");
+        }
+        store.hold_scrub(false);
+        rounds += 1;
+        assert!(rounds < 1000, "{}", store.describe());
+    }
+    assert_eq!((rotten(&events).count(), events.last()), (200, Some(&StoreEvent::ScrubDone(200, 200))));
+    assert!(rounds > 3);
+}
+
+#[test]
+fn writes_and_collection_during_a_scrub_of_lost_groups_are_never_called_rotten() {
+    for seed in 0..10 {
+        let mut dev = filled(true);
+        let mut store = wiped(&mut dev);
+        let (mut rng, mut events, mut token) = (Rng(seed), Vec::new(), 6000);
+        let mut fresh = BTreeSet::new();
+        store.start_scrub();
+        while !events.iter().any(|e| matches!(e, StoreEvent::ScrubDone(..))) {
+            assert!(token < 16_000, "the scrub never ends: {}", store.describe());
+            token += 1;
+            let (chunk, first) = (1 + rng.below(2), rng.below(190) as u16);
+            let (rec, data) = record(BlockKind::Data, key(10, chunk), first, 3, Version::new(1, token));
+            let admitted = store.append(Stream::Small, SpaceClass::Free, Record::Blocks(rec), data, token).is_ok();
+            let known = events.len();
+            for _ in 0..rng.below(4) {
+                step(&mut store, &mut dev, &mut rng, &mut events);
+            }
+            for (_, k, block) in rotten(&events[known..]) {
+                assert!(*k == K && !fresh.contains(block), "seed {seed}: block {block} was written anew");
+            }
+            let durable = events.contains(&StoreEvent::Durable(token));
+            if admitted && durable && chunk == K.chunk {
+                fresh.extend(first..first + 3);
+            }
+        }
+    }
 }
 
 /// Overwrites single blocks until garbage collection has read a few spans; those reads fail.

@@ -59,7 +59,12 @@ impl World {
     }
     fn settle(&mut self) {
         let events = settle(&mut self.store, &mut self.dev, &mut self.rng);
-        assert!(!events.iter().any(|e| matches!(e, StoreEvent::Failed(_) | StoreEvent::Rotten(_))), "{events:?}");
+        assert!(
+            !events
+                .iter()
+                .any(|e| matches!(e, StoreEvent::Failed(_) | StoreEvent::Rotten(_) | StoreEvent::RottenMoved(_))),
+            "{events:?}"
+        );
     }
     /// Fills the drive with client data until it refuses; gives the chunks in use.
     fn fill(&mut self) -> u64 {
@@ -289,7 +294,10 @@ fn run_checked(w: &mut World, seen: &mut u64) {
         let result = w.dev.finish(id);
         w.store.complete(id, result, &mut events);
     }
-    assert!(!events.iter().any(|e| matches!(e, StoreEvent::Failed(_) | StoreEvent::Rotten(_))), "{events:?}");
+    assert!(
+        !events.iter().any(|e| matches!(e, StoreEvent::Failed(_) | StoreEvent::Rotten(_) | StoreEvent::RottenMoved(_))),
+        "{events:?}"
+    );
 }
 
 #[test]

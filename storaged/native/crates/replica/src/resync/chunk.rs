@@ -208,8 +208,12 @@ impl<S: ObjectStore> Replica<S> {
                 rest = rest.get(1..).unwrap_or(&[]);
                 continue;
             }
+            let mapped = self.is_mapped(key, first);
             let same = |(i, (block, c, _)): (u16, &Copied)| {
-                *c == cell && *block == first + i && (i == 0 || self.store.since_join(key, *block) != Some(rs.join))
+                *c == cell
+                    && *block == first + i
+                    && self.is_mapped(key, *block) == mapped
+                    && (i == 0 || self.store.since_join(key, *block) != Some(rs.join))
             };
             let n = (0u16..).zip(rest).take_while(|(i, c)| same((*i, c))).count();
             let count = u16::try_from(n).unwrap_or(1);
@@ -220,6 +224,10 @@ impl<S: ObjectStore> Replica<S> {
             self.resync_put(id, rs, chunk.0, key, (first, count), cell, data);
             rest = rest.get(n..).unwrap_or(&[]);
         }
+    }
+
+    fn is_mapped(&self, key: ObjKey, block: u16) -> bool {
+        self.store.held(key, block) != drystone_store::api::Held::Absent
     }
 
     /// One record of the copy: it keeps the source's version, so what is above stable stays
@@ -256,7 +264,10 @@ impl<S: ObjectStore> Replica<S> {
             copy: true,
             csums,
         };
-        let space = if kind == BlockKind::Data { SpaceClass::Free } else { SpaceClass::Reserve };
+        let adds = kind == BlockKind::Data && !(0..count).all(|i| self.is_mapped(key, first + i));
+        // What replaces an older copy takes no room for good: a full cluster must be able to heal, as it takes
+        // overwrites (I20). New space is taken above reserve and grants only.
+        let space = if adds { SpaceClass::Free } else { SpaceClass::Reserve };
         let rec = if cell.is_some() { Record::Blocks(rec) } else { Record::Forget(rec) };
         match self.append(Stream::Large, space, rec, buf) {
             Ok(token) if cell.is_some() => {

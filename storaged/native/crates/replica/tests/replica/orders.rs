@@ -90,6 +90,7 @@ fn a_joiner_that_cannot_log_a_generation_fails_and_never_admits_the_old_writer()
         rig.generations(3, &[(VOL, Gen(4), 44)]);
         assert!(rig.has(|a| matches!(a, Action::Report(Report::DriveFailed(_)))), "{why:?}");
         assert!(rig.has(|a| matches!(a, Action::LeavePg { why: LeaveWhy::DriveFailed, .. })), "{why:?}");
+        assert_eq!(rig.r.next_deadline(), None, "a failed drive must not wake for what it does not do any more");
         assert_eq!(rig.write(1, 10, 5, 1), Status::Eio);
         assert_eq!(rig.write(4, 1, 5, 1), Status::Eio);
         // The list may count as applied by then: what a restart finds must not admit generation 1 either,

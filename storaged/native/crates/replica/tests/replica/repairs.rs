@@ -77,6 +77,74 @@ fn a_repair_that_found_no_peer_is_tried_again_without_a_busy_deadline() {
     }
 }
 
+fn scrubbed(w: &mut World) -> Vec<(u64, u64)> {
+    w.actions.clear();
+    w.drive(1).event(Event::Control { id: 9, req: Control::Scrub });
+    w.settle();
+    let done = w.actions.iter().filter_map(|(d, a)| match a {
+        Action::Report(Report::ScrubDone { bad, healed, .. }) if *d == 1 => Some((*bad, *healed)),
+        _ => None,
+    });
+    done.collect()
+}
+
+#[test]
+fn a_scrub_heals_every_block_that_it_finds_and_says_so() {
+    let mut w = World::new();
+    (0..300).for_each(|block| w.write(&[1, 2, 3], 1, block + 1, block, block as u8));
+    (0..300).for_each(|block| w.drive(1).r.store_mut().corrupt(KEY, block));
+    w.drive(1).event(Event::Control { id: 8, req: Control::Scrub });
+    w.drive(1).run();
+    assert!(w.drive(1).r.store().scrub_held, "blocks wait for their turn");
+    assert_eq!(scrubbed(&mut w), [(300, 300)]);
+    assert!(!w.drive(1).r.store().scrub_held);
+    let figures = |w: &mut World| ["bad_found", "healed", "unhealed"].map(|name| w.drive(1).count(name));
+    assert_eq!(figures(&mut w), [300, 300, 0]);
+    assert_eq!(scrubbed(&mut w), [(0, 0)], "a second scrub finds nothing");
+    (0..300).for_each(|block| assert_eq!(w.drive(1).byte(1, block), Some(block as u8)));
+}
+
+#[test]
+fn what_a_scrub_cannot_heal_is_counted_and_healed_when_a_copy_has_it_again() {
+    let mut w = World::new();
+    (0..100).for_each(|block| w.write(&[1, 2, 3], 1, block + 1, block, block as u8));
+    (0..100).for_each(|block| w.drive(1).r.store_mut().corrupt(KEY, block));
+    for d in [2, 3] {
+        (0..70).for_each(|block| w.drive(d).r.store_mut().unreadable(KEY, block, true));
+    }
+    assert_eq!(scrubbed(&mut w), [(100, 30)]);
+    let (healed, unhealed) = (w.drive(1).count("healed"), w.drive(1).count("unhealed"));
+    assert_eq!((healed, unhealed), (30, 70));
+    assert_eq!(w.drive(1).count("bad_found"), 100, "a block that is tried again is the same block");
+    // One is written anew, the others can be read again.
+    w.write(&[1, 2, 3], 1, 101, 0, 7);
+    assert_eq!(w.drive(1).count("unhealed"), 69);
+    for d in [2, 3] {
+        (0..70).for_each(|block| w.drive(d).r.store_mut().unreadable(KEY, block, false));
+    }
+    w.drive(1).advance(60_000_000);
+    w.settle();
+    assert_eq!((w.drive(1).count("healed"), w.drive(1).count("unhealed")), (99, 0));
+}
+
+#[test]
+fn a_scrub_heals_blocks_of_a_volume_that_nobody_attached_since_the_drive_opened() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    // Copied here, and never sealed here: no ticket tells the placement group.
+    w.map(map(2, 2, &[1, 2], &[]));
+    w.drives.insert(3, Rig::open(config(3), NaiveStore::new(100_000)));
+    w.map(map(3, 3, &[1, 2], &[joiner(3, 3, 0)]));
+    w.drive(3).generations(3, &[(VOL, Gen(1), 1)]);
+    w.settle();
+    w.map(map(4, 4, &[1, 2, 3], &[]));
+    w.completes.clear();
+    w.drive(3).r.store_mut().corrupt(KEY, 5);
+    w.drive(3).event(Event::Control { id: 9, req: Control::Scrub });
+    w.settle();
+    assert_eq!(w.drive(3).count("healed"), 1);
+}
+
 fn checked(drive: u32) -> Config {
     Config { peer_check: true, open_nonce: 2, ..config(drive) }
 }

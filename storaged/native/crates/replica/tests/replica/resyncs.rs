@@ -352,12 +352,38 @@ fn a_map_that_drops_the_joiner_ends_its_copy() {
     w.drive(3).event(Event::Tick);
 }
 
+/// A drive of few slots that is in sync.
+fn small(slots: u64) -> Rig {
+    let mut rig = Rig::open(config(3), NaiveStore::new(slots));
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    rig.seal(1);
+    rig
+}
+
+#[test]
+fn a_full_joiner_takes_newer_bytes_of_what_it_has_and_new_ones_while_there_is_room() {
+    let mut w = World::new();
+    w.drives.insert(3, small(560));
+    for d in [1, 2, 3] {
+        let frame = w.drive(d).write_frame(1, 1, 20, 200, 1);
+        assert_eq!(w.drive(d).call(frame).hdr.status, Status::Ok);
+    }
+    w.map(map(2, 2, &[1, 2], &[]));
+    for d in [1, 2] {
+        // The first 20 are new there: of the same run, but only they need room, and they have it.
+        let frame = w.drive(d).write_frame(1, 2, 0, 220, 2);
+        assert_eq!(w.drive(d).call(frame).hdr.status, Status::Ok);
+    }
+    w.rejoin(2, 1);
+    w.settle();
+    assert_eq!(w.completes, [(3, 3)], "a copy in the place of an older one needs no new space");
+    w.assert_equal(1, 3, 0..1);
+}
+
 #[test]
 fn i9_a_chunk_whose_copy_met_no_space_stays_void() {
     let mut w = World::new();
-    let mut small = Rig::open(config(3), NaiveStore::new(700));
-    small.map(map(1, 1, &[1, 2, 3], &[]));
-    small.seal(1);
+    let mut small = small(700);
     // A write that only this drive has, and that nobody was told of.
     assert_eq!(small.write(1, 900, 300, 9), Status::Ok);
     w.drives.insert(3, small);

@@ -68,6 +68,8 @@ pub struct NaiveStore {
     pub(super) unreadable: BTreeSet<(ObjKey, u16)>,
     /// Records that are refused, and why.
     pub(super) refused: Option<Refused>,
+    /// Whether a scrub is to wait.
+    pub scrub_held: bool,
 }
 
 impl NaiveStore {

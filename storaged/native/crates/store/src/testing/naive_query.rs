@@ -235,6 +235,13 @@ impl ObjectStore for NaiveStore {
         }
         self.answer(done, true);
     }
+    /// The naive scrub is one step: this is only remembered.
+    fn hold_scrub(&mut self, hold: bool) {
+        self.scrub_held = hold;
+    }
+    fn pg_of(&self, key: ObjKey) -> Option<PgId> {
+        self.objects.get(&key).map(|o| o.pg)
+    }
     fn poll(&mut self, out: &mut Vec<DevOp>) {
         self.start_ops(out);
     }

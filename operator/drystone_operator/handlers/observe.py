@@ -1,0 +1,127 @@
+"""What is not watched but asked for at each look: Secrets, local volumes, the managers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from drystone_operator.apply import secrets
+from drystone_operator.apply.interface import Kube
+from drystone_operator.apply.paths import BY_KIND
+from drystone_operator.plan.local_volumes import HOSTNAME, volume_names, wanted
+from drystone_operator.plan.read import claims, pod
+from drystone_operator.plan.tls import TlsSeen
+from drystone_operator.plan.views import PodView
+from drystone_operator.resources.base import Build
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Which Secrets there are and with what keys; and the admin's token, never shown."""
+
+    keys: Mapping[str, frozenset[str]]
+    admin: str
+    authority: str = ""
+    """Certificate of the authority, where REST speaks TLS."""
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"Secrets({sorted(self.keys)})"
+
+
+async def read_secrets(kube: Kube, build: Build) -> Secrets:
+    """Read the Secrets that a StorageCluster is about."""
+    components = () if build.spec.is_external else ("master", "tokens", "join")
+    wanted_names = {build.child(c) for c in (*components, "join-block")}
+    wanted_names |= {ref.name for ref in build.spec.secrets}
+    keys: dict[str, frozenset[str]] = {}
+    admin = ""
+    for name in sorted(wanted_names):
+        found = await kube.get(BY_KIND["Secret"].path(build.namespace, name))
+        if found is None:
+            continue
+        data = found.get("data") or {}
+        keys[name] = frozenset(data)
+        if name == build.tokens_secret:
+            admin = secrets.decode(str(data.get("admin", ""))).strip()
+    return Secrets(keys, admin, await _authority(kube, build))
+
+
+async def _authority(kube: Kube, build: Build) -> str:
+    external = build.spec.external
+    if external is not None:
+        if external.ca_secret_ref is None:
+            return ""
+        path = BY_KIND["Secret"].path(build.namespace, external.ca_secret_ref.name)
+        data = ((await kube.get(path)) or {}).get("data") or {}
+        return secrets.decode(str(data.get("ca.crt", "")))
+    if not build.tls:
+        return ""
+    found = await kube.get(BY_KIND["ConfigMap"].path(build.namespace, build.child("ca")))
+    return str(((found or {}).get("data") or {}).get("ca.crt", ""))
+
+
+async def read_tls(kube: Kube, build: Build, now: datetime) -> TlsSeen:
+    """The authority and the managers' certificate, where TLS is on."""
+    if not build.tls:
+        return TlsSeen()
+    # Imported here: only a cluster with TLS needs it.
+    from drystone_operator.apply import certificates  # noqa: PLC0415
+
+    authority = await _text(kube, build, "ca", "ca.crt")
+    known = certificates.read(await _text(kube, build, "tls", "tls.crt"))
+    if known is None:
+        return TlsSeen(authority)
+    return TlsSeen(authority, known.hosts, (known.not_after - now).total_seconds())
+
+
+async def _text(kube: Kube, build: Build, component: str, key: str) -> str:
+    found = await kube.get(BY_KIND["Secret"].path(build.namespace, build.child(component)))
+    return secrets.decode(str(((found or {}).get("data") or {}).get(key, "")))
+
+
+async def read_local_volumes(kube: Kube, build: Build) -> dict[str, str]:
+    """Node (by its host name) of each local volume that exists."""
+    found: dict[str, str] = {}
+    for component, count in wanted(build):
+        for name in volume_names(build, component, count):
+            body = await kube.get(BY_KIND["PersistentVolume"].path(name=name))
+            if body is not None:
+                found[name] = _pinned(body)
+    return found
+
+
+def _pinned(body: Json) -> str:
+    affinity = (body.get("spec") or {}).get("nodeAffinity") or {}
+    for term in (affinity.get("required") or {}).get("nodeSelectorTerms") or ():
+        for rule in term.get("matchExpressions") or ():
+            if rule.get("key") == HOSTNAME and rule.get("values"):
+                return str(rule["values"][0])
+    return ""
+
+
+async def pods_with_volumes(kube: Kube, node: str, driver: str) -> tuple[PodView, ...]:
+    """Pods on a node, of any namespace, that use a volume of ours."""
+    found: list[PodView] = []
+    pods = BY_KIND["Pod"].path()
+    async for body in kube.items(pods, field_selector=f"spec.nodeName={node}"):
+        namespace = str(body["metadata"]["namespace"])
+        for claim in claims(body):
+            if await _is_ours(kube, namespace, claim, driver):
+                found.append(pod(body))
+                break
+    return tuple(sorted(found, key=lambda p: (p.namespace, p.name)))
+
+
+async def _is_ours(kube: Kube, namespace: str, claim: str, driver: str) -> bool:
+    body = await kube.get(BY_KIND["PersistentVolumeClaim"].path(namespace, claim))
+    volume = str(((body or {}).get("spec") or {}).get("volumeName") or "")
+    if not volume:
+        return False
+    found = await kube.get(BY_KIND["PersistentVolume"].path(name=volume))
+    csi = ((found or {}).get("spec") or {}).get("csi") or {}
+    return csi.get("driver") == driver

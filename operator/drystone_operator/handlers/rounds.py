@@ -1,0 +1,254 @@
+"""One round over a StorageCluster: observe, plan, apply, say. Started by any event or by time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from drystone_common.errors import ConflictError, DrystoneError, InvalidArgumentError
+from drystone_common.logs import get_logger
+from drystone_operator import names
+from drystone_operator.apply.executor import Executor
+from drystone_operator.apply.interface import Kube
+from drystone_operator.handlers import observe, parse
+from drystone_operator.handlers.managers import Managers
+from drystone_operator.handlers.world import World
+from drystone_operator.manager import views
+from drystone_operator.manager.client import ManagerClient
+from drystone_operator.plan import cluster, deletion, disks, nodes, pools, rollout
+from drystone_operator.plan.actions import WriteStatus
+from drystone_operator.plan.failover import Decision, Step
+from drystone_operator.plan.views import Device, EngineView, PodView, Unanswered
+from drystone_operator.resources.base import Build, Platform
+from drystone_operator.status import Condition
+
+Json = dict[str, Any]
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """Everything a round needs from outside; tests give their own."""
+
+    kube: Kube
+    managers: Managers
+    platform: Platform
+    executor: Callable[[str], Executor]
+    failover: Callable[[str, str], Mapping[str, Decision]]
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one round saw."""
+
+    world: World
+    build: Build
+    secrets: observe.Secrets
+    manager: ManagerClient | None
+    engine: EngineView | Unanswered
+
+    def objects(self, kind: str) -> tuple[Json, ...]:
+        """Our objects of a kind beside this StorageCluster."""
+        return self.world.of(kind, self.build.namespace)
+
+    @property
+    def pods(self) -> tuple[PodView, ...]:
+        """Pods of the cluster."""
+        return self.world.pods_of(self.build.namespace, self.build.name)
+
+
+class Rounds:
+    """Does rounds."""
+
+    def __init__(self, around: Around) -> None:
+        self._around = around
+
+    async def once(self, world: World, body: Json) -> None:
+        """One whole round over one StorageCluster."""
+        metadata = body["metadata"]
+        namespace, name = str(metadata["namespace"]), str(metadata["name"])
+        executor = self._around.executor(namespace)
+        try:
+            build = parse.cluster(body, self._around.platform)
+            _only_one(world, body)
+        except DrystoneError as error:
+            reason = "SpecInvalid" if isinstance(error, InvalidArgumentError) else "Duplicate"
+            condition = Condition("Ready", False, reason, error.message)
+            await executor.one(WriteStatus("StorageCluster", name, (condition,)), None)
+            return
+        seen = await self._look(world, build)
+        not_deleted = None
+        if metadata.get("deletionTimestamp") is not None:
+            not_deleted = await self._deletion(seen, body)
+            if not_deleted is None:
+                return
+        await self._cluster(seen, body, not_deleted)
+        await self._disks(seen)
+        await self._pools(seen)
+
+    async def _look(self, world: World, build: Build) -> Seen:
+        secrets = await observe.read_secrets(self._around.kube, build)
+        manager = await self._around.managers.client(build, secrets)
+        engine = cluster.NOT_ASKED if manager is None else await views.look(manager)
+        return Seen(world, build, secrets, manager, engine)
+
+    async def _deletion(self, seen: Seen, body: Json) -> Condition | None:
+        """Let it go; or say why not, and everything goes on as before."""
+        ran = bool((body.get("status") or {}).get("clusterUUID"))
+        names_of = await views.volume_names(seen.manager) if seen.manager is not None else None
+        wanted = deletion.DeletionSeen(
+            volumes=names_of,
+            engine=seen.engine,
+            nodes=seen.world.nodes,
+            ever_ran=ran or isinstance(seen.engine, EngineView),
+            held=names.FINALIZER in (body["metadata"].get("finalizers") or ()),
+        )
+        refusal = deletion.refusal(seen.build, wanted)
+        if refusal is None:
+            plan = deletion.plan(seen.build, wanted)
+            await self._around.executor(seen.build.namespace).run(plan, seen.manager)
+        return refusal
+
+    async def _cluster(self, seen: Seen, body: Json, not_deleted: Condition | None) -> None:
+        """Nodes first: their fault sets are in the servers' settings."""
+        build, executor = seen.build, self._around.executor(seen.build.namespace)
+        failover = self._around.failover(build.namespace, build.name)
+        nodes_seen = nodes.NodesSeen(
+            nodes=seen.world.nodes,
+            objects=parse.nodes(seen.objects("StorageNode"), self._around.now()),
+            engine=seen.engine,
+            failover=failover,
+        )
+        fault_sets = nodes.fault_sets(build, nodes_seen)
+        step = rollout.plan(_rollout_seen(seen, fault_sets, failover))
+        wanted, cluster_seen = await self._cluster_seen(seen, body, fault_sets, step)
+        wanted = replace(wanted, not_deleted=not_deleted)
+        await executor.run(nodes.plan(build, nodes_seen), seen.manager)
+        await executor.run(cluster.plan(wanted, cluster_seen), seen.manager)
+        for action in step.actions:
+            await executor.one(action, seen.manager)
+
+    async def _cluster_seen(
+        self, seen: Seen, body: Json, fault_sets: Mapping[str, str], step: rollout.Rollout
+    ) -> tuple[cluster.ClusterWanted, cluster.ClusterSeen]:
+        metadata, build = body["metadata"], seen.build
+        wanted = cluster.ClusterWanted(
+            build=build,
+            finalizers=tuple(metadata.get("finalizers") or ()),
+            known_uuid=str((body.get("status") or {}).get("clusterUUID") or ""),
+        )
+        found = [(o.get("status") or {}).get("state") for o in seen.objects("StorageDisk")]
+        return wanted, cluster.ClusterSeen(
+            secrets=seen.secrets.keys,
+            workloads=seen.world.workloads_of(build.namespace, build.name),
+            pods=seen.pods,
+            nodes=seen.world.nodes,
+            storage_nodes=fault_sets,
+            local_volumes=await observe.read_local_volumes(self._around.kube, build),
+            engine=seen.engine,
+            rollout=step.message if step.outdated else "",
+            available_disks=found.count("Available"),
+            tls=await observe.read_tls(self._around.kube, build, self._around.now()),
+        )
+
+    async def _disks(self, seen: Seen) -> None:
+        """Every disk for itself: one that is refused keeps no other one waiting."""
+        engine, manager = seen.engine, seen.manager
+        if isinstance(engine, Unanswered) or manager is None or seen.build.spec.is_external:
+            return
+        servers = [n.name for n in engine.nodes if n.role == "server" and n.connected]
+        answers = await asyncio.gather(*(views.devices(manager, n) for n in servers))
+        devices = {n: d for n, d in zip(servers, answers, strict=True) if d is not None}
+        known = parse.disks(seen.objects("StorageDisk"))
+        executor = self._around.executor(seen.build.namespace)
+        for create in disks.discovered(seen.build, devices, known):
+            await executor.one(create, manager)
+        first: dict[tuple[str, str], str] = {}
+        for disk in known:
+            found = devices.get(disk.node)
+            device = disks.find(disk, found)
+            place = (disk.node, device.id if device else disk.device)
+            other = first.setdefault(place, disk.name)
+            plan = disks.plan(disk, found, engine, duplicate_of="" if other == disk.name else other)
+            await self._disk(executor, manager, disk, device, plan)
+
+    async def _disk(
+        self,
+        executor: Executor,
+        manager: ManagerClient,
+        disk: disks.StorageDiskView,
+        device: Device | None,
+        plan: disks.DiskPlan,
+    ) -> None:
+        status = plan.status
+        try:
+            for action in plan.actions:
+                await executor.one(action, manager)
+        except ConflictError as error:
+            status = disks.refused(disk, device, str(error))
+        except DrystoneError as error:
+            _log.warning("disk_not_settled", disk=disk.name, error=str(error))
+            return
+        await executor.one(status, manager)
+
+    async def _pools(self, seen: Seen) -> None:
+        engine, manager, build = seen.engine, seen.manager, seen.build
+        if isinstance(engine, Unanswered) or manager is None or build.spec.is_external:
+            return
+        executor = self._around.executor(build.namespace)
+        known = parse.pools(seen.objects("StoragePool"))
+        for create in pools.default_pool(build, known):
+            await executor.one(create, manager)
+        objects = parse.nodes(seen.objects("StorageNode"), self._around.now())
+        around = nodes.NodesSeen(seen.world.nodes, objects, engine)
+        fault_sets = nodes.fault_sets(build, around)
+        for pool in known:
+            plan = pools.plan(pool, engine, fault_sets)
+            status = plan.status
+            try:
+                for action in plan.actions:
+                    await executor.one(action, manager)
+            except ConflictError as error:
+                status = pools.refused(pool, str(error))
+            except DrystoneError as error:
+                _log.warning("pool_not_settled", pool=pool.name, error=str(error))
+                continue
+            if status is not None:
+                await executor.one(status, manager)
+
+
+def _only_one(world: World, body: Json) -> None:
+    """The oldest StorageCluster of a namespace counts; names and ports are made for one."""
+    metadata = body["metadata"]
+
+    def age(other: Json) -> tuple[str, str]:
+        return str(other["metadata"].get("creationTimestamp", "")), other["metadata"]["name"]
+
+    oldest = min(world.of("StorageCluster", metadata["namespace"]), key=age, default=body)
+    if oldest["metadata"]["name"] != metadata["name"]:
+        raise ConflictError(
+            f"This namespace has StorageCluster {oldest['metadata']['name']} already; "
+            "make another one in a namespace of its own."
+        )
+
+
+def _rollout_seen(
+    seen: Seen, fault_sets: Mapping[str, str], failover: Mapping[str, Decision]
+) -> rollout.RolloutSeen:
+    build = seen.build
+    workloads = seen.world.workloads_of(build.namespace, build.name)
+    away = {n.name for n in seen.world.nodes if n.ready is not True and n.name in fault_sets}
+    away |= {node for node, decision in failover.items() if decision.step is not Step.WELL}
+    return rollout.RolloutSeen(
+        pods=seen.pods,
+        templates={w.component: w.template for w in workloads if w.template},
+        fault_sets=fault_sets,
+        engine=seen.engine,
+        strategy=build.spec.upgrade.strategy,
+        nodes_away=frozenset(away),
+    )

@@ -1,0 +1,160 @@
+"""A manager's answers as views. What is missing or of another type reads as not known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drystone_common.errors import DrystoneError
+from drystone_operator.manager.client import PAGE, ManagerClient
+from drystone_operator.plan.views import (
+    Device,
+    EngineDrive,
+    EngineNode,
+    EnginePool,
+    EngineView,
+    PgCounts,
+    Unanswered,
+)
+from drystone_storaged.agent.rest import segment
+
+Json = dict[str, Any]
+
+
+async def look(client: ManagerClient) -> EngineView | Unanswered:
+    """Everything that decisions need, in three requests; or why there is nothing."""
+    try:
+        status = await client.get("/v1/status")
+        pools = [pool async for pool in client.items("/v1/pools")]
+        volumes = await client.get("/v1/volumes", limit=PAGE)
+    except DrystoneError as error:
+        return Unanswered(error.code, f"{error.message}.")
+    return _view(status, pools, volumes)
+
+
+async def volume_names(client: ManagerClient) -> tuple[str, ...] | None:
+    """Names of volumes, the first page of them; None = could not be asked."""
+    try:
+        page = await client.get("/v1/volumes", limit=PAGE)
+    except DrystoneError:
+        return None
+    return tuple(_text(v, "name") for v in _list(page, "items"))
+
+
+async def devices(client: ManagerClient, node: str) -> tuple[Device, ...] | None:
+    """Devices of a node as its server found them; None = its server did not say."""
+    try:
+        answer = await client.get(f"/v1/nodes/{segment(node)}/devices")
+    except DrystoneError:
+        return None
+    if answer.get("connected") is False:
+        return None
+    return tuple(_device(d) for d in _list(answer, "items"))
+
+
+def _view(status: Json, pools: list[Json], volumes: Json) -> EngineView:
+    more = volumes.get("next_cursor") is not None
+    return EngineView(
+        uuid=_text(status, "cluster"),
+        health=_text(status, "health") or "unknown",
+        issues=tuple(str(issue)[:1024] for issue in _list(status, "issues")),
+        nodes=tuple(_node(n) for n in _list(status, "nodes")),
+        drives=tuple(_drive(d) for d in _list(status, "drives")),
+        pgs=_pgs(status.get("pgs")),
+        pools=tuple(_pool(p) for p in pools),
+        # A count of more than a page would cost O(volumes) at each look.
+        volumes=None if more else len(_list(volumes, "items")),
+    )
+
+
+def _node(data: Json) -> EngineNode:
+    votes, beacon = data.get("voter"), data.get("beacon_connected")
+    return EngineNode(
+        name=_text(data, "name"),
+        role=_text(data, "role"),
+        connected=data.get("connected") is True,
+        version=_text(data, "version"),
+        fault_set=_text(data, "fault_set"),
+        beacon_connected=beacon if isinstance(beacon, bool) else None,
+        votes=votes if isinstance(votes, bool) else None,
+    )
+
+
+def _drive(data: Json) -> EngineDrive:
+    used = data.get("used")
+    pgs = data.get("pgs")
+    counts = pgs if isinstance(pgs, dict) else {}
+    return EngineDrive(
+        id=_number(data, "id"),
+        uuid=_text(data, "uuid"),
+        node=_text(data, "node"),
+        state=_text(data, "state"),
+        reason=_text(data, "reason"),
+        capacity=_number(data, "capacity"),
+        used=used if isinstance(used, int) else None,
+        resync_left=_number(data, "resync_bytes_left"),
+        bad_blocks=_number(data, "bad_blocks"),
+        in_sync=_number(counts, "in_sync"),
+        members=_number(counts, "in_sync") + _number(counts, "joining"),
+    )
+
+
+def _pool(data: Json) -> EnginePool:
+    return EnginePool(
+        id=_number(data, "id"),
+        name=_text(data, "name"),
+        copies=_number(data, "copies"),
+        min_insync=_number(data, "min_insync"),
+        failure_domain=_text(data, "failure_domain"),
+        capacity=_number(data, "capacity"),
+        used=_number(data, "used"),
+        available=_number(data, "available"),
+        pgs=_pgs(data.get("pgs")),
+        drive_class=_text(data, "drive_class"),
+    )
+
+
+def _pgs(data: object) -> PgCounts:
+    found = data if isinstance(data, dict) else {}
+    return PgCounts(
+        total=_number(found, "total"),
+        in_sync=_number(found, "in_sync"),
+        degraded=_number(found, "degraded"),
+        resyncing=_number(found, "resyncing"),
+        stalled=_number(found, "stalled"),
+        unavailable=_number(found, "unavailable"),
+    )
+
+
+def _device(data: Json) -> Device:
+    told = data.get("wanted")
+    wanted = told if isinstance(told, dict) else {}
+    return Device(
+        id=_text(data, "id"),
+        path=_text(data, "path"),
+        size=_number(data, "size_bytes"),
+        drive_class=_text(data, "class"),
+        # A state that is not told is none that may be taken.
+        state=_text(data, "state") or "unknown",
+        found=_text(data, "found"),
+        serial=_text(data, "serial"),
+        wwn=_text(data, "wwn"),
+        model=_text(data, "model"),
+        drive=_text(data, "drive"),
+        wanted=_text(wanted, "state"),
+        reason=_text(wanted, "reason"),
+    )
+
+
+def _text(data: Json, key: str) -> str:
+    value = data.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _number(data: Json, key: str) -> int:
+    value = data.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _list(data: Json, key: str) -> list[Any]:
+    value = data.get(key)
+    return value if isinstance(value, list) else []

@@ -1,0 +1,48 @@
+"""Metrics of the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from drystone_common.metrics import Metrics
+from drystone_operator.plan.failover import Step
+
+SHOWN: Final = tuple(step.value for step in Step if step is not Step.WELL)
+
+
+class OperatorMetrics:
+    """What is counted; every figure has one writer."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._rounds = metrics.counter(
+            "rounds_total", "Rounds over all StorageClusters, by result.", ["result"]
+        )
+        self._last = metrics.gauge(
+            "last_round_timestamp_seconds", "When the last round ended, in Unix time."
+        )
+        self._objects = metrics.gauge("objects", "Custom resources seen, by kind.", ["kind"])
+        self._failovers = metrics.gauge(
+            "failover_nodes", "Nodes in a fail-over, by step.", ["step"]
+        )
+        self.failovers(())
+
+    def render(self) -> bytes:
+        """The text of `/metrics`."""
+        return self._metrics.render()
+
+    def round(self, good: bool) -> None:
+        """A round ended."""
+        self._rounds.labels("ok" if good else "failed").inc()
+        self._last.set_to_current_time()
+
+    def objects(self, counts: Mapping[str, int]) -> None:
+        """How many objects there are."""
+        for kind, count in counts.items():
+            self._objects.labels(kind).set(count)
+
+    def failovers(self, steps: Sequence[str]) -> None:
+        """Where nodes are that are not well."""
+        for step in SHOWN:
+            self._failovers.labels(step).set(steps.count(step))

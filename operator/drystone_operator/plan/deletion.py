@@ -1,0 +1,79 @@
+"""Deletion of a StorageCluster: refused while it has volumes; what then becomes of the disks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from drystone_operator import names
+from drystone_operator.models.cluster_parts import DeletionPolicy
+from drystone_operator.plan.actions import Action, LabelNode, Plan, SetFinalizer
+from drystone_operator.plan.views import EngineView, NodeView, Unanswered
+from drystone_operator.resources.base import Build
+from drystone_operator.status import Condition
+
+SHOWN_MAX: Final = 5  # names of volumes in the condition; a person then asks for the list
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionSeen:
+    """What decides: the volumes there are (None = could not be asked), and our node labels.
+
+    ``ever_ran``: some object of the cluster or its id is known, so there may be volumes.
+    """
+
+    volumes: tuple[str, ...] | None
+    engine: EngineView | Unanswered
+    nodes: tuple[NodeView, ...]
+    ever_ran: bool
+    held: bool
+
+
+def plan(build: Build, seen: DeletionSeen) -> Plan:
+    """Take our labels away and let the object go: only after ``refusal`` had nothing to say."""
+    actions: list[Action] = [
+        LabelNode(node.name, label, None)
+        for node in sorted(seen.nodes, key=lambda n: n.name)
+        for label in (names.LABEL_NODE_SERVER, names.LABEL_NODE_BLOCK)
+        if node.labels.get(label) == build.instance
+    ]
+    if seen.held:
+        actions.append(SetFinalizer("StorageCluster", build.name, present=False))
+    return Plan(tuple(actions))
+
+
+def refusal(build: Build, seen: DeletionSeen) -> Condition | None:
+    """Why it is not deleted, as its Ready condition; None = it may go."""
+    if build.spec.is_external or not seen.ever_ran:
+        return None
+    if seen.volumes is None:
+        message = seen.engine.message if isinstance(seen.engine, Unanswered) else "No answer."
+        return Condition(
+            "Ready",
+            False,
+            "DeletionRefused",
+            "It is not deleted while no manager can say whether it has volumes. " + message,
+        )
+    if seen.volumes:
+        shown = ", ".join(seen.volumes[:SHOWN_MAX])
+        more = " and others" if len(seen.volumes) > SHOWN_MAX else ""
+        return Condition(
+            "Ready",
+            False,
+            "DeletionRefused",
+            f"It still has volumes: {shown}{more}. Delete them first; until then everything "
+            "runs on.",
+        )
+    if build.spec.deletion_policy is DeletionPolicy.WIPE and _drives(seen):
+        return Condition(
+            "Ready",
+            False,
+            "Wiping",
+            "deletionPolicy is Wipe: set state: Remove on its StorageDisks, then it goes.",
+        )
+    return None
+
+
+def _drives(seen: DeletionSeen) -> bool:
+    drives = seen.engine.drives if isinstance(seen.engine, EngineView) else ()
+    return any(drive.state != "gone" for drive in drives)

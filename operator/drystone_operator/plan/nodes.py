@@ -1,0 +1,195 @@
+"""StorageNode: one for each Kubernetes node that may serve disks, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from drystone_operator import names
+from drystone_operator.models.common import rounded_quantity
+from drystone_operator.plan.actions import Action, Create, Plan, WriteStatus
+from drystone_operator.plan.failover import Decision, Step
+from drystone_operator.plan.views import EngineView, NodeView, Unanswered
+from drystone_operator.resources.base import Build, labels, owner
+from drystone_operator.status import Condition
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageNodeView:
+    """A StorageNode object."""
+
+    name: str
+    node: str
+    fault_set: str | None = None
+    maintenance: str = ""
+    """The reason of a maintenance that has not ended; empty = none."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesSeen:
+    """Nodes of Kubernetes, the objects there are, and what a manager says."""
+
+    nodes: tuple[NodeView, ...]
+    objects: tuple[StorageNodeView, ...]
+    engine: EngineView | Unanswered
+    failover: Mapping[str, Decision] = field(default_factory=dict)
+
+
+def plan(build: Build, seen: NodesSeen) -> Plan:
+    """Objects that are missing, and the status of those that are there."""
+    if build.spec.is_external:
+        return Plan()
+    known = {o.node for o in seen.objects}
+    actions: list[Action] = [
+        Create(storage_node(build, node))
+        for node in sorted(seen.nodes, key=lambda n: n.name)
+        if node.name not in known and selected(build, node)
+    ]
+    first: set[str] = set()
+    for one in sorted(seen.objects, key=lambda o: (o.node != o.name, o.name)):
+        duplicate = one.node in first
+        first.add(one.node)
+        actions.append(status(one, seen, duplicate=duplicate))
+    return Plan(tuple(actions))
+
+
+def selected(build: Build, node: NodeView) -> bool:
+    """Whether the spec's selector takes a node."""
+    wanted = build.spec.nodes.selector
+    return all(node.labels.get(key) == value for key, value in wanted.items())
+
+
+def fault_sets(build: Build, seen: NodesSeen) -> dict[str, str]:
+    """Fault set of every node that has an object: as written there, else the node's label."""
+    by_name = {n.name: n for n in seen.nodes}
+    found: dict[str, str] = {}
+    for one in sorted(seen.objects, key=lambda o: (o.node == o.name, o.name)):
+        node = by_name.get(one.node)
+        label = node.labels.get(build.spec.fault_set_key, "") if node else ""
+        found[one.node] = one.fault_set or label
+    return found
+
+
+def storage_node(build: Build, node: NodeView) -> Json:
+    """The object for a node."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "StorageNode",
+        "metadata": {
+            "name": node.name,
+            "namespace": build.namespace,
+            "labels": labels(build, "node"),
+            "ownerReferences": [owner(build)],
+        },
+        "spec": {"nodeName": node.name},
+    }
+
+
+def status(one: StorageNodeView, seen: NodesSeen, *, duplicate: bool) -> WriteStatus:
+    """What to say of a node."""
+    node = next((n for n in seen.nodes if n.name == one.node), None)
+    ready = _ready(one, node, seen, duplicate=duplicate)
+    conditions = (ready, _away(seen.failover.get(one.node)))
+    return WriteStatus("StorageNode", one.name, conditions, _fields(one, node, seen))
+
+
+def _ready(
+    one: StorageNodeView, node: NodeView | None, seen: NodesSeen, *, duplicate: bool
+) -> Condition:
+    wrong = _wrong(one, node, duplicate=duplicate)
+    if wrong is not None:
+        return wrong
+    if isinstance(seen.engine, Unanswered):
+        return Condition("Ready", None, "ManagerUnreachable", "No manager answers.")
+    if one.maintenance:
+        return Condition("Ready", False, "Maintenance", f"In maintenance: {one.maintenance}.")
+    return _served(one.node, seen.engine)
+
+
+def _served(node: str, engine: EngineView) -> Condition:
+    server = engine.node("server", node)
+    if server is None:
+        return Condition(
+            "Ready", False, "Joining", "The server of this node has not registered yet."
+        )
+    if not server.connected:
+        return Condition(
+            "Ready", False, "ServerDown", "The server of this node is not connected to a manager."
+        )
+    if server.beacon_connected is False:
+        return Condition(
+            "Ready", False, "BeaconDown", "The beacon of this node is not connected to a manager."
+        )
+    sick = [d for d in engine.drives_of(node) if d.state != "up"]
+    if sick:
+        return Condition(
+            "Ready",
+            False,
+            "DisksDown",
+            f"{len(sick)} of its disks {'is' if len(sick) == 1 else 'are'} not up: "
+            f"drive {sick[0].id} is {sick[0].state}. {sick[0].reason}".rstrip(),
+        )
+    return Condition("Ready", True, "Serving", "Its server is connected and its disks are up.")
+
+
+def _wrong(one: StorageNodeView, node: NodeView | None, *, duplicate: bool) -> Condition | None:
+    if duplicate:
+        return Condition(
+            "Ready",
+            False,
+            "Duplicate",
+            f"Another StorageNode is about node {one.node} too; delete one of them.",
+        )
+    if len(one.node) > names.NODE_NAME_CHARS_MAX:
+        return Condition(
+            "Ready",
+            False,
+            "NameTooLong",
+            f"Names of storage nodes have at most {names.NODE_NAME_CHARS_MAX} characters.",
+        )
+    if node is None:
+        return Condition(
+            "Ready",
+            False,
+            "NodeMissing",
+            f"Kubernetes has no node {one.node}. If it is gone for good, "
+            f"`drystone node forget {one.node}` frees its name.",
+        )
+    return None
+
+
+def _away(decision: Decision | None) -> Condition:
+    if decision is None or decision.step is Step.WELL:
+        return Condition("Fenced", False, "Well", "The node is well.")
+    fenced = decision.step in (Step.MOVING, Step.AWAY, Step.RETURNING)
+    text = decision.message[:1].upper() + decision.message[1:] + "."
+    return Condition("Fenced", fenced, decision.step.value, text)
+
+
+def _fields(one: StorageNodeView, node: NodeView | None, seen: NodesSeen) -> Json:
+    found: Json = {}
+    if node is not None:
+        found["addresses"] = list(node.addresses[:16])
+    if isinstance(seen.engine, Unanswered):
+        return found
+    server = seen.engine.node("server", one.node)
+    client = seen.engine.node("client", names.client_name(one.node))
+    if server is not None:
+        found["serverVersion"] = server.version
+        if server.votes is not None:
+            found["quorumVote"] = "Voter" if server.votes else "NonVoter"
+    if client is not None:
+        found["blockVersion"] = client.version
+    drives = seen.engine.drives_of(one.node)
+    capacity, used = sum(d.capacity for d in drives), sum(d.used or 0 for d in drives)
+    found |= {
+        "capacity": rounded_quantity(capacity),
+        "used": rounded_quantity(used),
+        "capacityBytes": capacity,
+        "usedBytes": used,
+        "outOfSyncBytes": sum(d.resync_left for d in drives),
+    }
+    return found

@@ -1,0 +1,177 @@
+"""What was seen, reduced to what decisions need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A taint of a node."""
+
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A Kubernetes Node. ``ready`` is None where Kubernetes does not know."""
+
+    name: str
+    ready: bool | None
+    ready_since: str = ""
+    unschedulable: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    addresses: tuple[str, ...] = ()
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A pod of ours, or one that uses our volumes."""
+
+    name: str
+    namespace: str
+    uid: str
+    node: str
+    component: str = ""
+    template: str = ""
+    ready: bool = False
+    deleting: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A DaemonSet, StatefulSet or Deployment of ours, by its numbers."""
+
+    kind: str
+    name: str
+    component: str
+    desired: int
+    ready: int
+    template: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every wanted pod answers."""
+        return self.ready >= self.desired
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNode:
+    """A node as a manager knows it."""
+
+    name: str
+    role: str
+    connected: bool
+    version: str = ""
+    fault_set: str = ""
+    beacon_connected: bool | None = None
+    """Of a storage node whose beacon is a process of its own; None = not told."""
+    votes: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDrive:
+    """A drive as a manager knows it."""
+
+    id: int
+    uuid: str
+    node: str
+    state: str
+    reason: str = ""
+    capacity: int = 0
+    used: int | None = None
+    resync_left: int = 0
+    bad_blocks: int = 0
+    in_sync: int = 0
+    members: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PgCounts:
+    """Placement groups by state."""
+
+    total: int = 0
+    in_sync: int = 0
+    degraded: int = 0
+    resyncing: int = 0
+    stalled: int = 0
+    unavailable: int = 0
+
+    @property
+    def all_in_sync(self) -> bool:
+        """Whether every copy of every placement group is there and in sync."""
+        return self.in_sync == self.total
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePool:
+    """A pool as a manager knows it."""
+
+    id: int
+    name: str
+    copies: int
+    min_insync: int
+    failure_domain: str
+    capacity: int
+    used: int
+    available: int
+    pgs: PgCounts
+    drive_class: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """What a manager said in one look."""
+
+    uuid: str
+    health: str
+    issues: tuple[str, ...]
+    nodes: tuple[EngineNode, ...]
+    drives: tuple[EngineDrive, ...]
+    pgs: PgCounts
+    pools: tuple[EnginePool, ...] = ()
+    volumes: int | None = None
+
+    def node(self, role: str, name: str) -> EngineNode | None:
+        """A node of a role, by name."""
+        return next((n for n in self.nodes if n.role == role and n.name == name), None)
+
+    def drives_of(self, node: str) -> tuple[EngineDrive, ...]:
+        """The drives of a node."""
+        return tuple(d for d in self.drives if d.node == node)
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """Why no manager gave a view: a code and a sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of a node, as its server found it."""
+
+    id: str
+    path: str
+    size: int
+    drive_class: str
+    state: str
+    found: str = ""
+    serial: str = ""
+    wwn: str = ""
+    model: str = ""
+    drive: str = ""
+    wanted: str = ""
+    """How far its server is with taking it: pending, formatting, opening, up, refused."""
+    reason: str = ""

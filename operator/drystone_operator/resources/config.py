@@ -1,0 +1,179 @@
+"""The ConfigMap with one settings file for each component."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from drystone_operator import names
+from drystone_operator.resources.base import Build, Json, digest, thing
+
+TomlValue = str | bool | int | tuple[str, ...]
+
+
+def toml(values: dict[str, TomlValue]) -> str:
+    """Write flat settings; strings are written as JSON writes them, which TOML reads alike."""
+    return "".join(f"{key} = {_value(value)}\n" for key, value in values.items())
+
+
+def _value(value: TomlValue) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return _text(value)
+    return "[" + ", ".join(_text(item) for item in value) + "]"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value)
+
+
+def settings_map(build: Build) -> Json:
+    """C-settings."""
+    found = thing(build, "ConfigMap", "v1", "settings")
+    return {**found, "data": settings_files(build)}
+
+
+def settings_files(build: Build) -> dict[str, str]:
+    """Every settings file by its name; what differs by node comes by variables."""
+    files: dict[str, dict[str, TomlValue]] = {}
+    if not build.spec.is_external:
+        files["manager.toml"] = manager(build)
+        files["server.toml"] = server(build)
+        if build.platform.beacon_pods:
+            files["beacon.toml"] = beacon(build)
+    files["block.toml"] = block(build)
+    files["csi.toml"] = csi(build)
+    return {name: toml(values) for name, values in files.items()}
+
+
+def nodes_map(build: Build, fault_sets: Mapping[str, str]) -> Json:
+    """C-nodes: a server's settings for each storage node, because its fault set is its own.
+
+    The downward API knows no labels of a node, so the fault set cannot come by a variable.
+    """
+    found = thing(build, "ConfigMap", "v1", "nodes")
+    common = server(build)
+    data = {
+        f"{node}.toml": toml({**common, "fault_set": fault_set} if fault_set else common)
+        for node, fault_set in sorted(fault_sets.items())
+    }
+    return {**found, "data": data}
+
+
+def settings_digest(build: Build, component: str) -> str:
+    """Stands in the pod template: another setting is another version."""
+    return digest(settings_files(build)[f"{component}.toml"])
+
+
+def manager(build: Build) -> dict[str, TomlValue]:
+    """Settings of `drystone manager`."""
+    ports = build.spec.network.ports
+    values: dict[str, TomlValue] = {
+        "state_dir": "/var/lib/drystone/manager",
+        "rest_listen": f"0.0.0.0:{ports.rest}",
+        "control_listen": f"0.0.0.0:{ports.control}",
+        "master_key_file": f"{names.MASTER_DIR}/master.key",
+        "tokens_file": f"{names.TOKENS_DIR}/tokens",
+        "metrics_listen": f"0.0.0.0:{build.metrics_port('manager')}",
+    }
+    values |= tls_files(build, server=True)
+    if not build.tls:
+        # Stands until every daemon speaks TLS; said in the Secured condition, not hidden.
+        values["insecure_listen"] = True
+    return values | metadata(build)
+
+
+def metadata(build: Build) -> dict[str, TomlValue]:
+    """Where the manager's records are."""
+    wanted = build.spec.metadata
+    if wanted is None or wanted.etcd is None:
+        return {}
+    values: dict[str, TomlValue] = {
+        "metadata": "etcd",
+        "etcd_endpoints": etcd_endpoints(build),
+        # The name must not tell clusters apart by itself: two of one etcd lie beside each other.
+        "etcd_namespace": f"/drystone/{build.namespace}/{build.name}",
+    }
+    if wanted.etcd.tls_secret_ref is not None:
+        values["etcd_ca_file"] = "/etc/drystone/etcd-tls/ca.crt"
+        values["etcd_cert_file"] = "/etc/drystone/etcd-tls/tls.crt"
+        values["etcd_key_file"] = "/etc/drystone/etcd-tls/tls.key"
+    if wanted.etcd.password_secret_ref is not None:
+        values["etcd_password_file"] = "/etc/drystone/etcd-password/password"  # noqa: S105 - a path
+    return values
+
+
+def etcd_endpoints(build: Build) -> tuple[str, ...]:
+    """`host:port` of every member of etcd, ours or a person's."""
+    wanted = build.spec.metadata
+    if wanted is None or wanted.etcd is None:
+        return ()
+    if wanted.etcd.endpoints is not None:
+        return tuple(url.partition("://")[2] for url in wanted.etcd.endpoints)
+    service, pod = build.child("etcd"), build.child("etcd")
+    return tuple(
+        f"{pod}-{n}.{service}.{build.namespace}.svc:{names.ETCD_CLIENT_PORT}"
+        for n in range(build.etcd_replicas)
+    )
+
+
+def server(build: Build) -> dict[str, TomlValue]:
+    """Settings of `drystone server`; name and addresses come by variables."""
+    rules = build.spec.disk_rules
+    values: dict[str, TomlValue] = {
+        "state_dir": build.state_dir("server"),
+        "managers": build.control_addresses,
+        "discover": True,
+    }
+    if build.platform.beacon_pods:
+        values["run_dir"] = build.run_dir
+    if rules.folders:
+        values["device_folders"] = tuple(rules.folders)
+    return values | tls_files(build)
+
+
+def beacon(build: Build) -> dict[str, TomlValue]:
+    """Settings of `drystone beacon`."""
+    values: dict[str, TomlValue] = {
+        "state_dir": build.state_dir("beacon"),
+        "managers": build.control_addresses,
+        "run_dir": build.run_dir,
+    }
+    return values | tls_files(build)
+
+
+def block(build: Build) -> dict[str, TomlValue]:
+    """Settings of `drystone block`."""
+    values: dict[str, TomlValue] = {
+        "state_dir": build.state_dir("block"),
+        "managers": build.control_addresses,
+        "socket": f"{build.run_dir}/block.sock",
+        "attacher": build.spec.csi.attacher,
+    }
+    return values | tls_files(build)
+
+
+def csi(build: Build) -> dict[str, TomlValue]:
+    """Settings of `drystone csi`, controller and node; what they differ in comes by variables."""
+    values: dict[str, TomlValue] = {
+        "rest_urls": build.rest_urls,
+        "token_file": f"{names.TOKENS_DIR}/operate",
+        "attacher": build.spec.csi.attacher,
+    }
+    return values | tls_files(build)
+
+
+def tls_files(build: Build, *, server: bool = False) -> dict[str, Any]:
+    """Where certificates are; a client needs only what it verifies with."""
+    external = build.spec.external
+    if not build.tls and not (external and external.ca_secret_ref):
+        return {}
+    values = {"tls_ca_file": f"{names.TLS_DIR}/ca.crt"}
+    if server:
+        values["tls_cert_file"] = f"{names.TLS_DIR}/tls.crt"
+        values["tls_key_file"] = f"{names.TLS_DIR}/tls.key"
+    return values

@@ -1,0 +1,134 @@
+"""The managed etcd: StatefulSet and its headless Service."""
+
+from __future__ import annotations
+
+from drystone_operator import names
+from drystone_operator.resources.base import (
+    Build,
+    Json,
+    field_env,
+    mount,
+    pod_template,
+    resources,
+    selector,
+    thing,
+)
+from drystone_operator.resources.manager import USER, apart, claim, claim_shape, local_class
+
+DATA_DIR = "/var/lib/etcd"
+
+
+def service(build: Build) -> Json:
+    """C-etcd: a name for each member, also while they look for each other."""
+    found = thing(build, "Service", "v1", "etcd")
+    found["spec"] = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": selector(build, "etcd"),
+        "ports": [
+            {"name": "client", "port": names.ETCD_CLIENT_PORT},
+            {"name": "peer", "port": names.ETCD_PEER_PORT},
+        ],
+    }
+    return found
+
+
+def stateful_set(build: Build) -> Json:
+    """C-etcd."""
+    found = thing(build, "StatefulSet", "apps/v1", "etcd")
+    found["spec"] = {
+        "replicas": build.etcd_replicas,
+        "serviceName": build.child("etcd"),
+        # All at once: none is ready before a majority is there.
+        "podManagementPolicy": "Parallel",
+        "updateStrategy": {"type": "RollingUpdate"},
+        "selector": {"matchLabels": selector(build, "etcd")},
+        "template": _template(build),
+        "volumeClaimTemplates": [claim(build, "etcd")],
+    }
+    return found
+
+
+def _template(build: Build) -> Json:
+    pod: Json = {
+        "serviceAccountName": build.platform.node_account,
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": _identity(build),
+        "affinity": apart(build, "etcd"),
+        "containers": [_container(build)],
+    }
+    if build.spec.placement.node_selector:
+        pod["nodeSelector"] = dict(build.spec.placement.node_selector)
+    return pod_template(build, "etcd", pod)
+
+
+def _identity(build: Build) -> Json:
+    """Root only where the data is a folder of a node: that is root's."""
+    profile = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if claim_shape(build, "etcd")[1] == local_class(build):
+        return {"runAsUser": 0, "runAsGroup": 0, **profile}
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        **profile,
+    }
+
+
+def _container(build: Build) -> Json:
+    return {
+        "name": "etcd",
+        "image": build.platform.images.etcd,
+        "imagePullPolicy": build.spec.image.pull_policy.value,
+        "command": ["etcd"],
+        "args": _arguments(build),
+        "env": [field_env("POD_NAME", "metadata.name")],
+        "resources": resources(build, "etcd"),
+        "ports": [
+            {"name": "client", "containerPort": names.ETCD_CLIENT_PORT},
+            {"name": "peer", "containerPort": names.ETCD_PEER_PORT},
+        ],
+        "volumeMounts": [mount("state", DATA_DIR)],
+        "readinessProbe": {
+            "httpGet": {"path": "/health", "port": names.ETCD_CLIENT_PORT},
+            "periodSeconds": 5,
+            "timeoutSeconds": 3,
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def _arguments(build: Build) -> list[str]:
+    host = f"$(POD_NAME).{build.child('etcd')}.{build.namespace}.svc"
+    client = f"http://{host}:{names.ETCD_CLIENT_PORT}"
+    peer = f"http://{host}:{names.ETCD_PEER_PORT}"
+    return [
+        "--name=$(POD_NAME)",
+        f"--data-dir={DATA_DIR}/data",
+        f"--listen-client-urls=http://0.0.0.0:{names.ETCD_CLIENT_PORT}",
+        f"--listen-peer-urls=http://0.0.0.0:{names.ETCD_PEER_PORT}",
+        f"--advertise-client-urls={client}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster={members(build)}",
+        f"--initial-cluster-token={build.namespace}.{build.name}",
+        # A member that has its data ignores this and joins where it was.
+        "--initial-cluster-state=new",
+        # Managers compact to five minutes back; this bounds what a dead manager leaves.
+        "--auto-compaction-mode=periodic",
+        "--auto-compaction-retention=1h",
+        "--quota-backend-bytes=4294967296",
+    ]
+
+
+def members(build: Build) -> str:
+    """Every member with its peer address, as etcd wants to be told at its first start."""
+    pod, service_name = build.child("etcd"), build.child("etcd")
+    return ",".join(
+        f"{pod}-{n}=http://{pod}-{n}.{service_name}.{build.namespace}.svc:{names.ETCD_PEER_PORT}"
+        for n in range(build.etcd_replicas)
+    )

@@ -1,0 +1,147 @@
+"""Writes the reference parts of documents: fields of the custom resources, values of the chart.
+
+What stands between ``<!-- fields of KIND -->`` (or ``<!-- values -->``) and ``<!-- end -->`` is
+generated, the rest is written by hand. ``--out DIR`` writes elsewhere, for the test that compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CRDS: Final = ROOT / "crds"
+CRD_PAGE: Final = "docs/crds.md"
+CHART_PAGE: Final = "charts/drystone/README.md"
+VALUES: Final = ROOT / "charts/drystone/values.yaml"
+
+Row = tuple[str, ...]
+
+
+def fields(schema: dict[str, Any], path: str) -> Iterator[Row]:
+    """Give a row for every field: path, type, default, meaning with its rules."""
+    for name, child in schema.get("properties", {}).items():
+        here = f"{path}.{name}"
+        yield f"`{here}`", _type(child), _default(schema, name, child), _meaning(child)
+        yield from fields(child, here)
+        if isinstance(child.get("items"), dict):
+            yield from fields(child["items"], f"{here}[]")
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if schema.get("x-kubernetes-int-or-string"):
+        return "quantity"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if schema["type"] == "integer" and low is not None and high is not None:
+        return f"{low} to {high}"
+    if schema["type"] == "array":
+        return f"list, ≤ {schema['maxItems']}"
+    if "additionalProperties" in schema:
+        return f"map, ≤ {schema['maxProperties']}"
+    return str(schema.get("format") if schema.get("format") == "date-time" else schema["type"])
+
+
+def _default(parent: dict[str, Any], name: str, schema: dict[str, Any]) -> str:
+    if name in parent.get("required", []):
+        return "**required**"
+    default = schema.get("default")
+    return "" if default in (None, {}, [], "") else f"`{json.dumps(default)}`".replace('"', "")
+
+
+def _meaning(schema: dict[str, Any]) -> str:
+    rules = [rule["message"] for rule in schema.get("x-kubernetes-validations", [])]
+    text = " ".join([schema["description"], *(f"*{rule}.*" for rule in rules)])
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def values(text: str) -> Iterator[Row]:
+    """Give a row for every value that has a ``# --`` comment: key, default, meaning."""
+    defaults = yaml.safe_load(text)
+    keys: list[tuple[int, str]] = []
+    meaning = ""
+    for line in text.splitlines():
+        comment = re.fullmatch(r"\s*# -- (.*)", line)
+        if comment:
+            meaning = comment[1]
+            continue
+        key = re.match(r"( *)([A-Za-z]+):", line)
+        if key is None:
+            continue
+        keys = [one for one in keys if one[0] < len(key[1])] + [(len(key[1]), key[2])]
+        if meaning:
+            path = [name for _, name in keys]
+            default = _at(defaults, path)
+            yield f"`{'.'.join(path)}`", f"`{json.dumps(default)}`", meaning.replace("|", "\\|")
+            meaning = ""
+
+
+def _at(value: Any, path: list[str]) -> Any:
+    for name in path:
+        value = value[name]
+    return value
+
+
+def table(head: Row, rows: Iterator[Row]) -> str:
+    """Write rows as a table of Markdown."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def replaced(text: str, mark: str, new: str) -> str:
+    """Put ``new`` between a mark and the end that follows it."""
+    begin, end = f"<!-- {mark} -->\n", "<!-- end -->"
+    head, found, rest = text.partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"the page lacks {begin.strip()} … {end}")
+    return f"{head}{begin}\n{new}\n{ended}{tail}"
+
+
+def crd_page() -> str:
+    """Write the page of the custom resources."""
+    text = (ROOT / CRD_PAGE).read_text()
+    for path in sorted(CRDS.glob("*.yaml")):
+        crd = yaml.safe_load(path.read_text())
+        (version,) = crd["spec"]["versions"]
+        schema = version["schema"]["openAPIV3Schema"]
+        for part in ("spec", "status"):
+            rows = fields(schema["properties"][part], part)
+            shown = table(("field", "type", "default", "meaning"), rows)
+            text = replaced(text, f"{part} of {crd['spec']['names']['kind']}", shown)
+    return text
+
+
+def chart_page() -> str:
+    """Write the page of the chart."""
+    rows = values(VALUES.read_text())
+    return replaced(
+        (ROOT / CHART_PAGE).read_text(), "values", table(("value", "default", "meaning"), rows)
+    )
+
+
+def generated() -> dict[str, str]:
+    """Give every page with a generated part by its path."""
+    return {CRD_PAGE: crd_page(), CHART_PAGE: chart_page()}
+
+
+def main() -> None:
+    """Write them below the root, or below ``--out``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT)
+    out: Path = parser.parse_args().out
+    for name, text in generated().items():
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The metadata store on etcd v3: several managers, any number of which may die."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import Any, Final
+
+import grpc
+
+from drystone_storaged.cluster.etcd_client import (
+    ATTEMPT_S,
+    EtcdClient,
+    EtcdConfig,
+    Member,
+    Metadata,
+)
+from drystone_storaged.cluster.etcd_codec import Codec
+from drystone_storaged.cluster.etcd_watch import watch
+from drystone_storaged.cluster.store import (
+    RANGE_LIMIT_MAX,
+    Compare,
+    KeyValue,
+    LeaseNotFoundError,
+    Op,
+    RangeResult,
+    StoreUnavailableError,
+    TxnResult,
+    WatchBatch,
+    check_key,
+    check_limits,
+)
+from drystone_storaged.proto import etcd_pb2 as pb
+
+
+class EtcdStore:
+    """``MetadataStore`` on an etcd cluster. Open it with ``EtcdStore.open``."""
+
+    shared: Final = True
+
+    def __init__(self, config: EtcdConfig) -> None:
+        self._codec: Final = Codec(config.namespace)
+        self._client: Final = EtcdClient(config)
+
+    @classmethod
+    async def open(cls, config: EtcdConfig) -> EtcdStore:
+        """Connect; raises ``StoreUnavailableError`` or ``StoreDeniedError`` with what to check."""
+        store = cls(config)
+        try:
+            await store.revision()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def get(self, key: str) -> KeyValue | None:
+        """Read one key."""
+        check_key(key)
+        answer = await self._range(pb.RangeRequest(key=self._codec.key(key)))
+        return self._codec.kv(answer.kvs[0]) if answer.kvs else None
+
+    async def range(
+        self,
+        prefix: str,
+        *,
+        after: str = "",
+        limit: int = RANGE_LIMIT_MAX,
+        min_mod_revision: int = 0,
+    ) -> RangeResult:
+        """Read keys of a prefix."""
+        check_key(prefix)
+        limit = min(limit, RANGE_LIMIT_MAX)
+        request = self._codec.range(
+            prefix, after=after, limit=limit, min_mod_revision=min_mod_revision
+        )
+        answer = await self._range(request)
+        items = tuple(self._codec.kv(found) for found in answer.kvs)
+        return RangeResult(answer.header.revision, items, answer.more)
+
+    async def txn(
+        self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()
+    ) -> TxnResult:
+        """Run a transaction."""
+        check_limits(compares, then, otherwise)
+        request = self._codec.txn(compares, then, otherwise)
+
+        async def call(member: Member, login: Metadata, left: float) -> pb.TxnResponse:
+            return await member.kv.Txn(request, timeout=left, metadata=login)
+
+        return self._codec.result(await self._client.write(call))
+
+    async def revision(self) -> int:
+        """Give the current revision: that of a linearizable read of nothing."""
+        answer = await self._range(pb.RangeRequest(key=self._codec.key("/"), limit=1))
+        return int(answer.header.revision)
+
+    def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[WatchBatch]:
+        """Follow a prefix, over the death of members."""
+        check_key(prefix)
+        return watch(self._client, self._codec, prefix, from_revision)
+
+    async def lease_grant(self, ttl_s: float) -> int:
+        """Make a lease. etcd counts whole seconds and gives at least 2 s by default."""
+        request = pb.LeaseGrantRequest(TTL=math.ceil(ttl_s))
+
+        async def call(member: Member, login: Metadata, left: float) -> pb.LeaseGrantResponse:
+            return await member.lease.LeaseGrant(request, timeout=left, metadata=login)
+
+        # A lease whose answer was lost holds no key and ends by itself: asking again is safe.
+        answer = await self._client.read(call)
+        if answer.error:
+            raise StoreUnavailableError(f"etcd gives no lease: {answer.error}")
+        return int(answer.ID)
+
+    async def lease_keepalive(self, lease: int) -> None:
+        """Start its time anew."""
+
+        async def call(member: Member, login: Metadata, left: float) -> Any:
+            stream = member.lease.LeaseKeepAlive(metadata=login, timeout=min(left, ATTEMPT_S))
+            try:
+                await stream.write(pb.LeaseKeepAliveRequest(ID=lease))
+                return await stream.read()
+            except asyncio.InvalidStateError:
+                # The stream ended before it took the request; its status says why.
+                raise await _status(stream) from None
+            finally:
+                stream.cancel()
+
+        answer = await self._client.read(call)
+        if answer is grpc.aio.EOF:
+            raise StoreUnavailableError("etcd ended the lease stream without an answer")
+        if answer.TTL <= 0:
+            raise LeaseNotFoundError("the lease expired or was revoked")
+
+    async def lease_revoke(self, lease: int) -> None:
+        """End it."""
+        request = pb.LeaseRevokeRequest(ID=lease)
+
+        async def call(member: Member, login: Metadata, left: float) -> Any:
+            return await member.lease.LeaseRevoke(request, timeout=left, metadata=login)
+
+        try:
+            await self._client.read(call)
+        except LeaseNotFoundError:
+            return  # gone already: what was wanted
+
+    async def compact(self, revision: int) -> None:
+        """Forget history. One that another manager compacted further is no error."""
+        request = pb.CompactionRequest(revision=revision)
+
+        async def call(member: Member, login: Metadata, left: float) -> Any:
+            try:
+                return await member.kv.Compact(request, timeout=left, metadata=login)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.OUT_OF_RANGE and "compacted" in str(
+                    error.details()
+                ):
+                    return None
+                raise
+
+        await self._client.read(call)
+
+    async def close(self) -> None:
+        """End every connection."""
+        await self._client.close()
+
+    async def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        def call(member: Member, login: Metadata, left: float) -> Awaitable[pb.RangeResponse]:
+            answer: Awaitable[pb.RangeResponse] = member.kv.Range(
+                request, timeout=left, metadata=login
+            )
+            return answer
+
+        return await self._client.read(call)
+
+
+async def _status(stream: Any) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(
+        await stream.code(),
+        await stream.initial_metadata(),
+        await stream.trailing_metadata(),
+        await stream.details(),
+    )

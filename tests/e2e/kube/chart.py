@@ -1,0 +1,105 @@
+"""The chart as the tests install it: our image, and the lab's own in place of a registry's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from tests.e2e.kube import images
+from tests.e2e.kube.kubectl import Kubectl
+from tests.e2e.kube.node import ROOT
+from tests.e2e.kube.settings import Lab, node_name
+from tests.e2e.kube.shell import run
+
+CHART: Final = ROOT / "charts" / "drystone"
+RELEASE: Final = "drystone"
+NAMESPACE: Final = "drystone"
+CLUSTER: Final = "lab"
+HELM_S: Final = 300.0
+DISKS: Final = "/var/lib/drystone-disks"
+DISK_BYTES: Final = 4 << 30  # sparse: what is not written costs nothing
+
+
+def values() -> dict[str, Any]:
+    """What differs from the defaults."""
+    return {
+        "image": {"repository": "localhost/drystone", "tag": "dev", "pullPolicy": "Never"},
+        "images": {
+            "provisioner": images.name("csi-provisioner"),
+            "attacher": images.name("csi-attacher"),
+            "resizer": images.name("csi-resizer"),
+            "snapshotter": images.name("csi-snapshotter"),
+            "registrar": images.name("csi-node-driver-registrar"),
+            "livenessprobe": images.name("livenessprobe"),
+            "etcd": images.name("etcd"),
+        },
+    }
+
+
+def storage_cluster(copies: int) -> dict[str, Any]:
+    """A small cluster that takes every blank file of a folder as a disk."""
+    return {
+        "apiVersion": "drystone.io/v1alpha1",
+        "kind": "StorageCluster",
+        "metadata": {"name": CLUSTER, "namespace": NAMESPACE},
+        "spec": {
+            "metadata": {"type": "sqlite"},
+            "disks": {
+                "selector": {"classes": ["file"]}, "autoAdopt": "Blank", "folders": [DISKS],
+            },
+            "defaultPool": {"copies": copies},
+        },
+    }  # fmt: skip
+
+
+def make_disks(lab: Lab) -> None:
+    """A blank disk, a file, on every node."""
+    for number in lab.numbers():
+        folder = lab.node(number) / "disks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "disk-1.img").open("wb") as file:
+            file.truncate(DISK_BYTES)
+
+
+def install(lab: Lab) -> None:
+    """Install, and wait until helm says that everything runs."""
+    path = lab.folder / "values.json"
+    path.write_text(json.dumps(values()))
+    _helm(lab, "install", RELEASE, str(CHART), "--create-namespace", "--values", str(path),
+          "--wait", "--timeout", f"{HELM_S:.0f}s")  # fmt: skip
+
+
+def uninstall(lab: Lab) -> None:
+    """Remove the release."""
+    _helm(lab, "uninstall", RELEASE, "--wait", "--timeout", f"{HELM_S:.0f}s")
+
+
+def helm_test(lab: Lab) -> None:
+    """The test that the chart brings."""
+    _helm(lab, "test", RELEASE, "--timeout", f"{HELM_S:.0f}s")
+
+
+def condition(found: dict[str, Any], kind: str) -> str:
+    """Status of a condition; Unknown when it is not there."""
+    for each in found.get("status", {}).get("conditions", ()):
+        if each["type"] == kind:
+            return str(each["status"])
+    return "Unknown"
+
+
+def is_ready(found: dict[str, Any]) -> bool:
+    """Whether a StorageCluster is ready, at the spec that it has now."""
+    observed = found.get("status", {}).get("observedGeneration", 0)
+    return observed >= found["metadata"]["generation"] and condition(found, "Ready") == "True"
+
+
+def pods_on(kubectl: Kubectl, number: int) -> set[str]:
+    """Components of the cluster that run on a node."""
+    pods = kubectl.items("pod", NAMESPACE)
+    here = [pod for pod in pods if pod["spec"].get("nodeName") == node_name(number)]
+    return {pod["metadata"]["labels"].get("app.kubernetes.io/component", "") for pod in here}
+
+
+def _helm(lab: Lab, *words: str) -> str:
+    argv = [lab.program("helm"), f"--kubeconfig={lab.kubeconfig}", "--namespace", NAMESPACE]
+    return run([*argv, *words], timeout_s=HELM_S + 30)

@@ -1,0 +1,119 @@
+"""The client of several managers: who leads is found, refusals keep their kind."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from drystone_common.errors import ConflictError, DeadlineError, UnavailableError
+from drystone_operator.manager import views
+from drystone_operator.manager.client import ManagerClient
+from drystone_operator.plan.views import EngineView, Unanswered
+from tests.operator.fake_manager import FakeManager
+
+URLS = ("http://m0", "http://m1", "http://m2")
+
+
+def client(handle) -> ManagerClient:
+    return ManagerClient(URLS, "t" * 20, timeout_s=5.0, transport=httpx.MockTransport(handle))
+
+
+def led_by(leader: str, asked: list[str]):
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host != leader:
+            return httpx.Response(503, json={"code": "not_leader", "detail": "a standby"})
+        return httpx.Response(200, json={"items": []})
+
+    return handle
+
+
+async def test_a_standby_sends_on_and_the_leader_is_remembered():
+    asked: list[str] = []
+    found = client(led_by("m2", asked))
+    await found.get("/v1/pools")
+    await found.get("/v1/pools")
+    await found.aclose()
+    assert asked == ["m0", "m1", "m2", "m2"]
+
+
+async def test_a_manager_that_is_gone_is_passed_over():
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "m0":
+            raise httpx.ConnectError("no route")
+        return httpx.Response(200, json={"ok": True})
+
+    found = client(handle)
+    assert await found.get("/v1/status") == {"ok": True}
+    await found.aclose()
+
+
+async def test_when_none_leads_the_last_refusal_is_told():
+    found = client(led_by("nobody", []))
+    with pytest.raises(UnavailableError) as caught:
+        await found.get("/v1/status")
+    await found.aclose()
+    assert caught.value.code == "not_leader"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [(409, "device_not_blank", ConflictError), (504, "fence_unproven", DeadlineError)],
+)
+async def test_a_refusal_is_not_asked_of_the_next_manager(status, code, kind):
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(status, json={"code": code, "detail": "no"})
+
+    found = client(handle)
+    with pytest.raises(kind):
+        await found.post("/v1/nodes/a/drives")
+    await found.aclose()
+    assert asked == ["m0"]
+
+
+async def test_an_answer_that_is_too_slow_is_a_deadline_and_never_a_proof():
+    def handle(_: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("slow")
+
+    found = client(handle)
+    with pytest.raises(DeadlineError):
+        await found.post("/v1/clients/block-a/fence")
+    await found.aclose()
+
+
+async def test_a_page_that_is_no_managers_is_not_believed():
+    found = client(lambda _: httpx.Response(200, text="<html>proxy</html>"))
+    assert isinstance(await views.look(found), Unanswered)
+    await found.aclose()
+
+
+async def test_the_token_is_sent_and_a_look_reads_everything():
+    manager = FakeManager()
+    manager.add_node("a")
+    manager.add_drive("a", 1)
+    manager.volumes = ["v"]
+    found = ManagerClient(URLS, "t" * 20, timeout_s=5.0, transport=manager.transport())
+    view = await views.look(found)
+    await found.aclose()
+    assert isinstance(view, EngineView)
+    assert view.node("server", "a") is not None
+    assert view.node("client", "a") is None
+    assert (view.volumes, view.pgs.all_in_sync, view.drives[0].used) == (1, True, 1 << 30)
+
+
+async def test_nonsense_in_an_answer_reads_as_not_known():
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/status":
+            body = {"nodes": [{"name": 7}], "drives": [{"id": "x"}], "pgs": None, "health": 3}
+            return httpx.Response(200, json=body)
+        return httpx.Response(200, json={"items": []})
+
+    found = client(handle)
+    view = await views.look(found)
+    await found.aclose()
+    assert isinstance(view, EngineView)
+    assert (view.nodes[0].name, view.nodes[0].connected, view.drives[0].id) == ("", False, 0)
+    assert view.health == "unknown"
