@@ -128,8 +128,9 @@ def problems(status: dict[str, Any], members: Members) -> list[str]:
     missing = [name for name in names if name not in up]
     if missing:
         found.append(f"{', '.join(missing)} not connected")
-    beacons = {node["name"] for node in status["nodes"] if node.get("beacon_connected", True)}
-    alone = [server.name for server in members.servers if server.name not in beacons]
+    # None: its server was started by an older program and has the beacon inside.
+    deaf = {n["name"] for n in status["nodes"] if n.get("beacon_connected") is False}
+    alone = [server.name for server in members.servers if server.name in deaf]
     if alone:
         found.append(f"beacon of {', '.join(alone)} not connected")
     drives = sum(1 for drive in status["drives"] if drive["state"] == "up")
