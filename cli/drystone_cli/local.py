@@ -42,6 +42,7 @@ class ProcessKind(StrEnum):
     """Processes that a node may have."""
 
     SERVER = "server"
+    BEACON = "beacon"
     BLOCK = "block"
     MANAGER = "manager"
     ETCD = "etcd"

@@ -1,4 +1,4 @@
-"""`drystone manager|server|block|csi|operator`: the processes of a cluster, by settings file."""
+"""`drystone manager|server|beacon|block|csi|operator`: the processes of a cluster."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ def _server(config: Path) -> None:
     run(config)
 
 
+def _beacon(config: Path) -> None:
+    from drystone_storaged.beacon.app import run  # noqa: PLC0415 - only this process needs it
+
+    run(config)
+
+
 def _block(config: Path) -> None:
     from drystone_storaged.block.app import run  # noqa: PLC0415 - only this process needs it
 
@@ -55,6 +61,7 @@ def _operator(config: Path | None) -> None:
 RUNNERS: Final[dict[str, Callable[[Path], None]]] = {
     "manager": _manager,
     "server": _server,
+    "beacon": _beacon,
     "block": _block,
     "csi": _csi,
     "operator": _operator,
@@ -63,6 +70,7 @@ RUNNERS: Final[dict[str, Callable[[Path], None]]] = {
 _HELP: Final = {
     "manager": "Run a manager: membership, placement, volumes, the management API.",
     "server": "Run a storage server: all drives of this node.",
+    "beacon": "Run the beacon of a storage node: heartbeats, votes, its server's read lease.",
     "block": "Run a block daemon: the volumes attached to this node.",
     "csi": "Run the CSI plugin: identity, controller and node service on one socket.",
     "operator": "Run the Kubernetes operator; its settings may all be DRYSTONE_* variables.",

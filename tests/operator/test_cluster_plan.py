@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from textwrap import dedent
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from drystone_operator.plan import cluster, deletion
 from drystone_operator.plan.actions import Create
 from drystone_operator.plan.local_volumes import to_readopt
-from drystone_operator.plan.views import PgCounts, Unanswered, Workload
+from drystone_operator.plan.views import EngineNode, PgCounts, Unanswered, Workload
 from tests.operator.wanted import ETCD, EXTERNAL, NODES, build, engine, node, pod
 
 DEAF = Unanswered("unavailable", "The manager at c-manager-0 cannot be reached.")
@@ -143,6 +144,23 @@ def test_a_beacons_token_stays_until_its_beacon_is_ready():
     assert lines(cluster.plan(wanted(), there), "drop") == [
         "drop used tokens beacon.n1, server.n1 from Secret/c-join"
     ]
+
+
+def test_a_beacon_gets_a_token_also_when_its_server_registered_long_before():
+    server = EngineNode("n1", "server", connected=True)
+    seen = cluster.ClusterSeen(
+        secrets=SECRETS,
+        nodes=(node("n1", **{"drystone.io/server": "ns.c", "drystone.io/block": "ns.c"}),),
+        storage_nodes={"n1": ""},
+        engine=engine("n1", nodes=(server, EngineNode("block-n1", "client", connected=True))),
+    )
+    assert lines(cluster.plan(wanted(), seen), "join", "label") == [
+        "join token for beacon n1 into Secret/c-join beacon.n1"
+    ]
+    away = replace(server, beacon_registered=True, beacon_connected=False)
+    known = (away, EngineNode("block-n1", "client", connected=True))
+    registered = replace(seen, engine=engine("n1", nodes=known))
+    assert lines(cluster.plan(wanted(), registered), "join", "label") == []
 
 
 def test_a_node_with_too_long_a_name_is_not_admitted():

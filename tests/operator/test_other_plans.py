@@ -318,6 +318,18 @@ def test_the_next_node_waits_until_the_last_one_is_ready():
     assert step(pods) == "node n1 is next, when pod s-n2 is ready again"
 
 
+def test_a_beacon_that_waits_for_its_old_servers_port_holds_no_update_up():
+    beacons = [pod(f"b-{n}", n, "beacon", "new", ready=False) for n in ("n1", "n2")]
+    pods = [*servers(n1="old", n2="old"), *beacons]
+    assert step(pods) == "delete Pod/ns/s-n1\nnode n1 is being updated"
+    # The server of n1 was replaced: now its beacon is needed.
+    begun = [EngineNode("n1", "server", connected=True, beacon_connected=False)]
+    begun += [EngineNode("n2", "server", connected=True)]
+    pods = [*servers(n1="new", n2="old"), *beacons]
+    waits = step(pods, engine=engine("n1", "n2", nodes=tuple(begun)))
+    assert waits == "node n2 is next, when the beacon of node n1 is connected"
+
+
 def test_a_node_that_is_down_anyhow_comes_first():
     pods = [*servers(n1="old"), pod("s-n2", "n2", "server", "old", ready=False)]
     degraded = engine(

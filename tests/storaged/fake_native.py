@@ -88,6 +88,36 @@ class FakeTools:
         return self.inspect_drive(path)
 
 
+class FakeBeaconCore(FakeEvents):
+    """See ``drystone_native.BeaconCore``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, Any]] = []
+        self.still = False
+        self.stopped = False
+
+    def start(self, config: str) -> str:
+        self.told.append(("start", json.loads(config)))
+        return str(json.loads(config)["listen"])
+
+    def voters(self, version: int, voters: list[str], nodes: list[tuple[str, str]]) -> None:
+        self.told.append(("voters", (version, voters, nodes)))
+
+    def suspects(self, as_of: int, keys: list[tuple[str, int]]) -> None:
+        self.told.append(("suspects", (as_of, keys)))
+
+    def ask_vote(self, node: str, round: int) -> None:  # noqa: A002
+        self.emit("vote", node=node, round=round, granted=True)
+
+    def revoke(self, round: int, instance: int) -> None:  # noqa: A002
+        self.told.append(("revoke", (round, instance)))
+        self.emit("revoked", round=round, granted=self.still)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
 class FakeServerCore(FakeEvents):
     """See ``drystone_native.ServerCore``."""
 
@@ -126,6 +156,9 @@ class FakeServerCore(FakeEvents):
     def start_beacon(self, listen: str, boot: int) -> str:
         self.told.append(("beacon", boot))
         return listen
+
+    def use_beacon(self, run_dir: str, instance: int) -> None:
+        self.told.append(("page", run_dir))
 
     def map(self, data: bytes, read_began_us: int | None) -> None:
         self.maps.append((data, read_began_us))

@@ -20,6 +20,7 @@ from drystone_storaged.proto import control_pb2 as pb
 from drystone_storaged.proto import control_pb2_grpc
 
 DEADLINE_S = 20.0
+ROLES = {"server": pb.ROLE_SERVER, "client": pb.ROLE_CLIENT, "beacon": pb.ROLE_BEACON}
 GIB = 1 << 30
 
 
@@ -75,7 +76,7 @@ async def manager(path: Path, **changes) -> AsyncIterator[Manager]:
 
 @dataclass
 class Peer:
-    """A server or block daemon as the manager sees it."""
+    """A server, beacon or block daemon as the manager sees it."""
 
     manager: Manager
     name: str
@@ -89,6 +90,10 @@ class Peer:
     answers: bool = True
     confirms: bool = True
     voters: set = field(default_factory=set)
+    beacon_addr: str = ""
+    page_instance: int = 0
+    still: list[bool] = field(default_factory=list)
+    """Answers of a beacon to REVOKE, in turn; then the last one again and again."""
 
     def __post_init__(self) -> None:
         self.channel = grpc.aio.insecure_channel(self.manager.running.control)
@@ -100,9 +105,15 @@ class Peer:
         self.listener: asyncio.Server | None = None
 
     async def register(self, token: str = ""):
-        role = pb.ROLE_SERVER if self.role == "server" else pb.ROLE_CLIENT
         answer = await self.stub.Register(
-            pb.RegisterRequest(role=role, name=self.name, uuid=self.uuid, join_token=token),
+            pb.RegisterRequest(
+                role=ROLES[self.role],
+                name=self.name,
+                uuid=self.uuid,
+                join_token=token,
+                beacon_addr=self.beacon_addr,
+                page_instance=self.page_instance,
+            ),
             metadata=self.metadata,
         )
         self.metadata = (("authorization", f"Bearer {answer.credential}"),)
@@ -125,7 +136,7 @@ class Peer:
 
         async for message in self.stub.Session(up(), metadata=self.metadata):
             self.messages.append(message)
-            if self.role == "server" and message.WhichOneof("kind") == "welcome":
+            if self.role != "client" and message.WhichOneof("kind") == "welcome":
                 await self._confirm(message.welcome.voters)
             if message.WhichOneof("kind") == "command":
                 self.commands.append(message.command)
@@ -149,6 +160,9 @@ class Peer:
                 result.drives.add(drive=number)
         elif kind == "promise" and command.promise.suspect.node in self.heard:
             result.code = "heard"
+        elif kind == "revoke":
+            still = self.still.pop(0) if len(self.still) > 1 else self.still[0]
+            result.code = "" if still else "server_moves"
         elif kind == "probe":
             result.probe.drive = command.probe.drive
         elif kind == "scrub":

@@ -30,6 +30,7 @@ from drystone_storaged.cluster.store import (
     Target,
     WatchBatch,
 )
+from drystone_storaged.cluster.suspicions import standing, stands, suspect
 
 DEADLINE_S = 10.0
 
@@ -304,6 +305,39 @@ class MetadataConformance:
         await store.close()
         with pytest.raises(StoreUnavailableError):
             await store.get("/a")
+
+    async def test_a_suspicions_round_is_the_revision_that_wrote_it_and_never_used_twice(
+        self, store
+    ):
+        # A second manager that decides at the same revision as the first one.
+        first, late = await asyncio.gather(suspect(store, "aa"), suspect(store, "bb"))
+        assert first is not None
+        assert late is not None
+        assert first.round != late.round
+        assert await suspect(store, "aa") is None, "it stands"
+        await store.txn([], [Delete("/suspect/aa")])
+        again = await suspect(store, "aa")
+        assert again is not None
+        assert again.round > max(first.round, late.round)
+        assert not (await store.txn([stands(first)], [Put("/k", b"")])).succeeded
+        assert (await store.txn([stands(again)], [Put("/k", b"")])).succeeded
+        for each in (late, again):
+            found = await store.get(f"/suspect/{each.node}")
+            assert found is not None
+            assert found.mod_revision == each.round
+
+    async def test_a_list_of_suspicions_names_their_rounds_and_those_that_it_cannot_know(
+        self, store
+    ):
+        await store.txn([], [Put("/k", b"")])
+        before, nothing = await standing(store)
+        suspicion = await suspect(store, "aa")
+        assert suspicion is not None
+        assert nothing == []
+        assert suspicion.round > before, "the list from before does not end it"
+        revision, listed = await standing(store)
+        assert listed == [suspicion]
+        assert revision >= suspicion.round
 
 
 class LossyStore:

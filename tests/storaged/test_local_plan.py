@@ -40,7 +40,7 @@ def test_a_new_cluster_has_the_documented_defaults(layout):
     assert made.node_names() == ["manager-1", "node-1", "node-2", "node-3", "block-1"]
     assert made.drive_count() == 3
     assert made.servers[0].drives[0].size == 8 * 10**9
-    assert len(made.ports()) == 3 + 3 * 3 + 1, "no port is given twice"
+    assert len(made.ports()) == 3 + 3 * 4 + 1, "no port is given twice"
 
 
 def test_members_survive_a_round_trip_and_endpoints_are_for_scripts(layout):
@@ -114,6 +114,7 @@ def test_a_second_command_on_one_folder_is_refused(layout):
 def test_every_process_gets_settings_that_its_program_accepts(layout):
     from drystone_cli.csi_process import CsiSettings
     from drystone_common.settings import load_settings
+    from drystone_storaged.beacon.settings import BeaconSettings
     from drystone_storaged.block.settings import BlockSettings
     from drystone_storaged.manager.settings import ManagerSettings
     from drystone_storaged.server.settings import ServerSettings
@@ -121,8 +122,8 @@ def test_every_process_gets_settings_that_its_program_accepts(layout):
     made = members.found(layout, Wanted(consumers=2))
     configs.write(layout, made)
     classes: dict[str, type[Any]] = {
-        "manager": ManagerSettings, "server": ServerSettings, "block": BlockSettings,
-        "csi": CsiSettings,
+        "manager": ManagerSettings, "server": ServerSettings, "beacon": BeaconSettings,
+        "block": BlockSettings, "csi": CsiSettings,
     }  # fmt: skip
     for process in configs.processes(made):
         load_settings(classes[process.kind], file=layout.config(process.name))
@@ -211,7 +212,7 @@ def test_a_cluster_on_etcd_has_managers_that_share_store_and_secrets(layout):
     made = members.found(layout, Wanted(metadata="etcd"))
     assert made.node_names()[:4] == ["etcd-1", "manager-1", "manager-2", "manager-3"]
     assert made.version == members.VERSION, "an older program would take it for empty"
-    assert len(made.ports()) == 2 + 3 * 3 + 3 * 3 + 1, "no port is given twice"
+    assert len(made.ports()) == 2 + 3 * 3 + 3 * 4 + 1, "no port is given twice"
     members.ensure_tokens(layout)
     members.ensure_master(layout, made)
     members.save(layout, made)

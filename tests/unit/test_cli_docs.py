@@ -17,7 +17,7 @@ from tests.unit.source_tree import ROOT, own_files
 EVERYWHERE = {"--help", "-h", "--output", "-o", "--dir"}
 """Options that the document describes once for all commands."""
 
-PROCESSES = {"manager", "server", "block", "csi", "operator"}
+PROCESSES = {"manager", "server", "beacon", "block", "csi", "operator"}
 
 
 @cache

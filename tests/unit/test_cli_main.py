@@ -19,7 +19,7 @@ COMMANDS = (
     "volume fence", "volume attach", "volume detach",
     "status", "node list", "node forget", "drive list", "drive show", "drive forget", "drive scrub",
     "map", "node join-token", "task list", "task show",
-    "manager", "server", "block", "csi", "version",
+    "manager", "server", "beacon", "block", "csi", "version",
 )  # fmt: skip
 
 

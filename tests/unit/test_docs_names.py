@@ -16,6 +16,7 @@ from drystone_cli.csi_process import CsiSettings
 from drystone_common.errors import ExitCode
 from drystone_common.metrics import Metrics
 from drystone_storaged.agent.process import DaemonSettings
+from drystone_storaged.beacon.app import BeaconMetrics
 from drystone_storaged.block.app import BlockMetrics
 from drystone_storaged.block.settings import BlockSettings
 from drystone_storaged.manager.metrics import manager_metrics
@@ -159,9 +160,10 @@ def exposed(metrics: Metrics) -> set[str]:
 
 
 def test_every_metric_is_documented_and_the_reverse():
-    server, block = Metrics("server", "1"), Metrics("block", "1")
+    server, beacon, block = (Metrics(name, "1") for name in ("server", "beacon", "block"))
     nothing: Any = SimpleNamespace()
     ServerMetrics(server, nothing)
+    BeaconMetrics(beacon, nothing)
     DeviceMetrics(server, nothing)
     BlockMetrics(block, nothing)
     services: Any = SimpleNamespace(
@@ -169,7 +171,7 @@ def test_every_metric_is_documented_and_the_reverse():
         feed=SimpleNamespace(latest=lambda: None),
         sessions=SimpleNamespace(all=lambda _role: []),
     )
-    known = exposed(server) | exposed(block) | exposed(manager_metrics(services))
+    known = exposed(server) | exposed(beacon) | exposed(block) | exposed(manager_metrics(services))
     words = quoted(section(DOCS / "operations.md", "Metrics"))
     shown = {word.partition("{")[0] for word in words if word.startswith("drystone_")}
     assert shown == known

@@ -13,7 +13,7 @@ CRATES: Final = ROOT / "storaged" / "native" / "crates"
 # What every parser of the engine is made of.
 PARSES: Final = re.compile(r"\bReader::new\(|\bfrom_[lb]e_bytes\b|\bdecode_header\(")
 # README.md of the targets says why.
-WITHOUT: Final = {"block", "sim"}
+WITHOUT: Final = {"block", "server", "sim"}
 
 
 def rows() -> dict[str, str]:

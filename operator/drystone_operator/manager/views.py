@@ -75,6 +75,7 @@ def _node(data: Json) -> EngineNode:
         version=_text(data, "version"),
         fault_set=_text(data, "fault_set"),
         beacon_connected=beacon if isinstance(beacon, bool) else None,
+        beacon_registered=data.get("beacon_registered") is True,
         votes=votes if isinstance(votes, bool) else None,
     )
 

@@ -142,8 +142,8 @@ def admissions(build: Build, seen: ClusterSeen) -> list[Action]:
     found: list[Action] = []
     for role, secret, key, node, name, label in _admitted(build, seen):
         # A beacon speaks for the server of its node; managers list it under that.
-        known_as = "server" if role == "beacon" else role
-        registered = engine.node(known_as, name) is not None
+        known = engine.node("server" if role == "beacon" else role, name)
+        registered = known is not None and (role != "beacon" or known.beacon_registered)
         has_token = key in seen.secrets.get(secret, frozenset())
         if not registered and not has_token:
             found.append(AddJoinToken(secret, key, role, name))

@@ -84,11 +84,17 @@ def _missing(seen: RolloutSeen, engine: EngineView, node: str, others: list[PodV
     silent = [n.name for n in engine.nodes if n.beacon_connected is False and n.name != node]
     if silent:
         return f"the beacon of node {silent[0]} is connected"
-    down = [p for p in others if p.deleting or not p.ready]
+    down = [p for p in others if p.deleting or not (p.ready or _waits_for_port(p, engine))]
     if down:
         return f"pod {down[0].name} is ready again"
     away = sorted(seen.nodes_away - {node})
     return f"node {away[0]} is back" if away else ""
+
+
+def _waits_for_port(pod: PodView, engine: EngineView) -> bool:
+    """A beacon whose server still has one inside: it begins when that server is replaced."""
+    server = engine.node("server", pod.node) if pod.component == "beacon" else None
+    return server is not None and server.connected and server.beacon_connected is None
 
 
 def _managers_behind(seen: RolloutSeen) -> bool:

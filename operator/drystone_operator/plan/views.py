@@ -74,7 +74,8 @@ class EngineNode:
     version: str = ""
     fault_set: str = ""
     beacon_connected: bool | None = None
-    """Of a storage node whose beacon is a process of its own; None = not told."""
+    """Of a storage node whose server uses a beacon of its own; None = inside, or not told."""
+    beacon_registered: bool = False
     votes: bool | None = None
 
 

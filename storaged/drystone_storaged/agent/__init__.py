@@ -1,5 +1,5 @@
-"""What the server and the block daemon share: identity, control channel, map feed, start and stop.
+"""What server, beacon and block daemon share: identity, control channel, map feed, start and stop.
 
 Belongs here: how a process of a node talks to the manager and to the native side's event file.
-Does not belong here: what a server or a block daemon decides.
+Does not belong here: what one of them decides.
 """

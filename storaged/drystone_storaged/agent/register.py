@@ -36,6 +36,8 @@ class Membership:
     key_epoch: int
     master_key: bytes = field(repr=False)
     role_key: bytes = field(repr=False)
+    node: bytes | None = None
+    """Of a beacon: uuid of the storage node for which it speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Registrant:
     join_token_file: str = ""
     fault_set: str = ""
     beacon_addr: str = ""
+    page_instance: int = 0
 
 
 async def register(
@@ -63,6 +66,7 @@ async def register(
         feature_level=FEATURE_LEVEL,
         fault_set=registrant.fault_set,
         beacon_addr=registrant.beacon_addr,
+        page_instance=registrant.page_instance,
         cluster=identity.cluster.bytes if identity.cluster else b"",
     )
     answer = await control.call(lambda stub: stub.Register, request)
@@ -84,6 +88,7 @@ async def register(
         answer.key_epoch,
         answer.master_key,
         answer.role_key,
+        answer.node or None,
     )
 
 

@@ -17,6 +17,7 @@ VOLUMES: Final = "/vol/"
 LAYERS: Final = "/layer/"
 NODES: Final = "/node/"
 CLIENTS: Final = "/client/"
+BEACONS: Final = "/beacon/"
 DRIVES: Final = "/drive/"
 ORDERS: Final = "/order/"
 SUSPECTS: Final = "/suspect/"
@@ -82,6 +83,11 @@ def node(uuid_hex: str) -> str:
 def client(uuid_hex: str) -> str:
     """A consuming node's block daemon."""
     return f"{CLIENTS}{uuid_hex}"
+
+
+def beacon(uuid_hex: str) -> str:
+    """The beacon process of a storage node."""
+    return f"{BEACONS}{uuid_hex}"
 
 
 def drive(drive_id: int) -> str:

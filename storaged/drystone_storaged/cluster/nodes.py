@@ -20,7 +20,7 @@ from drystone_storaged.cluster.store import Compare, Delete, KeyValue, MetadataS
 from drystone_storaged.cluster.txn import read_all, read_record, retrying
 from drystone_storaged.cluster.wanted import WantedService
 
-Role = Literal["server", "client"]
+Role = Literal["server", "client", "beacon"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,12 @@ def token_digest(token: str) -> str:
 
 def node_key(role: Role, uuid_hex: str) -> str:
     """Where a node's record lies."""
-    return keys.node(uuid_hex) if role == "server" else keys.client(uuid_hex)
+    return {"server": keys.node, "client": keys.client, "beacon": keys.beacon}[role](uuid_hex)
+
+
+def name_key(role: Role, name: str) -> str:
+    """The index from a name; a beacon has the name of its storage node."""
+    return keys.name("beacon" if role == "beacon" else "node", name)
 
 
 class NodeService:
@@ -83,12 +88,16 @@ class NodeService:
                 code="join_token_invalid",
                 hint="start with the credential in the state folder, or get a new join token",
             )
-        if old == wanted.node:
+        new = wanted.node
+        if not new.beacon_addr:
+            # Of a server whose beacon is a process of its own: that one says where it listens.
+            new = replace(new, beacon_addr=old.beacon_addr)
+        if old == new:
             return old
         done = await self._store.txn(
-            [Compare.mod(bound.key, bound.mod_revision)], [Put(bound.key, encode(wanted.node))]
+            [Compare.mod(bound.key, bound.mod_revision)], [Put(bound.key, encode(new))]
         )
-        return wanted.node if done.succeeded else None
+        return new if done.succeeded else None
 
     async def _spent_here(self, wanted: Registration) -> bool:
         # An answer may have been lost: the token that bound this uuid is accepted again.
@@ -108,7 +117,7 @@ class NodeService:
                 code="join_token_invalid",
                 hint="get a new one from the manager; each admits one node",
             )
-        index = keys.name("node", wanted.node.name)
+        index = name_key(wanted.role, wanted.node.name)
         taken = await self._store.get(index)
         if taken is not None:
             raise AlreadyExistsError(
@@ -146,6 +155,35 @@ class NodeService:
             hint="see `drystone node list`",
         )
 
+    async def served(self, name: str) -> Node:
+        """The storage node for which a beacon of this name speaks."""
+        index = await self._store.get(keys.name("node", name)) if keys.nameable(name) else None
+        role, _, uuid_hex = index.value.decode().partition("/") if index else ("", "", "")
+        node = await self.by_uuid("server", uuid_hex) if role == "server" else None
+        if node is None:
+            raise ConflictError(
+                f"there is no storage node {name[:80]!a} yet",
+                code="node_not_registered",
+                hint="start `drystone server` with this name; the beacon waits for it",
+            )
+        return node
+
+    async def listens(self, node: Node, beacon_addr: str) -> None:
+        """Record where the beacon of a storage node listens."""
+
+        async def attempt() -> Node | None:
+            key = node_key("server", node.uuid)
+            found = await read_record(self._store, key, Node)
+            if found is None or found[0].beacon_addr == beacon_addr:
+                return node
+            new = replace(found[0], beacon_addr=beacon_addr)
+            done = await self._store.txn(
+                [Compare.mod(key, found[1].mod_revision)], [Put(key, encode(new))]
+            )
+            return new if done.succeeded else None
+
+        await retrying(attempt, f"beacon of node {node.name}")
+
     async def by_uuid(self, role: Role, uuid_hex: str) -> Node | None:
         """A node by identity; None = never registered, or forgotten."""
         found = await read_record(self._store, node_key(role, uuid_hex), Node)
@@ -153,8 +191,8 @@ class NodeService:
 
     async def list(self, role: Role) -> list[Node]:
         """All nodes of a kind; at most some thousand."""
-        prefix = keys.NODES if role == "server" else keys.CLIENTS
-        return await read_all(self._store, prefix, Node)
+        prefixes = {"server": keys.NODES, "client": keys.CLIENTS, "beacon": keys.BEACONS}
+        return await read_all(self._store, prefixes[role], Node)
 
     async def forget(self, name: str) -> tuple[Role, Node]:
         """Remove a node for good; its drives become gone. Refused while it is needed."""
@@ -162,6 +200,10 @@ class NodeService:
         ops: list[Op] = [Delete(keys.name("node", name)), Delete(node_key(role, node.uuid))]
         compares: list[Compare] = []
         if role == "server":
+            beacon = await self._store.get(name_key("beacon", name))
+            if beacon is not None:
+                uuid = beacon.value.decode().partition("/")[2]
+                ops += [Delete(beacon.key), Delete(node_key("beacon", uuid))]
             # Together with the node, or its devices could be wanted nowhere ever again.
             wanted_compares, wanted_ops = await WantedService(self._store).forgetting(node.uuid)
             compares += wanted_compares

@@ -197,6 +197,8 @@ class Node:
     fault_set: str = ""
     beacon_addr: str = ""
     feature_level: int = 1
+    page_instance: int = 0
+    """At the lease page, of the server process that registered last; 0 = its beacon is inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,10 +266,13 @@ class Voters:
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """A node that a majority does not hear, while its drop is under way."""
+    """A node that is taken for silent or still, while its drop is under way.
+
+    ``round`` is 0 in the store: readers put the revision there that wrote the key.
+    """
 
     node: str
-    round: int
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)

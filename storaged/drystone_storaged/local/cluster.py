@@ -157,6 +157,7 @@ class LocalCluster:
         members = parts.load(self.layout)
         with locked(self.layout):
             count = self._stop_all(configs.processes(members))
+            self._remove_pages()
             self._drop_dead_devices(members)
             return count
 
@@ -169,6 +170,7 @@ class LocalCluster:
             consumers, processes = self._what_to_destroy(force=force)
             self._detach(consumers, force=force)
             self._stop_all(processes)
+            self._remove_pages()
             self._remove_devices(consumers, force=force)
             for name in ("state", "drives", "csi", "conf", "run", "log"):
                 self._remove(self.layout.root / name)
@@ -187,6 +189,11 @@ class LocalCluster:
                 raise
             return self.layout.consumers_by_files(), self.processes.by_files()
         return [c.name for c in members.consumers], configs.processes(members)
+
+    def _remove_pages(self) -> None:
+        """They lie outside of the folder, in memory; without processes they mean nothing."""
+        if self.layout.beacon_runs.parent != self.layout.root:
+            shutil.rmtree(self.layout.beacon_runs, ignore_errors=True)
 
     def _remove(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -266,7 +273,9 @@ class LocalCluster:
 
     def _fresh_ports(self, members: Members, only: str | None = None) -> Members:
         """Give servers that do not run other ports where something took theirs meanwhile."""
-        running = {p.node for p in configs.processes(members) if self.processes.pid(p)}
+        # A beacon may run on without its server, whose ports are then to be looked at.
+        known = [p for p in configs.processes(members) if p.kind == "server"]
+        running = {p.node for p in known if self.processes.pid(p)}
         servers = []
         for server in members.servers:
             if server.name in running or only not in (None, server.name):
@@ -312,13 +321,14 @@ class LocalCluster:
 
     def _admit(self, rest: Rest, members: Members) -> None:
         """Give a join token to every node that was never registered."""
-        names = [("server", s.name) for s in members.servers]
-        names += [("client", c.name) for c in members.consumers]
-        for role, name in names:
-            if self._has_credential(name):
+        names = [("server", s.name, s.name) for s in members.servers]
+        names += [("beacon", s.name, f"{s.name}-beacon") for s in members.servers]
+        names += [("client", c.name, c.name) for c in members.consumers]
+        for role, name, state in names:
+            if self._has_credential(state):
                 continue
             token = rest.post("/v1/join-tokens", {"role": role, "name": name})["token"]
-            path = self.layout.join_token(name)
+            path = self.layout.join_token(state)
             atomic_write_text(path, f"{token}\n")
 
     def _has_credential(self, name: str) -> bool:
@@ -360,7 +370,7 @@ class LocalCluster:
     def _stop_all(self, found: list[Process]) -> int:
         """All of one kind at once, consumers before servers before managers before their store."""
         count = 0
-        for kinds in (("csi",), ("block",), ("server",), ("manager",), ("etcd",)):
+        for kinds in (("csi",), ("block",), ("server",), ("beacon",), ("manager",), ("etcd",)):
             chosen = [p for p in found if p.kind in kinds and self.processes.pid(p)]
             for process in chosen:
                 self.processes.signal(process, signal.SIGTERM)

@@ -27,6 +27,7 @@ def processes(members: Members) -> list[Process]:
     found = [Process(e.name, "etcd", e.name) for e in members.etcd]
     found += [Process(m.name, "manager", m.name) for m in members.managers()]
     found += [Process(f"{s.name}-server", "server", s.name) for s in members.servers]
+    found += [Process(f"{s.name}-beacon", "beacon", s.name) for s in members.servers]
     found += [Process(c.name, "block", c.name) for c in members.consumers]
     found += [Process(f"csi-{c.number}", "csi", c.name) for c in members.consumers]
     return found
@@ -50,6 +51,7 @@ def write(layout: Layout, members: Members) -> None:
             for number, drive in enumerate(server.drives, start=1)
         ]
         _put(layout, f"{server.name}-server", _server(layout, members, server), drives)
+        _put(layout, f"{server.name}-beacon", _beacon(layout, members, server))
     for consumer in members.consumers:
         _put(layout, consumer.name, _block(layout, members, consumer))
         _put(layout, f"csi-{consumer.number}", _csi(layout, members, consumer))
@@ -104,7 +106,18 @@ def _daemon(layout: Layout, members: Members, node: str, metrics_port: int) -> d
 def _server(layout: Layout, members: Members, server: ServerMember) -> Table:
     return {
         **_daemon(layout, members, server.name, server.metrics_port),
-        "beacon_listen": f"{HOST}:{server.beacon_port}",
+        "run_dir": str(layout.beacon_run(server.name)),
+    }
+
+
+def _beacon(layout: Layout, members: Members, server: ServerMember) -> Table:
+    state = f"{server.name}-beacon"
+    return {
+        **_daemon(layout, members, server.name, server.beacon_metrics_port),
+        "state_dir": str(layout.state(state)),
+        "join_token_file": str(layout.join_token(state)),
+        "listen": f"{HOST}:{server.beacon_port}",
+        "run_dir": str(layout.beacon_run(server.name)),
     }
 
 

@@ -128,6 +128,11 @@ def problems(status: dict[str, Any], members: Members) -> list[str]:
     missing = [name for name in names if name not in up]
     if missing:
         found.append(f"{', '.join(missing)} not connected")
+    # None: its server was started by an older program and has the beacon inside.
+    deaf = {n["name"] for n in status["nodes"] if n.get("beacon_connected") is False}
+    alone = [server.name for server in members.servers if server.name in deaf]
+    if alone:
+        found.append(f"beacon of {', '.join(alone)} not connected")
     drives = sum(1 for drive in status["drives"] if drive["state"] == "up")
     if drives < members.drive_count():
         found.append(f"{drives} of {members.drive_count()} drives are up")

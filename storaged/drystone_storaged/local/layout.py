@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from drystone_common.errors import ConflictError
+
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder below is ours alone
 
 OWN_NAMES: Final = (
     "cluster.json", "conf", "csi", "drives", "lock", "log", "master.key", "run", "state", "token",
@@ -78,6 +84,18 @@ class Layout:
         """Control socket of a block daemon."""
         return self.root / "run" / f"{node}.sock"
 
+    def beacon_run(self, node: str) -> Path:
+        """Folder of the lease page that a node's server and beacon share."""
+        return self.beacon_runs / node
+
+    @property
+    def beacon_runs(self) -> Path:
+        """Of all nodes. In memory: a store into a page on a disk may wait for that disk."""
+        if not SHARED_MEMORY.is_dir():
+            return self.root / "run"
+        digest = hashlib.sha256(str(self.root).encode()).hexdigest()
+        return SHARED_MEMORY / f"drystone-{os.geteuid()}-{digest[:16]}"
+
     def csi_socket(self, number: int) -> Path:
         """CSI socket of the n-th consumer, counted from 1."""
         return self.root / "csi" / ("csi.sock" if number == 1 else f"{number}.sock")
@@ -93,6 +111,13 @@ class Layout:
         """Make what is missing; private, because keys and data lie below."""
         for name in ("conf", "csi", "drives", "log", "run", "state"):
             (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.beacon_runs.exists() and self.beacon_runs.lstat().st_uid != os.geteuid():
+            # Everybody may make folders there.
+            raise ConflictError(
+                f"{self.beacon_runs} belongs to another user",
+                code="folder_unusable",
+                hint="remove it, or name another folder with --dir",
+            )
 
     def foreign(self) -> list[str]:
         """Names in the folder that are not ours."""

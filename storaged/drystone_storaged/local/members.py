@@ -47,6 +47,7 @@ class ServerMember(_Part):
     name: str
     beacon_port: int
     metrics_port: int
+    beacon_metrics_port: int = 0
     drives: list[DriveMember]
 
 
@@ -99,7 +100,8 @@ class Members(_Part):
         for member in self.etcd:
             found |= {member.client_port, member.peer_port}
         for server in self.servers:
-            found |= {server.beacon_port, server.metrics_port, *(d.port for d in server.drives)}
+            found |= {server.beacon_port, server.metrics_port, server.beacon_metrics_port}
+            found |= {d.port for d in server.drives}
         return found | {consumer.metrics_port for consumer in self.consumers}
 
     def managers(self) -> list[ManagerMember]:
@@ -184,6 +186,7 @@ def save(layout: Layout, members: Members) -> None:
             for name, port in [
                 *((m.name, m.metrics_port) for m in members.managers()),
                 *((s.name, s.metrics_port) for s in members.servers),
+                *((f"{s.name}-beacon", s.beacon_metrics_port) for s in members.servers),
                 *((c.name, c.metrics_port) for c in consumers),
             ]
         },
@@ -322,11 +325,17 @@ def grow(members: Members, wanted: Wanted) -> Members:
         more = drives - (len(old.drives) if old else 0)
         added = [DriveMember(port=port(), size=size) for _ in range(more)]
         if old is not None:
-            new_servers.append(old.model_copy(update={"drives": [*old.drives, *added]}))
+            beacon = old.beacon_metrics_port or port()
+            update = {"drives": [*old.drives, *added], "beacon_metrics_port": beacon}
+            new_servers.append(old.model_copy(update=update))
             continue
         new_servers.append(
             ServerMember(
-                name=f"node-{number}", beacon_port=port(), metrics_port=port(), drives=added
+                name=f"node-{number}",
+                beacon_port=port(),
+                metrics_port=port(),
+                beacon_metrics_port=port(),
+                drives=added,
             )
         )
     new_consumers = [

@@ -21,7 +21,7 @@ from drystone_common.files import atomic_write_text
 from drystone_storaged.local.etcd import etcd_program
 from drystone_storaged.local.layout import Layout
 
-Kind = Literal["etcd", "manager", "server", "block", "csi"]
+Kind = Literal["etcd", "manager", "server", "beacon", "block", "csi"]
 
 POLL_S: Final = 0.02
 EXEC_S: Final = 5.0  # the kernel needs microseconds to load a program, a busy machine more
@@ -64,7 +64,7 @@ class Processes:
         }
         names = sorted(path.stem for path in self._layout.pid("*").parent.glob("*.pid"))
         found = ((name, kinds.get(name.partition("-")[0])) for name in names)
-        return [Process(name, kind, name.removesuffix("-server")) for name, kind in found if kind]
+        return [_of_file(name, kind) for name, kind in found if kind]
 
     def pid(self, process: Process) -> int | None:
         """The pid of a process that runs (or is stopped by a signal); None if there is none."""
@@ -229,6 +229,12 @@ class Processes:
             return False
         # A zombie has no command line: what is dead does not count as running.
         return str(self._layout.config(process.name)).encode() in command
+
+
+def _of_file(name: str, kind: Kind) -> Process:
+    if name.endswith("-beacon"):
+        return Process(name, "beacon", name.removesuffix("-beacon"))
+    return Process(name, kind, name.removesuffix("-server"))
 
 
 def _proc_state(pid: int) -> str:

@@ -1,4 +1,4 @@
-"""Commands to servers as the services need them: fence, free, quiesce, promise, probe, scrub."""
+"""Commands to servers and beacons as the services need them: fence, promise, revoke, scrub."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 from drystone_common.errors import DrystoneError
 from drystone_storaged.cluster.fence import FenceDrives
 from drystone_storaged.cluster.membership import PgRef
+from drystone_storaged.cluster.nodes import Role
 from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.records import Order, Suspicion, Volume
 from drystone_storaged.manager.control.sessions import SessionRegistry
@@ -19,6 +20,7 @@ FENCE_S: Final = 2.0  # drains one log group and one flush; a silent server is a
 FREE_S: Final = 5.0  # one record per drive; not urgent
 QUIESCE_S: Final = 1.0  # reads in progress end; one that hangs is no proof and the drop waits
 PROMISE_S: Final = 0.5  # answered from the beacon's memory
+REVOKE_S: Final = 0.5  # answered from the beacon's memory and a lock of the kernel
 PROBE_S: Final = 0.5  # answered from counters
 REASON_MAX: Final = 500  # of what a server says: a sentence a drive
 SCRUB_S: Final = 24 * 3600.0  # a day for a whole drive at a fraction of its speed
@@ -77,7 +79,19 @@ class Commander:
         """Ask a voter not to echo a node any more."""
         suspect = pb.Suspect(node=bytes.fromhex(suspicion.node), round=suspicion.round)
         promise = pb.Promise(suspect=suspect, voters_version=voters_version)
-        return await self._ask(voter, pb.Command(promise=promise), PROMISE_S) is not None
+        # The beacon is a process of its own, or inside the server.
+        own = self._sessions.get(("beacon", voter)) is not None
+        role: Role = "beacon" if own else "server"
+        command = pb.Command(promise=promise)
+        return await self._ask(voter, command, PROMISE_S, role=role) is not None
+
+    async def revoke(self, node: str, instance: int, round_: int) -> bool:
+        """Have a node's own beacon take its server the lease; True = it serves no reads.
+
+        ``instance`` names the process. Round 0 only asks whether it is gone or stands still.
+        """
+        command = pb.Command(revoke=pb.Revoke(round=round_, instance=instance))
+        return await self._ask(node, command, REVOKE_S, role="beacon") is not None
 
     async def probe_drive(self, node: str, drive: int) -> pb.CommandResult | None:
         """How a drive does, by its own server: `probe`, or the code `drive_failed`."""
@@ -93,18 +107,18 @@ class Commander:
         return await self._sessions.command(node, command, SCRUB_S, progress)
 
     async def _ask(
-        self, node: str, command: pb.Command, deadline_s: float
+        self, node: str, command: pb.Command, deadline_s: float, *, role: Role = "server"
     ) -> pb.CommandResult | None:
         """The answer of success; None for silence and for every refusal."""
-        result = await self._answer(node, command, deadline_s)
+        result = await self._answer(node, command, deadline_s, role=role)
         return result if result is not None and not result.code else None
 
     async def _answer(
-        self, node: str, command: pb.Command, deadline_s: float
+        self, node: str, command: pb.Command, deadline_s: float, *, role: Role = "server"
     ) -> pb.CommandResult | None:
-        if self._sessions.get(("server", node)) is None:
+        if self._sessions.get((role, node)) is None:
             return None
         try:
-            return await self._sessions.command(node, command, deadline_s)
+            return await self._sessions.command(node, command, deadline_s, role=role)
         except DrystoneError:
             return None

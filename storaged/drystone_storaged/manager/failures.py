@@ -1,11 +1,11 @@
-"""Who is dropped, and on what proof: refused probes, own reports, probed client reports (§4.5)."""
+"""Who is dropped, and on what proof: refused probes, beacons, own and client reports (§4.5)."""
 
 from __future__ import annotations
 
 import asyncio
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +43,8 @@ class JudgeDeps:
     monotonic: Callable[[], float]
     joiner_failed: Callable[[int], None]
     connected: Callable[[str], bool]
+    still: Callable[[str], Awaitable[bool]]
+    """Drop a node by its beacon's word that its server is gone or stands still; True = done."""
 
 
 class FailureJudge:
@@ -60,7 +62,11 @@ class FailureJudge:
         return any(mine.intersection(record.members()) for record in state.pgs().values())
 
     async def check_process(self, node: str) -> bool:
-        """Probe a node's drives; refused everywhere = dead, dropped now. True = dropped."""
+        """Probe a node's drives; refused everywhere = dead, dropped now. True = dropped.
+
+        A process that is frozen accepts connections, and behind a firewall nobody refuses: then
+        the node's beacon is asked, which sees whether the process lives and moves.
+        """
         async with self._looking[node]:
             return await self._check_process(node)
 
@@ -69,7 +75,7 @@ class FailureJudge:
         drives = _serving(state, node)
         evidence = Evidence("connection refused", self._deps.monotonic())
         if not await all_refused(self._deps.prober, [d.addr for d in drives]):
-            return False
+            return await self._deps.still(node)
         log.warning("server process is dead", node=node, drives=[d.id for d in drives])
         # The state was read before the probe: an open or a READY since then voids this drop.
         await self._drop(state, _of_node(state, node), evidence, ended=True)
@@ -81,7 +87,8 @@ class FailureJudge:
         """Drop all drives of a node whose lease is over."""
         state = await read_state(self._deps.store)
         drives = _of_node(state, node)
-        log.warning("dropping a silent node", node=node, drives=[d.id for d in drives])
+        numbers = [d.id for d in drives]
+        log.warning("dropping a silent node", node=node, drives=numbers, reason=evidence.reason)
         return await self._drop(state, drives, evidence, conditions, ended=False)
 
     async def drive_ended(self, number: int, reason: str) -> Changed | None:

@@ -23,6 +23,8 @@ class Seen:
     """What is known beside the map: who is connected, what servers reported."""
 
     connected: Callable[[Node], bool]
+    beacons_away: Collection[str]
+    """Storage nodes whose beacon is a process of its own that is not connected."""
     stats: DriveStats
     refusals: Refusals
     waiting: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -58,6 +60,7 @@ def find_issues(
     return [
         *_groups(state, drives, counts),
         *_nodes(state, drives, servers, worst=bool(counts["stalled"] or counts["unavailable"])),
+        *_beacons(seen.beacons_away, drives.away),
         *_clients(seen.waiting),
         *_places(drives, servers, seen.refusals),
         *_drives(drives, seen.stats),
@@ -134,6 +137,15 @@ def _nodes(
                 else f"; if it is gone for good, add another node for its copies, then {forget}"
             )
         yield line
+
+
+def _beacons(beacons_away: Collection[str], servers_away: Collection[str]) -> Iterator[str]:
+    # A node that is away altogether is told of already.
+    for name in sorted(set(beacons_away).difference(servers_away)):
+        yield (
+            f"the beacon of node {name} is not connected, without it the server there answers no "
+            "reads: start `drystone beacon` there or see its log"
+        )
 
 
 def _clients(waiting: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -166,6 +166,11 @@ def build(env: Environment) -> Services:
     members = MembershipService(store, leadership, monotonic=clock, wall=env.wall)
     replacement = ReplacementService(store, leadership, members, drives, env.native.place_pool)
     feed = MapFeed(store)
+
+    async def still(node: str) -> bool:
+        # Made below: each of the two needs the other.
+        return await services.silence.server_is_still(node)
+
     judge = FailureJudge(
         JudgeDeps(
             store=store,
@@ -177,6 +182,7 @@ def build(env: Environment) -> Services:
             monotonic=clock,
             joiner_failed=backoff.failed,
             connected=lambda node: sessions.get(("server", node)) is not None,
+            still=still,
         )
     )
     fence = FenceService(store, volumes, commander, monotonic=clock, random_nonce=random_nonce)
@@ -212,8 +218,12 @@ def build(env: Environment) -> Services:
         voters=VoterKeeper(VoterDeps(store, leadership, nodes, sessions, env.name)),
         devices=DeviceDesk(store, WantedService(store), sessions, DeviceReports()),
     )
-    leadership.on_lost.append(services.stand_down)
-    # Whatever may let a drop or a join happen is a change of the map or of who is connected.
-    feed.on_news += [services.wake_sweep.ring, services.joins.bell.ring]
-    sessions.on_change.append(services.wake_sweep.ring)
+    _listen(services)
     return services
+
+
+def _listen(services: Services) -> None:
+    services.leadership.on_lost.append(services.stand_down)
+    # Whatever may let a drop or a join happen is a change of the map or of who is connected.
+    services.feed.on_news += [services.wake_sweep.ring, services.joins.bell.ring]
+    services.sessions.on_change.append(services.wake_sweep.ring)

@@ -1,4 +1,8 @@
-"""From silence to a drop: /suspect, promises, the lease's wait, one transaction (§4.5)."""
+"""From silence to a drop: /suspect, promises, the lease's wait, one transaction (§4.5).
+
+Besides, a server process that is gone or stands still under a living beacon: there the beacon's
+own promise replaces those of the majority and the wait.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ from typing import Final
 from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
 from drystone_storaged.cluster import keys
-from drystone_storaged.cluster.codec import encode
 from drystone_storaged.cluster.leadership import Leadership
 from drystone_storaged.cluster.membership_service import Evidence
-from drystone_storaged.cluster.records import Suspicion, Voters
-from drystone_storaged.cluster.store import Compare, Delete, MetadataStore, Put
-from drystone_storaged.cluster.txn import read_all, read_record
+from drystone_storaged.cluster.records import Node, Suspicion, Voters
+from drystone_storaged.cluster.store import Compare, Delete, MetadataStore
+from drystone_storaged.cluster.suspicions import standing, stands, suspect
+from drystone_storaged.cluster.txn import read_record
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.control.sessions import SessionRegistry
 from drystone_storaged.manager.failures import FailureJudge
@@ -26,6 +30,10 @@ log = get_logger(__name__)
 
 PROMISES_S: Final = 2.0  # to collect promises; evidence lives 5 s and the wait takes 1.6 s of it
 RETRY_S: Final = 0.25  # between two rounds of asking those that did not promise yet
+
+
+Decide = Callable[[Suspicion, list[Compare]], Awaitable[None]]
+"""Looks for the proof while a suspicion stands; the drop compares what it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class SilenceLoop:
     def __init__(self, deps: SilenceDeps) -> None:
         self._deps = deps
         self._tracker = SilenceTracker()
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, asyncio.Task[bool] | asyncio.Task[None]] = {}
 
     async def report(self, voter: str, silent: list[str]) -> None:
         """A beacon's report came in."""
@@ -66,9 +74,8 @@ class SilenceLoop:
 
     async def suspects_message(self) -> pb.SessionDown:
         """Every suspicion that stands."""
-        revision = await self._deps.store.revision()
-        standing = await read_all(self._deps.store, keys.SUSPECTS, Suspicion)
-        listed = [pb.Suspect(node=bytes.fromhex(s.node), round=s.round) for s in standing]
+        revision, found = await standing(self._deps.store)
+        listed = [pb.Suspect(node=bytes.fromhex(s.node), round=s.round) for s in found]
         return pb.SessionDown(suspects=pb.Suspects(suspects=listed, revision=revision))
 
     def reset(self) -> None:
@@ -80,7 +87,7 @@ class SilenceLoop:
 
     async def recover(self) -> None:
         """At election: suspicions of a manager that is gone are withdrawn; votes begin anew."""
-        for suspicion in await read_all(self._deps.store, keys.SUSPECTS, Suspicion):
+        for suspicion in (await standing(self._deps.store))[1]:
             await self._withdraw(suspicion.node)
 
     async def close(self) -> None:
@@ -99,24 +106,61 @@ class SilenceLoop:
         try:
             # One that was dropped already stays silent, and there is nothing to decide.
             if await self._deps.judge.has_members(node):
-                await self._try_drop(node, voters, same_voters)
+
+                async def decide(suspicion: Suspicion, conditions: list[Compare]) -> None:
+                    # Two changes of the voters could give the node a majority without a promise.
+                    await self._decide(suspicion, voters, [*conditions, same_voters])
+
+                await self._try_drop(node, decide)
         except DrystoneError as error:
             log.warning("a suspicion came to nothing", node=node, reason=str(error))
 
-    async def _try_drop(self, node: str, voters: Voters, same_voters: Compare) -> None:
-        key = keys.suspect(node)
-        suspicion = Suspicion(node, await self._deps.store.revision())
-        written = await self._deps.store.txn(
-            [self._deps.leadership.compare(), Compare.absent(key)], [Put(key, encode(suspicion))]
-        )
-        if not written.succeeded:
+    async def server_is_still(self, node: str) -> bool:
+        """Drop a node whose beacon lives and says that its server is gone or stands still."""
+        if not self._deps.leadership.leads or node in self._running:
+            return False
+        # Asked first: a suspicion is written, and withdrawn, by transactions.
+        task = asyncio.create_task(self._take_lease(node))
+        self._running[node] = task
+        task.add_done_callback(lambda _: self._running.pop(node, None))
+        await asyncio.wait((task,))
+        return False if task.cancelled() or task.exception() else task.result()
+
+    async def _take_lease(self, node: str) -> bool:
+        # The process that has the drives registered before it opened them. One with a beacon
+        # inside gets its leases there, and no other beacon may speak for it.
+        found = await read_record(self._deps.store, keys.node(node), Node)
+        instance = found[0].page_instance if found else 0
+        if not instance or not await self._deps.commander.revoke(node, instance, 0):
+            return False
+        dropped = False
+
+        async def decide(suspicion: Suspicion, conditions: list[Compare]) -> None:
+            nonlocal dropped
+            proven = self._deps.monotonic()
+            if not await self._deps.commander.revoke(node, instance, suspicion.round):
+                log.info("the server moves again", node=node)
+                return
+            evidence = Evidence("its beacon says that its server is gone or stands still", proven)
+            await self._deps.judge.drop_node(node, evidence, conditions=conditions)
+            dropped = True
+
+        try:
+            if await self._deps.judge.has_members(node):
+                await self._try_drop(node, decide)
+        except DrystoneError as error:
+            log.warning("a suspicion came to nothing", node=node, reason=str(error))
+        return dropped
+
+    async def _try_drop(self, node: str, decide: Decide) -> None:
+        mine = self._deps.leadership.compare()
+        suspicion = await suspect(self._deps.store, node, [mine])
+        if suspicion is None:
             # No other task is at this node: a key that stands was left by one that failed.
             await self._withdraw(node)
             return
         try:
-            # Two changes of the voters could give the node a majority without a promise.
-            conditions = [Compare.mod(key, written.revision), same_voters]
-            await self._decide(suspicion, voters, conditions)
+            await decide(suspicion, [stands(suspicion)])
         finally:
             await asyncio.shield(self._withdraw(node))
 
@@ -155,5 +199,5 @@ class SilenceLoop:
 
     async def _tell(self) -> None:
         message = await self.suspects_message()
-        for session in self._deps.sessions.all("server"):
+        for session in self._deps.sessions.beacons():
             session.send(message)

@@ -83,8 +83,9 @@ class StatusService:
         clients = await read_all(self._store, keys.CLIENTS, Node)
         counts = count_states(state, state.pools.values())
         issues = self._issues(state, servers, counts, await self._waiting(clients))
-        nodes = [self.node(n, "server", state) for n in servers]
-        nodes += [self.node(n, "client", state) for n in clients]
+        beacons = await self.beacons()
+        nodes = [self.node(n, "server", state, beacons) for n in servers]
+        nodes += [self.node(n, "client", state, beacons) for n in clients]
         live = [d for d in state.drives.values() if d.state is not DriveState.GONE]
         return {
             "health": _health(counts, issues),
@@ -100,15 +101,23 @@ class StatusService:
             },
         }
 
-    def node(self, node: Node, role: str, state: MapState) -> Json:
+    async def beacons(self) -> frozenset[str]:
+        """Names of the storage nodes that have a beacon of their own."""
+        return frozenset(b.name for b in await read_all(self._store, keys.BEACONS, Node))
+
+    def node(self, node: Node, role: str, state: MapState, beacons: frozenset[str]) -> Json:
         """One node."""
         key = ("server" if role == "server" else "client", node.uuid)
         connected = self._sessions.get(key) is not None  # type: ignore[arg-type]
         drives = [d.id for d in state.drives.values() if d.node == node.uuid]
+        # Of a server that has its beacon inside, nobody else's connection says anything.
+        apart = role == "server" and node.page_instance != 0
         return {
             "name": node.name, "uuid": node.uuid, "role": role, "connected": connected,
             "state": "up" if connected else "down", "version": node.version,
             "fault_set": node.fault_set or None, "drives": drives,
+            "beacon_registered": role == "server" and node.name in beacons,
+            "beacon_connected": self._has_beacon(node) if apart else None,
         }  # fmt: skip
 
     def drive(self, drive: Drive, state: MapState) -> Json:
@@ -191,6 +200,9 @@ class StatusService:
         found = [self._stats.get(drive) for drive in state.drives]
         return sum(f.resync_done for f in found if f is not None)
 
+    def _has_beacon(self, node: Node) -> bool:
+        return self._sessions.get(("beacon", node.uuid)) is not None
+
     async def _waiting(self, clients: list[Node]) -> dict[str, list[str]]:
         """Volumes whose block daemon is away, by its node."""
         away = {c.uuid: c.name for c in clients if self._sessions.get(("client", c.uuid)) is None}
@@ -211,7 +223,8 @@ class StatusService:
         def connected(node: Node) -> bool:
             return self._sessions.get(("server", node.uuid)) is not None
 
-        seen = Seen(connected, self._stats, self._refusals, waiting)
+        away = {n.name for n in servers if n.page_instance and not self._has_beacon(n)}
+        seen = Seen(connected, away, self._stats, self._refusals, waiting)
         return find_issues(state, servers, counts, seen)
 
 

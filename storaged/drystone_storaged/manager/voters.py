@@ -76,12 +76,12 @@ class VoterKeeper:
                 await self._tell(voters)
 
     async def registered(self) -> None:
-        """A server registered: it votes as soon as it may, and may listen elsewhere than before."""
+        """A server or beacon registered: the node votes, and may listen elsewhere than before."""
         await self.settle()
         await self._tell(await self.current())
 
     async def welcome(self, revision: int) -> pb.SessionDown:
-        """The greeting of a server's session, with the newest list."""
+        """The greeting of a server's or beacon's session, with the newest list."""
         return await self._message(await self.current(), revision)
 
     async def current(self) -> Voters:
@@ -115,7 +115,7 @@ class VoterKeeper:
     async def _tell(self, voters: Voters) -> None:
         # The revision is for a new session's first look only; here it asks for nothing.
         message = await self._message(voters, 0)
-        for session in self._deps.sessions.all("server"):
+        for session in self._deps.sessions.beacons():
             session.send(message)
 
     async def _message(self, voters: Voters, revision: int) -> pb.SessionDown:

@@ -16,12 +16,14 @@ from drystone_common.metrics import Metrics
 from drystone_common.settings import load_settings
 from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.identity import IdentityFile
+from drystone_storaged.agent.leasepage import PageWatch, attached
 from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.metrics_http import serving_metrics
 from drystone_storaged.agent.process import Background, run_daemon
 from drystone_storaged.agent.pump import Event, Pump
 from drystone_storaged.agent.register import Membership, Registrant, register
 from drystone_storaged.agent.session import Session
+from drystone_storaged.agent.silence import Silence, Votes
 from drystone_storaged.attach.command import Runner, SystemRunner
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.commands import Commands, Controls
@@ -36,7 +38,6 @@ from drystone_storaged.server.ledger import Ledger
 from drystone_storaged.server.prepare import DriveTools, Preparer
 from drystone_storaged.server.revive import Revive
 from drystone_storaged.server.settings import ServerSettings
-from drystone_storaged.server.silence import Silence
 from drystone_storaged.server.status import ServerMetrics, StatusReporter
 from drystone_storaged.server.stuck import stuck_copy
 from drystone_storaged.server.trust import is_forgotten
@@ -58,6 +59,7 @@ class Server:
         core: ServerCore,
         tools: DriveTools,
         *,
+        instance: int = 0,
         runner: Runner | None = None,
     ) -> None:
         self.settings = settings
@@ -65,8 +67,9 @@ class Server:
         runner = runner or SystemRunner()
         self.background = Background()
         self._closed: list[asyncio.Task[None]] = []
-        self._instance = nonce()
-        self._beacon_addr = core.start_beacon(settings.beacon_listen, self._instance)
+        self._instance = instance or nonce()
+        self.page = PageWatch()
+        beacon_addr = self._start_beacon()
         slots = range(len(settings.drives))
         self.gate = LeaseGate(core.map, slots, lambda: self.maps.need(0))
         self.maps = MapFeed(control, self.gate.take)
@@ -74,7 +77,7 @@ class Server:
         self.silence = Silence(core, control)
         self.drives: list[DriveKeeper] = []
         hello = control_pb2.Hello(
-            instance=self._instance, version=__version__, beacon_addr=self._beacon_addr
+            instance=self._instance, version=__version__, beacon_addr=beacon_addr
         )
         self.session = Session(control, hello, self._on_message)
         self.reporter = StatusReporter(core, self.drives, self.maps, self.session.send)
@@ -82,15 +85,16 @@ class Server:
         self.revive = Revive(self.drives, self.maps, self.reporter)
         self.session.on_open(self.revive.session_opened)
         self.maps.on_change = self._map_changed
+        self.votes = Votes(core.ask_vote)
         self.fleet = Fleet(settings, self.drives, self.gate, self.session.send)
         self.session.on_open(self.fleet.session_opened)
         self.commands = Commands(
-            core,
             self.controls,
             self.maps,
             self.drives,
             probe=self.reporter.probe,
             answer=lambda result: self.session.send(control_pb2.SessionUp(result=result)),
+            votes=None if settings.run_dir else self.votes,
             look=self.fleet.look,
         )
         self.upcalls = Upcalls(core, control, self.maps, self._nonce_of)
@@ -118,6 +122,14 @@ class Server:
         self.drives += [DriveKeeper(d, slot, deps) for slot, d in enumerate(settings.drives)]
         self.pump = Pump(core, self._handlers())
 
+    def _start_beacon(self) -> str:
+        """Inside, or take the place at the page of the beacon process; gives the address inside."""
+        folder = self.settings.run_dir
+        if not folder:
+            return self.core.start_beacon(self.settings.beacon_listen, self._instance)
+        attached(lambda: self.core.use_beacon(folder, self._instance))
+        return ""
+
     def _refusals_changed(self) -> None:
         self.reporter.refusals_changed()
         self.fleet.changed()
@@ -139,7 +151,9 @@ class Server:
             start(self.upcalls.run_calls(), "upcalls")
             start(self.upcalls.run_generations(), "generations")
             start(self.reporter.run(), "status")
-            start(self.silence.run(), "silence")
+            start(self.page.failure(), "lease-page")
+            if not self.settings.run_dir:
+                start(self.silence.run(), "silence")
             start(self.revive.run(), "revive")
             for drive in self.drives:
                 start(drive.run(), f"drive-{drive.slot}")
@@ -166,11 +180,13 @@ class Server:
 
     async def _on_message(self, message: control_pb2.SessionDown) -> None:
         kind = message.WhichOneof("kind")
+        inside = not self.settings.run_dir
         if kind == "welcome":
-            self.silence.voters(message.welcome.voters)
+            if inside:
+                self.silence.voters(message.welcome.voters)
             if message.welcome.map_revision > self.maps.revision:
                 self.maps.need(message.welcome.map_revision)
-        elif kind == "suspects":
+        elif kind == "suspects" and inside:
             self.silence.suspects(message.suspects)
         elif kind == "command":
             self.commands.start(message.command)
@@ -190,8 +206,9 @@ class Server:
             "control_done": self.controls.on_done,
             "report": self._on_report,
             "quorum": self.silence.on_quorum,
-            "vote": self.commands.on_vote,
+            "vote": self.votes.on_vote,
             "silent": self.silence.on_silent,
+            "lease_page_lost": self.page.on_lost,
         }
 
     def _on_ready(self, event: Event) -> None:
@@ -271,15 +288,17 @@ async def serve(settings: ServerSettings) -> None:
     async with AsyncExitStack() as stack:
         control = Control(settings.managers)
         stack.push_async_callback(control.aclose)
+        instance = nonce()
         registrant = Registrant(
             control_pb2.ROLE_SERVER,
             settings.join_token_file,
             settings.fault_set,
-            settings.beacon_listen,
+            "" if settings.run_dir else settings.beacon_listen,
+            instance if settings.run_dir else 0,
         )
         membership = await register(control, file, identity, registrant)
         core = drystone_native.ServerCore(core_config(membership))
-        server = Server(settings, control, membership, core, drystone_native)
+        server = Server(settings, control, membership, core, drystone_native, instance=instance)
         metrics = Metrics("server", __version__)
         gauges = ServerMetrics(metrics, server.reporter)
         devices = DeviceMetrics(metrics, server.fleet)

@@ -11,6 +11,7 @@ from drystone_common.errors import DeadlineError, DrystoneError, UnavailableErro
 from drystone_common.logs import get_logger
 from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.pump import Event
+from drystone_storaged.agent.silence import Votes
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.drive import FAILED_CODE, DriveKeeper, DriveState
@@ -62,16 +63,16 @@ class Commands:
 
     def __init__(
         self,
-        core: ServerCore,
         controls: Controls,
         maps: MapFeed,
         drives: Sequence[DriveKeeper],
         *,
         probe: Callable[[int], Awaitable[control_pb2.DriveStatus | None]],
         answer: Answer,
+        votes: Votes | None,
         look: Callable[[], Awaitable[None]],
     ) -> None:
-        self._core = core
+        """``votes`` is None where the beacon is a process of its own."""
         self._controls = controls
         self._maps = maps
         self._drives = drives
@@ -79,7 +80,7 @@ class Commands:
         self._answer = answer
         self._look = look
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._votes: dict[tuple[str, int], asyncio.Future[bool]] = {}
+        self._votes = votes
         self._scrubs: dict[int, asyncio.Future[Event]] = {}
 
     def start(self, command: control_pb2.Command) -> None:
@@ -92,12 +93,6 @@ class Commands:
         task = asyncio.create_task(self._run(command), name=f"command-{command.id}")
         self._tasks[command.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(command.id, None))
-
-    def on_vote(self, event: Event) -> None:
-        """Take `vote`."""
-        future = self._votes.get((event["node"], event["round"]))
-        if future is not None and not future.done():
-            future.set_result(bool(event["granted"]))
 
     def on_scrub_done(self, event: Event) -> None:
         """Take the report `scrub_done`."""
@@ -213,16 +208,10 @@ class Commands:
         return control_pb2.CommandResult(drives=drives)
 
     async def _promise(self, promise: control_pb2.Promise) -> control_pb2.CommandResult:
-        node = uuid_text(promise.suspect.node)
-        key = (node, promise.suspect.round)
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._votes[key] = future
-        try:
-            self._core.ask_vote(*key)
-            granted = await future
-        finally:
-            self._votes.pop(key, None)
-        return control_pb2.CommandResult(code="" if granted else "heard")
+        if self._votes is None:
+            # Nobody here promises anything; the beacon process is asked when it is connected.
+            return control_pb2.CommandResult(code="failed", message="the beacon is another process")
+        return await self._votes.promise(promise)
 
     async def _look_at_devices(self, _: control_pb2.LookAtDevices) -> control_pb2.CommandResult:
         await self._look()
@@ -274,9 +263,3 @@ class Commands:
                 healed_blocks=event["healed"],
             )
         )
-
-
-def uuid_text(raw: bytes) -> str:
-    """16 bytes as the canonical text."""
-    text = raw.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

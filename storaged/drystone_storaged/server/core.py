@@ -28,6 +28,10 @@ class ServerCore(Protocol):
         """Start the beacon."""
         ...
 
+    def use_beacon(self, run_dir: str, instance: int) -> None:
+        """Take leases from the page of a beacon process."""
+        ...
+
     def map(self, data: bytes, read_began_us: int | None) -> None:
         """Take a map."""
         ...

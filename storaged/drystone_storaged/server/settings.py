@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from drystone_storaged.agent.process import DaemonSettings
 
@@ -77,7 +79,16 @@ class ServerSettings(DaemonSettings):
     """Folders whose regular files `*.img` count as devices, for machines without spare disks."""
     discover: bool = True
     """Look for devices (only together with `drive_listen`)."""
-    beacon_listen: str
-    """`host:port` of the beacon's UDP socket."""
+    run_dir: str = ""
+    """Folder of the lease page that `drystone beacon` of this node serves; empty = no such process,
+    the beacon runs inside the server."""
+    beacon_listen: str = ""
+    """`host:port` of the UDP socket of a beacon inside the server; not used with `run_dir`."""
     fault_set: str = ""
     """Nodes that may fail together (a rack); empty = the node alone."""
+
+    @model_validator(mode="after")
+    def _has_a_beacon(self) -> Self:
+        if not self.run_dir and not self.beacon_listen:
+            raise ValueError("give run_dir (with `drystone beacon` beside it) or beacon_listen")
+        return self

@@ -69,6 +69,16 @@ async def authorize(services: Services, context: Context, role: Role) -> Node:
     return node
 
 
+async def beacon_of(services: Services, context: Context) -> Node:
+    """The storage node for which a beacon calls: a process of its own, or inside the server."""
+    peer, node = await authenticate(services, context)
+    if peer.role == "beacon":
+        return await services.nodes.served(node.name)
+    if peer.role != "server":
+        raise DeniedError("this call is for a beacon", code="wrong_role")
+    return node
+
+
 async def client(services: Services, context: Context) -> Caller:
     """The calling block daemon."""
     node = await authorize(services, context, "client")

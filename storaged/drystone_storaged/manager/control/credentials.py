@@ -1,7 +1,7 @@
 """Credentials of processes: a MAC over role and uuid, checked without the store.
 
-`dsc1.<server|client>.<uuid hex>.<key epoch>.<mac hex>`; the MAC's key is derived from the master,
-so a credential opens nothing but the control channel.
+`dsc1.<server|client|beacon>.<uuid hex>.<key epoch>.<mac hex>`; the MAC's key is derived from the
+master, so a credential opens nothing but the control channel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import Final
 from drystone_common.errors import UnauthenticatedError
 from drystone_storaged.cluster.nodes import Role
 
-_FORM: Final = re.compile(r"dsc1\.(server|client)\.([0-9a-f]{32})\.([0-9]{1,9})\.([0-9a-f]{64})")
+_FORM: Final = re.compile(
+    r"dsc1\.(server|client|beacon)\.([0-9a-f]{32})\.([0-9]{1,9})\.([0-9a-f]{64})"
+)
+_ROLES: Final[dict[str, Role]] = {"server": "server", "client": "client", "beacon": "beacon"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Credentials:
         """Who this credential names, if it verifies."""
         form = _FORM.fullmatch(credential)
         if form is not None:
-            peer = Peer("server" if form[1] == "server" else "client", form[2])
+            peer = Peer(_ROLES[form[1]], form[2])
             epoch = int(form[3])
             fresh = epoch in (self.epoch, self.epoch - 1)
             if hmac.compare_digest(self._mac(peer, epoch), form[4]) and fresh:

@@ -17,6 +17,7 @@ from drystone_storaged.manager.control.context import (
     Context,
     authenticate,
     authorize,
+    beacon_of,
     unary,
 )
 from drystone_storaged.manager.devices import CLASSES
@@ -142,7 +143,7 @@ class DriveCalls:
     @unary
     async def ReportSilence(self, request: pb.ReportSilenceRequest, context: Context) -> pb.Ack:  # noqa: N802
         """A beacon's view."""
-        node = await authorize(self._services, context, "server")
+        node = await beacon_of(self._services, context)
         silent = [uuid.hex() for uuid in request.silent[:SILENT_MAX] if len(uuid) == UUID_BYTES]
         self._services.voters.reported(node.uuid, request.voters_version)
         await self._services.silence.report(node.uuid, silent)

@@ -51,10 +51,15 @@ class RegistrationCalls:
         known = bool(credential) and services.credentials.check(credential) == Peer(role, node.uuid)
         if credential and not known:
             raise UnauthenticatedError("the credential names another process")
+        served = await services.nodes.served(node.name) if role == "beacon" else node
         await services.nodes.register(Registration(role, node, request.join_token, known))
-        if role == "server":
+        if role == "beacon":
+            await services.nodes.listens(served, node.beacon_addr)
+        if role != "client":
             await services.voters.registered()
-        return await _welcome(services, role, node)
+        answer = await _welcome(services, role, node)
+        answer.node = bytes.fromhex(served.uuid) if role == "beacon" else b""
+        return answer
 
     async def Session(  # noqa: N802
         self, requests: AsyncIterator[pb.SessionUp], context: Context
@@ -65,17 +70,21 @@ class RegistrationCalls:
             services.leadership.require()
             peer, node = await authenticate(services, context)
             hello = await _hello(requests)
+            # A beacon is known by the node for which it speaks.
+            spoken_for = await services.nodes.served(node.name) if peer.role == "beacon" else node
             # Again, with nothing awaited before it stands: a standby must never have a session.
             services.leadership.require()
-            session = services.sessions.open((peer.role, peer.uuid), node.name, hello.instance)
+            key = (peer.role, spoken_for.uuid)
+            session = services.sessions.open(key, node.name, hello.instance)
         except DrystoneError as error:
             await abort(context, error)
         reader = asyncio.create_task(_read(services, session, requests))
         try:
             yield await _session_welcome(services, peer.role)
-            if peer.role == "server":
+            if peer.role != "client":
                 yield await services.silence.suspects_message()
-                yield await services.devices.message(session.key[1])
+                if peer.role == "server":
+                    yield await services.devices.message(session.key[1])
                 services.sessions.replay(session)
             async for message in session.messages():
                 yield message
@@ -86,7 +95,9 @@ class RegistrationCalls:
 
 
 def _checked(request: pb.RegisterRequest) -> tuple[Role, Node]:
-    roles: dict[int, Role] = {pb.ROLE_SERVER: "server", pb.ROLE_CLIENT: "client"}
+    roles: dict[int, Role] = {
+        pb.ROLE_SERVER: "server", pb.ROLE_CLIENT: "client", pb.ROLE_BEACON: "beacon"
+    }  # fmt: skip
     role = roles.get(request.role)
     texts = (request.version, request.fault_set, request.beacon_addr)
     if (
@@ -99,7 +110,7 @@ def _checked(request: pb.RegisterRequest) -> tuple[Role, Node]:
         )
     return role, Node(
         request.name, request.uuid.hex(), request.version, request.fault_set,
-        request.beacon_addr, request.feature_level or 1,
+        request.beacon_addr, request.feature_level or 1, request.page_instance,
     )  # fmt: skip
 
 
@@ -117,7 +128,7 @@ async def _welcome(services: Services, role: Role, node: Node) -> pb.RegisterRes
         feature_level=state.feature_level,
         credential=services.credentials.issue(Peer(role, node.uuid)),
         key_epoch=env.cluster.key_epoch,
-        master_key=env.master if role == "server" else b"",
+        master_key=env.master if role != "client" else b"",
         role_key=env.native.role_key(env.master, role, uuid, env.cluster.key_epoch),
         map_revision=state.revision,
     )
@@ -136,7 +147,7 @@ async def _hello(requests: AsyncIterator[pb.SessionUp]) -> pb.Hello:
 
 async def _session_welcome(services: Services, role: Role) -> pb.SessionDown:
     state = await services.feed.read()
-    if role == "server":
+    if role != "client":
         return await services.voters.welcome(state.revision)
     return pb.SessionDown(
         welcome=pb.Welcome(manager=services.env.name, map_revision=state.revision)

@@ -115,18 +115,27 @@ class SessionRegistry:
         """Every live session of a role."""
         return [s for key, s in self._sessions.items() if key[0] == role]
 
+    def beacons(self) -> list[Session]:
+        """Every session at whose other end a beacon may be: servers may have theirs inside."""
+        return [*self.all("server"), *self.all("beacon")]
+
     async def command(
         self,
         node: str,
         command: pb.Command,
         deadline_s: float,
         progress: Callable[[pb.CommandResult], None] | None = None,
+        *,
+        role: Role = "server",
     ) -> pb.CommandResult:
-        """Ask a server; the answer, or ``DeadlineError``. Repeated when it reconnects meanwhile."""
-        key: SessionKey = ("server", node)
+        """Ask a server or its node's beacon; the answer, or ``DeadlineError``.
+
+        Repeated when it reconnects meanwhile.
+        """
+        key: SessionKey = (role, node)
         waiting = self._pending.setdefault(key, {})
         if len(waiting) >= PENDING_MAX:
-            raise UnavailableError("too many commands wait for one server", code="busy")
+            raise UnavailableError("too many commands wait for one process", code="busy")
         command.id, self._next_id = self._next_id, self._next_id + 1
         command.deadline_ms = int(deadline_s * 1000)
         pending = _Pending(command, asyncio.get_running_loop().create_future(), progress)

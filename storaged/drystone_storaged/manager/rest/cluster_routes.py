@@ -83,7 +83,8 @@ async def node(name: str, request: Request) -> Json:
     """One node of either kind."""
     services = services_of(request)
     role, found = await services.nodes.find(name)
-    return services.status.node(found, role, await services.feed.read())
+    state, beacons = await services.feed.read(), await services.status.beacons()
+    return services.status.node(found, role, state, beacons)
 
 
 @router.delete("/nodes/{name}", dependencies=[ADMIN], status_code=204)

@@ -93,7 +93,7 @@ class ContentChange(Body):
 class JoinTokenCreate(Body):
     """POST /v1/join-tokens; `name` binds the token to one node name."""
 
-    role: Literal["server", "client"]
+    role: Literal["server", "client", "beacon"]
     name: Text | None = None
 
 

@@ -4,6 +4,7 @@
 //! because they are rare and a person must be able to read them in a log.
 #![deny(missing_docs)]
 
+mod beacon;
 mod block;
 mod drives;
 mod error;
@@ -73,6 +74,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(maps::pg_record_to_json, m)?)?;
     m.add_function(wrap_pyfunction!(drives::format_drive, m)?)?;
     m.add_function(wrap_pyfunction!(drives::inspect_drive, m)?)?;
+    m.add_class::<beacon::BeaconCore>()?;
     m.add_class::<server::ServerCore>()?;
     m.add_class::<block::BlockCore>()?;
     Ok(())

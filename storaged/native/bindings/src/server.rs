@@ -10,12 +10,15 @@ use drystone_link::{mailbox, EventSource, Keys};
 use drystone_membership::BeaconConfig;
 use drystone_reactor::{bind_udp, Remote};
 use drystone_server::beacon::{spawn_beacon, BeaconCommand};
+use drystone_server::lease_file::attach_server;
+use drystone_server::lease_watch::{spawn_watch, WatchCommand};
 use drystone_server::{spawn_drive, DriveCommand, DriveConfig, DriveHandle, EventSink, LeasePage, ServerEvent};
 use drystone_types::{ClusterMap, DriveId, Gen, PoolId, Rev, Uuid, VolumeId};
 use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
 
+use crate::beacon::{suspects_of, voters_of};
 use crate::error::refuse;
 use crate::json::{key, uuid};
 use crate::server_json::{control_of, event_json};
@@ -55,6 +58,9 @@ struct OpenConfig {
 struct Threads {
     drives: BTreeMap<DriveId, DriveHandle>,
     beacon: Option<Remote<BeaconCommand>>,
+    /// Of a beacon that is another process.
+    watch: Option<Remote<WatchCommand>>,
+    page: LeasePage,
     map: Option<Arc<ClusterMap>>,
 }
 
@@ -67,7 +73,6 @@ pub struct ServerCore {
     feature_level: u32,
     keys: Keys,
     key_epoch: u32,
-    page: LeasePage,
     sink: EventSink,
     source: EventSource<ServerEvent>,
     threads: Mutex<Threads>,
@@ -113,7 +118,6 @@ impl ServerCore {
             feature_level: c.feature_level,
             keys,
             key_epoch: c.key_epoch,
-            page: LeasePage::default(),
             sink,
             source,
             threads: Mutex::new(Threads::default()),
@@ -146,7 +150,7 @@ impl ServerCore {
             feature_level: self.feature_level,
             keys: self.keys.clone(),
             key_epoch: self.key_epoch,
-            page: self.page.clone(),
+            page: self.threads().page.clone(),
         };
         let handle = spawn_drive(config, self.sink.clone()).map_err(refuse)?;
         let mut threads = self.threads();
@@ -163,6 +167,19 @@ impl ServerCore {
         Ok(())
     }
 
+    fn use_beacon(&self, py: Python<'_>, run_dir: PathBuf, instance: u64) -> PyResult<()> {
+        if instance == 0 {
+            return Err(refuse("an instance is not 0"));
+        }
+        // May wait two seconds for a predecessor that is being killed.
+        let (page, seat) = py.detach(|| attach_server(&run_dir, instance)).map_err(refuse)?;
+        let (watch, _thread) = spawn_watch(page.clone(), seat, self.sink.clone()).map_err(refuse)?;
+        let mut threads = self.threads();
+        threads.page = page;
+        threads.watch = Some(watch);
+        Ok(())
+    }
+
     fn start_beacon(&self, listen: &str, boot: u64) -> PyResult<String> {
         let addr: SocketAddr = listen.parse().map_err(|_| refuse(format_args!("{listen:?} is not host:port")))?;
         let (socket, real) = bind_udp(addr).map_err(|e| refuse(format_args!("beacon at {listen}: {e}")))?;
@@ -174,7 +191,8 @@ impl ServerCore {
             key_epoch: self.key_epoch,
             slots: drystone_server::lease::SLOTS,
         };
-        let (remote, _thread) = spawn_beacon(config, socket, self.page.clone(), self.sink.clone()).map_err(refuse)?;
+        let page = self.threads().page.clone();
+        let (remote, _thread) = spawn_beacon(config, socket, page, self.sink.clone()).map_err(refuse)?;
         self.threads().beacon = Some(remote);
         Ok(real.to_string())
     }
@@ -189,6 +207,10 @@ impl ServerCore {
             for handle in threads.drives.values() {
                 let _ = handle.remote.send(DriveCommand::Map(Arc::clone(&map)));
             }
+        }
+        if threads.page.is_shared() {
+            // After every drive's queue has it (B11).
+            threads.page.publish_map(map.revision, read_began_us);
         }
         drop(threads);
         self.tell_beacon(BeaconCommand::Map { rev: map.revision, read_at: read_began_us });
@@ -209,21 +231,12 @@ impl ServerCore {
     }
 
     fn voters(&self, version: u64, voters: Vec<String>, nodes: Vec<(String, String)>) -> PyResult<()> {
-        let voters = voters.iter().map(|v| uuid(v)).collect::<PyResult<Vec<Uuid>>>()?;
-        let mut known = Vec::new();
-        for (node, addr) in &nodes {
-            // A node without a usable address cannot be heard; it still counts as a voter.
-            if let Ok(addr) = addr.parse::<SocketAddr>() {
-                known.push((uuid(node)?, addr));
-            }
-        }
-        self.tell_beacon(BeaconCommand::Voters { version, voters, nodes: known });
+        self.tell_beacon(voters_of(version, &voters, &nodes)?);
         Ok(())
     }
 
     fn suspects(&self, as_of: u64, keys: Vec<(String, u64)>) -> PyResult<()> {
-        let keys = keys.iter().map(|(n, r)| Ok((uuid(n)?, Rev(*r)))).collect::<PyResult<Vec<_>>>()?;
-        self.tell_beacon(BeaconCommand::Suspects { as_of: Rev(as_of), keys });
+        self.tell_beacon(suspects_of(as_of, &keys)?);
         Ok(())
     }
 
@@ -274,5 +287,9 @@ fn stop_all(threads: Threads) {
     }
     if let Some(beacon) = threads.beacon {
         let _ = beacon.send(BeaconCommand::Stop);
+    }
+    if let Some(watch) = threads.watch {
+        // Last: whoever sees that there is no server any more may believe that nothing is answered.
+        let _ = watch.send(WatchCommand::Stop);
     }
 }

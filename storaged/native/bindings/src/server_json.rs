@@ -69,6 +69,8 @@ pub fn event_json(event: &ServerEvent) -> Value {
         ServerEvent::Vote { node, round, granted } => {
             json!({"kind": "vote", "node": node.to_string(), "round": round.0, "granted": granted})
         }
+        ServerEvent::Revoked { round, granted } => json!({"kind": "revoked", "round": round.0, "granted": granted}),
+        ServerEvent::LeasePageLost => json!({"kind": "lease_page_lost"}),
         ServerEvent::Silent(nodes) => {
             json!({"kind": "silent", "nodes": nodes.iter().map(ToString::to_string).collect::<Vec<_>>()})
         }

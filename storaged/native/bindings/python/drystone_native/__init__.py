@@ -5,6 +5,7 @@ takes time runs in native threads with the interpreter lock released and never c
 """
 
 from drystone_native._native import (
+    BeaconCore,
     BlockCore,
     NativeError,
     ServerCore,
@@ -23,6 +24,7 @@ from drystone_native._native import (
 )
 
 __all__ = [
+    "BeaconCore",
     "BlockCore",
     "NativeError",
     "ServerCore",

@@ -56,6 +56,38 @@ def inspect_drive(path: str) -> str:
     """
 
 @final
+class BeaconCore:
+    """The beacon of a process of its own: its thread, and the lease page in a folder.
+
+    Events as those of `ServerCore`:
+      quorum {inside} · vote {node, round, granted} · silent {nodes: [uuid, ...]}
+      revoked {round, granted} · lease_page_lost {}
+    """
+
+    def __new__(cls, run_dir: str, boot: int) -> Self:
+        """Take the page over: every lease in it is void from here on. May wait 2 s for a lock."""
+    def start(self, config: str) -> str:
+        """Binds the UDP socket and starts the thread; answers the real address.
+
+        {"node": uuid, "master": hex of 32 bytes, "key_epoch": int, "boot": int,
+        "listen": "host:port"}.
+        """
+    def event_fd(self) -> int: ...
+    def events(self) -> list[str]: ...
+    def voters(self, version: int, voters: list[str], nodes: list[tuple[str, str]]) -> None:
+        """Voters, and (node uuid, "host:port") of every beacon."""
+    def suspects(self, as_of: int, keys: list[tuple[str, int]]) -> None: ...
+    def ask_vote(self, node: str, round: int) -> None: ...  # noqa: A002
+    def revoke(self, round: int, instance: int) -> None:  # noqa: A002
+        """Take this server process its lease, if it is gone or stands still; `revoked` answers.
+
+        Not granted for an instance that is not the one last seen. Round 0: only say whether it
+        would be done.
+        """
+    def stop(self) -> None:
+        """Withdraws every lease and ends the thread; blocks up to 2 s."""
+
+@final
 class ServerCore:
     """The native side of one storage server: drive threads and the beacon thread.
 
@@ -71,6 +103,7 @@ class ServerCore:
         (usage: layers: [[layer, pool, pg, delta_slots], ...]; resync: pool, pg, chunks, bytes;
          scrub_done: blocks, bad, healed; healed/unrepaired: volume, layer, chunk, block)
       quorum {inside} · vote {node, round, granted} · silent {nodes: [uuid, ...]}
+      lease_page_lost {} (of a beacon of its own: somebody removed the page's file)
     """
 
     def __new__(cls, config: str) -> Self:
@@ -93,6 +126,11 @@ class ServerCore:
     def close_drive(self, drive: int) -> None: ...
     def start_beacon(self, listen: str, boot: int) -> str:
         """Binds the beacon's UDP socket and starts its thread; answers the real address."""
+    def use_beacon(self, run_dir: str, instance: int) -> None:
+        """Instead of `start_beacon`: take leases from the page of a beacon process in this folder.
+
+        `instance` is random for each start, not 0. Before the first `open_drive`.
+        """
     def map(self, data: bytes, read_began_us: int | None) -> None:
         """A newer map for every drive and the beacon.
 

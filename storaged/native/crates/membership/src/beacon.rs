@@ -11,6 +11,7 @@ use drystone_types::{Rev, Uuid};
 use crate::heartbeat::Heartbeat;
 use crate::lease::Slots;
 use crate::peers::{Heard, Peers};
+use crate::policy::LEASE_WAIT;
 use crate::votes::{Promises, Suspect};
 
 /// Fixed settings.
@@ -66,6 +67,18 @@ pub enum Event {
         /// Revision that must be passed.
         rev: Rev,
     },
+    /// The server process is another one, or there is none: what its predecessor said is void.
+    Server {
+        /// Counters of the lease page at this moment; only what moves from here on is alive.
+        counters: Vec<u64>,
+    },
+    /// REVOKE: the manager suspects this node's server and asks for the proof that it serves no reads.
+    Hold {
+        /// Round of the suspicion.
+        round: Rev,
+        /// The server process is known to be gone.
+        gone: bool,
+    },
     /// The manager asks for a vote of silence.
     AskVote(Suspect),
     /// A suspicion is over.
@@ -91,6 +104,14 @@ pub enum Action {
         /// Revision asked for.
         rev: Rev,
     },
+    /// Answer to `Hold`. Granted: the lease page is zero, and stays so until the suspicion ends. Carried out after the
+    /// preceding `Lease`.
+    Held {
+        /// What was asked.
+        round: Rev,
+        /// Whether the server stood still.
+        granted: bool,
+    },
     /// Answer to `AskVote`.
     Vote {
         /// What was asked.
@@ -106,6 +127,8 @@ pub enum Action {
 pub struct BeaconCore {
     config: BeaconConfig,
     started_at: Micros,
+    /// When the server process was first seen.
+    server_at: Micros,
     stepped_at: Micros,
     seq: u64,
     beat_at: Micros,
@@ -131,6 +154,7 @@ impl BeaconCore {
         let slots = Slots::new(config.slots, now);
         BeaconCore {
             started_at: now,
+            server_at: now,
             stepped_at: now,
             seq: 0,
             beat_at: now,
@@ -163,11 +187,13 @@ impl BeaconCore {
             Event::Datagram(bytes) => self.datagram(now, &bytes),
             Event::Slots(counters) => self.slots.counters(now, &counters),
             Event::Map { rev, read_at } => self.map(rev, read_at),
-            Event::Suspects { as_of, keys } => self.promises.suspects(as_of, &keys),
+            Event::Suspects { as_of, keys } => self.suspects(now, as_of, &keys),
             Event::Voters { version, voters, nodes } => self.set_voters(version, voters, nodes),
             Event::Revoke { rev } => self.revoke(now, rev, out),
+            Event::Server { counters } => self.server(now, &counters),
+            Event::Hold { round, gone } => self.hold(now, round, gone, out),
             Event::AskVote(suspect) => self.vote(now, suspect, out),
-            Event::Release(suspect) => self.promises.release(suspect),
+            Event::Release(suspect) => self.release(now, suspect),
         }
         if now >= self.beat_at && !reading {
             self.beat(now, out);
@@ -190,6 +216,12 @@ impl BeaconCore {
     /// Whether this node hears more than half of the expected voters.
     pub fn in_quorum(&self) -> bool {
         self.quorum
+    }
+
+    /// Whether no answering thread of the server has moved for as long as silence takes to be believed.
+    pub fn server_stands_still(&self, now: Micros) -> bool {
+        let since = self.slots.moved_at().unwrap_or(0).max(self.server_at);
+        now.saturating_sub(since) >= BEACON_SILENCE
     }
 
     /// Lowest voters version shown by this node and every node it hears: the next change of the
@@ -247,6 +279,50 @@ impl BeaconCore {
         out.push(Action::Revoked { rev });
     }
 
+    /// A restarted server must take no lease from what its predecessor had read, nor pass for as new as that one.
+    fn server(&mut self, now: Micros, counters: &[u64]) {
+        (self.map_rev, self.map_read_at, self.server_at) = (Rev(0), None, now);
+        self.slots.restart(now, counters);
+    }
+
+    /// Until the suspicion ends this node's server gets no lease: the same promise that voters give, and ended by the
+    /// same key, because the map's revision may move before the drop does (ADR 0015).
+    fn hold(&mut self, now: Micros, round: Rev, gone: bool, out: &mut Vec<Action>) {
+        // A beacon that has just started cannot speak for a page that its predecessor may have lent.
+        let settled = now.saturating_sub(self.started_at) >= LEASE_WAIT;
+        let granted = settled && (gone || self.server_stands_still(now));
+        if granted {
+            self.promises.promise(Suspect { node: self.config.node, round });
+            self.slots.void(now);
+        }
+        self.publish(out);
+        out.push(Action::Held { round, granted });
+    }
+
+    fn suspects(&mut self, now: Micros, as_of: Rev, keys: &[Suspect]) {
+        let held = self.is_held();
+        self.promises.suspects(as_of, keys);
+        self.after_hold(now, held);
+    }
+
+    fn release(&mut self, now: Micros, suspect: Suspect) {
+        let held = self.is_held();
+        self.promises.release(suspect);
+        self.after_hold(now, held);
+    }
+
+    /// Whether this node's own server is suspected, or may be: nobody has said yet whether it is.
+    fn is_held(&self) -> bool {
+        self.promises.forbids(&self.config.node)
+    }
+
+    /// Only a map that is read after the end of the suspicion shows what came of it.
+    fn after_hold(&mut self, now: Micros, held: bool) {
+        if held && !self.is_held() {
+            self.slots.void(now);
+        }
+    }
+
     fn vote(&mut self, now: Micros, suspect: Suspect, out: &mut Vec<Action>) {
         let granted = suspect.node != self.config.node && self.is_silent(now, &suspect.node);
         if granted {
@@ -295,7 +371,7 @@ impl BeaconCore {
         let Some(until) = until else { return };
         let since = self.echoed.map_or(now, |(_, since)| since);
         self.echoed = Some((until, since));
-        if self.revoked.is_none() && self.map_rev >= self.peers.highest_map() {
+        if self.revoked.is_none() && !self.is_held() && self.map_rev >= self.peers.highest_map() {
             self.slots.extend(now, until, since, self.map_read_at);
         }
     }

@@ -33,6 +33,19 @@ impl Slots {
         Slots { slots: vec![slot; count.min(SLOTS_MAX)] }
     }
 
+    /// The threads are those of another process: no lease, and what its counters show now is no sign of life.
+    pub fn restart(&mut self, now: Micros, counters: &[u64]) {
+        self.void(now);
+        for (slot, counter) in self.slots.iter_mut().zip(counters) {
+            (slot.counter, slot.moved_at) = (*counter, None);
+        }
+    }
+
+    /// When a thread last moved.
+    pub fn moved_at(&self) -> Option<Micros> {
+        self.slots.iter().filter_map(|s| s.moved_at).max()
+    }
+
     /// Counters as read from the page. A thread that begins, or goes on, without a lease may not have seen the maps
     /// that were read before: it needs one that is read from now on.
     pub fn counters(&mut self, now: Micros, counters: &[u64]) {

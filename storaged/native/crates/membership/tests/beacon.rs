@@ -1,96 +1,13 @@
 //! Beacons of a small cluster, stepped by hand in virtual time.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use drystone_membership::beacon::{Action, BeaconConfig, BeaconCore, Event};
+mod cluster;
+
+use cluster::{id, Cluster};
+use drystone_membership::beacon::{Action, Event};
 use drystone_membership::{DropPolicy, DropReason, Evidence, Heartbeat, PolicyAction, Suspect};
 use drystone_types::consts::{BEACON_PERIOD, READ_LEASE};
-use drystone_types::{Rev, Uuid};
-
-fn id(n: u8) -> Uuid {
-    Uuid([n; 16])
-}
-
-struct Cluster {
-    now: u64,
-    cores: Vec<BeaconCore>,
-    lease: Vec<u64>,
-    counter: u64,
-    /// Nodes whose datagrams are lost, in both directions.
-    cut: Vec<bool>,
-    /// Nodes whose answering thread hangs.
-    hung: Vec<bool>,
-    votes: Vec<(usize, Suspect, bool)>,
-    need_map: Vec<bool>,
-    /// Revision that wanted maps are answered with at the end of each period, if any.
-    answers: Option<Rev>,
-}
-
-impl Cluster {
-    fn new(n: u8) -> Cluster {
-        let config = |i| BeaconConfig { node: id(i), boot: 1, master: [9; 32], key_epoch: 1, slots: 1 };
-        let nodes: Vec<Uuid> = (0..n).map(id).collect();
-        let mut c = Cluster {
-            now: 1_000_000,
-            cores: (0..n).map(|i| BeaconCore::new(config(i), 1_000_000)).collect(),
-            lease: vec![0; n.into()],
-            counter: 0,
-            cut: vec![false; n.into()],
-            hung: vec![false; n.into()],
-            votes: vec![],
-            need_map: vec![false; n.into()],
-            answers: Some(Rev(1)),
-        };
-        for i in 0..n as usize {
-            c.event(i, Event::Voters { version: 1, voters: nodes.clone(), nodes: nodes.clone() });
-            c.event(i, Event::Suspects { as_of: Rev(1), keys: vec![] });
-            c.read_map(i, Rev(1));
-        }
-        c
-    }
-    fn read_map(&mut self, i: usize, rev: Rev) {
-        self.need_map[i] = false;
-        self.event(i, Event::Map { rev, read_at: Some(self.now) });
-    }
-    fn event(&mut self, i: usize, event: Event) {
-        let mut out = Vec::new();
-        self.cores[i].step(self.now, event, &mut out);
-        for action in out {
-            match action {
-                Action::Send { to, bytes } => {
-                    let to = usize::from(to.0[0]);
-                    if !self.cut[i] && !self.cut[to] {
-                        self.event(to, Event::Datagram(bytes));
-                    }
-                }
-                Action::Lease(page) => self.lease[i] = page[0],
-                Action::Vote { suspect, granted } => self.votes.push((i, suspect, granted)),
-                Action::NeedMap => self.need_map[i] = true,
-                Action::Revoked { .. } | Action::Quorum(_) => {}
-            }
-        }
-    }
-    /// Runs for `periods` heartbeat periods.
-    fn run(&mut self, periods: usize) {
-        for _ in 0..periods {
-            self.now += BEACON_PERIOD;
-            self.counter += 1;
-            for i in 0..self.cores.len() {
-                if !self.hung[i] {
-                    self.event(i, Event::Slots(vec![self.counter]));
-                }
-                self.event(i, Event::Tick);
-            }
-            for i in 0..self.cores.len() {
-                if let (true, Some(rev)) = (self.need_map[i], self.answers) {
-                    self.read_map(i, rev);
-                }
-            }
-        }
-    }
-    fn has_lease(&self, i: usize) -> bool {
-        self.lease[i] > self.now
-    }
-}
+use drystone_types::Rev;
 
 #[test]
 fn a_single_voter_is_in_quorum_and_has_a_lease() {

@@ -10,7 +10,7 @@
 //! answered it for the last time. Closing a descriptor cancels what is in flight and waits for
 //! those answers, so a number is never reused under an operation.
 //!
-//! This is the only crate of the native package with `unsafe` code (`sys`, `ring`, `op`).
+//! This is the only crate of the native package with `unsafe` code (`sys`, `ring`, `op`, `shared`).
 //! Needs Linux 5.19; uses the cheaper ring modes of 6.1 when they exist.
 #![deny(missing_docs)]
 
@@ -27,6 +27,7 @@ mod reactor;
 mod remote;
 mod ring;
 mod sendq;
+mod shared;
 mod slab;
 mod spin;
 mod sys;
@@ -45,5 +46,6 @@ pub use process::{become_io_flusher, give_back_memory, lock_memory, pin_to_cpu};
 pub use reactor::{spawn, Handler, Reactor, RunError, Running};
 pub use remote::{channel, Inbox, Remote, SendError};
 pub use sendq::SendQueue;
+pub use shared::{FileLock, SharedWords};
 pub use timers::TimerId;
 pub use wire::{push_frame, WireDecoder, WireItem};

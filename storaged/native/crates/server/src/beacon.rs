@@ -1,5 +1,5 @@
-//! The beacon's thread: datagrams and the clock around the beacon core. It runs inside the server
-//! process on a thread of its own, so that neither a manager's loss nor a busy drive costs a lease.
+//! The beacon's thread: datagrams and the clock around the beacon core. It has a thread of its own in a process
+//! of its own, or in the server's, so that neither a manager's loss nor a busy drive costs a lease.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -12,7 +12,8 @@ use drystone_types::consts::{Micros, BEACON_PERIOD};
 use drystone_types::{Rev, Uuid};
 
 use crate::events::{EventSink, ServerEvent};
-use crate::lease::LeasePage;
+use crate::lease::{LeasePage, Seen};
+use crate::lease_file::Seat;
 
 const CLASS_TICK: u32 = 1;
 const CLASS_DRAIN: u32 = 2;
@@ -34,6 +35,9 @@ const FLOOD_LOOK: Micros = 5_000;
 /// A flood counts as over when no look has found the socket half full for this long: looks that come often
 /// find little, and at the end of it at most one heartbeat in seven is lost.
 const FLOOD_LASTS: Micros = 7 * BEACON_PERIOD;
+
+/// How often the beacon of a process of its own looks whether its page still has its name.
+const SEAT_LOOK: Micros = 1_000_000;
 
 /// What the process tells the beacon.
 pub enum BeaconCommand {
@@ -67,6 +71,13 @@ pub enum BeaconCommand {
         /// Round.
         round: Rev,
     },
+    /// Take the lease of this node's server away, if its process is gone or none of its threads moves.
+    Revoke {
+        /// Round of the suspicion; 0 = only say whether it would be done.
+        round: Rev,
+        /// The server process that is meant: of another one this beacon can prove nothing.
+        instance: u64,
+    },
     /// End.
     Stop,
 }
@@ -78,6 +89,12 @@ pub struct BeaconHandler {
     buf: Vec<u8>,
     addrs: BTreeMap<Uuid, SocketAddr>,
     page: LeasePage,
+    /// The place at a page that is a file; `None` within the server process.
+    seat: Option<Seat>,
+    /// When the seat was last found to be good.
+    seat_seen: Micros,
+    /// Map of the server as the core knows it, of a page that is a file.
+    map: (Rev, Option<Micros>),
     events: EventSink,
     actions: Vec<Action>,
     silent: Vec<Uuid>,
@@ -87,11 +104,30 @@ pub struct BeaconHandler {
     flood_until: Micros,
 }
 
-/// Starts the beacon on an already bound UDP socket.
+/// Starts the beacon on an already bound UDP socket, within the server process.
 pub fn spawn_beacon(
     config: BeaconConfig,
     socket: std::os::fd::OwnedFd,
     page: LeasePage,
+    events: EventSink,
+) -> Result<(Remote<BeaconCommand>, Running), SetupError> {
+    spawn_at(config, socket, (page, None), events)
+}
+
+/// Starts the beacon of a process of its own; page and seat are those of [`crate::lease_file::attach_beacon`].
+pub fn spawn_beacon_process(
+    config: BeaconConfig,
+    socket: std::os::fd::OwnedFd,
+    place: (LeasePage, Seat),
+    events: EventSink,
+) -> Result<(Remote<BeaconCommand>, Running), SetupError> {
+    spawn_at(config, socket, (place.0, Some(place.1)), events)
+}
+
+fn spawn_at(
+    config: BeaconConfig,
+    socket: std::os::fd::OwnedFd,
+    (page, seat): (LeasePage, Option<Seat>),
     events: EventSink,
 ) -> Result<(Remote<BeaconCommand>, Running), SetupError> {
     let socket = UdpSocket::from(socket);
@@ -104,6 +140,9 @@ pub fn spawn_beacon(
             buf: vec![0; DATAGRAM_MAX],
             addrs: BTreeMap::new(),
             page,
+            seat,
+            seat_seen: cx.now_us(),
+            map: (Rev(0), None),
             events,
             actions: Vec::new(),
             silent: Vec::new(),
@@ -133,7 +172,12 @@ impl Handler for BeaconHandler {
                 self.drain(cx);
                 Event::AskVote(Suspect { node, round })
             }
+            BeaconCommand::Revoke { round, instance } => return self.revoke(cx, round, instance),
             BeaconCommand::Stop => {
+                if self.seat.is_some() {
+                    // What comes next must not find leases of nobody.
+                    self.page.withdraw();
+                }
                 cx.stop();
                 return;
             }
@@ -150,8 +194,8 @@ impl Handler for BeaconHandler {
             return;
         }
         self.tick = self.tick.filter(|(_, id)| *id != timer);
-        let counters = self.page.counters();
-        self.step(cx, Event::Slots(counters));
+        self.look(cx);
+        self.check_seat(cx);
         self.step(cx, Event::Tick);
     }
 
@@ -216,6 +260,55 @@ impl BeaconHandler {
         Ok(n)
     }
 
+    /// Reads what the server says in the page.
+    fn look(&mut self, cx: &mut Ctx) {
+        let Some(seen) = self.page.observe() else { return };
+        if seen.instance != self.page.acknowledged() {
+            self.meet(cx, &seen);
+        }
+        if self.page.is_shared() && seen.map != self.map {
+            self.map = seen.map;
+            self.step(cx, Event::Map { rev: seen.map.0, read_at: seen.map.1 });
+        }
+        self.step(cx, Event::Slots(seen.counters));
+    }
+
+    /// Another server process: nothing that its predecessor said or was lent counts for it. The core takes every
+    /// lease away, so the page is zero before the new instance is told that leases are for it.
+    fn meet(&mut self, cx: &mut Ctx, seen: &Seen) {
+        self.step(cx, Event::Server { counters: seen.counters.clone() });
+        self.map = (Rev(0), None);
+        self.page.acknowledge(seen.instance);
+    }
+
+    fn check_seat(&mut self, cx: &mut Ctx) {
+        let Some(seat) = &self.seat else { return };
+        if cx.now_us().saturating_sub(self.seat_seen) < SEAT_LOOK {
+            return;
+        }
+        self.seat_seen = cx.now_us();
+        if !seat.is_current() {
+            self.events.put(ServerEvent::LeasePageLost);
+        }
+    }
+
+    fn revoke(&mut self, cx: &mut Ctx, round: Rev, instance: u64) {
+        self.look(cx);
+        // A process that was never met here may have its leases from somebody else.
+        let known = instance != 0 && self.page.acknowledged() == instance;
+        let Some(seat) = self.seat.as_ref().filter(|_| known) else {
+            self.events.put(ServerEvent::Revoked { round, granted: false });
+            return;
+        };
+        let gone = seat.server_is_gone();
+        if round == Rev(0) {
+            let granted = gone || self.core.server_stands_still(cx.now_us());
+            self.events.put(ServerEvent::Revoked { round, granted });
+        } else {
+            self.step(cx, Event::Hold { round, gone });
+        }
+    }
+
     fn step(&mut self, cx: &mut Ctx, event: Event) {
         let mut actions = core::mem::take(&mut self.actions);
         self.core.step(cx.now_us(), event, &mut actions);
@@ -234,13 +327,19 @@ impl BeaconHandler {
                 }
             }
             Action::Lease(page) => self.page.set(&page),
+            Action::NeedMap if self.page.is_shared() => self.page.want_map(),
             Action::NeedMap => self.events.put(ServerEvent::NeedMap { at_least: Rev(0) }),
-            // The page is zero by the Lease action before it; nobody asks for proof in one process.
+            // Asked for by the simulator alone: a map's revision may move without the drop (ADR 0015).
             Action::Revoked { .. } => {}
+            // The page is zero by the Lease action before it.
+            Action::Held { round, granted } => self.events.put(ServerEvent::Revoked { round, granted }),
             Action::Vote { suspect, granted } => {
                 self.events.put(ServerEvent::Vote { node: suspect.node, round: suspect.round, granted });
             }
-            Action::Quorum(inside) => self.events.put(ServerEvent::Quorum(inside)),
+            Action::Quorum(inside) => {
+                self.page.set_quorum(inside);
+                self.events.put(ServerEvent::Quorum(inside));
+            }
         }
     }
 }

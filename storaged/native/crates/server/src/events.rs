@@ -97,6 +97,15 @@ pub enum ServerEvent {
     },
     /// Nodes silent for the limit; complete, sent on change.
     Silent(Vec<Uuid>),
+    /// Answer to REVOKE.
+    Revoked {
+        /// Round of the suspicion; 0 = it was only asked.
+        round: Rev,
+        /// Whether the page is zero and stays so until the suspicion ends.
+        granted: bool,
+    },
+    /// The file of the lease page was removed or replaced: this process must end.
+    LeasePageLost,
 }
 
 /// Where native threads put them.

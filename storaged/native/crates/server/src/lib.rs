@@ -1,5 +1,5 @@
-//! Shell of the storage server: one reactor thread per drive, one for the beacon, and the page
-//! through which the beacon lends read leases to the drives.
+//! Shell of the storage server: one reactor thread per drive, one for the beacon (here or in a process of its
+//! own), and the page through which the beacon lends read leases to the drives.
 //!
 //! Here are sockets, files, threads and the clock; every decision is made by the cores
 //! (`replica`, `store`, `membership`). The process around it feeds maps and commands in and
@@ -11,6 +11,8 @@ pub mod beacon;
 mod drive;
 pub mod events;
 pub mod lease;
+pub mod lease_file;
+pub mod lease_watch;
 pub mod openfile;
 
 pub use drive::{spawn_drive, DriveCommand, DriveConfig, DriveHandle, DriveRemote, DriveStats};

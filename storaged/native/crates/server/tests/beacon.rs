@@ -81,7 +81,7 @@ impl Node {
         self.running.take().unwrap().join().unwrap().unwrap();
     }
     fn lease(&self) -> Micros {
-        self.page.valid_until(0)
+        self.page.valid_until(0, 0)
     }
     /// What the process around a beacon does.
     fn serve(&mut self, now: Micros) {
@@ -156,7 +156,7 @@ impl Drop for Cluster {
 fn three_beacons_reach_quorum_and_lend_leases_only_to_threads_that_move() {
     let mut cluster = Cluster::start();
     cluster.until_all_answer();
-    assert!(cluster.nodes.iter().all(|n| n.page.valid_until(1) == 0), "nobody moves the other slots");
+    assert!(cluster.nodes.iter().all(|n| n.page.valid_until(1, 0) == 0), "nobody moves the other slots");
 
     cluster.nodes[0].moves = false;
     cluster.until("the lease of the thread that stands still ends", |_, nodes| nodes[0].lease() == 0);

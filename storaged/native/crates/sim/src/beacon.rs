@@ -10,7 +10,7 @@ impl World {
     /// Steps a beacon.
     pub fn beacon_event(&mut self, n: usize, life: Life, event: BeaconEvent) {
         let Some(node) = self.nodes.get_mut(n) else { return };
-        if node.life != life {
+        if node.beacon_life != life {
             return;
         }
         let Some(beacon) = node.beacon.as_mut() else { return };
@@ -34,7 +34,8 @@ impl World {
                 BeaconAction::NeedMap => self.read_map_server(n),
                 BeaconAction::Revoked { rev } => self.tell_managers(News::Revoked(n, rev)),
                 BeaconAction::Vote { suspect, granted } => self.tell_managers(News::Vote(n, suspect, granted)),
-                BeaconAction::Quorum(_) => {}
+                // Asked of a beacon process by the manager's Python side; here its core runs with the server.
+                BeaconAction::Held { .. } | BeaconAction::Quorum(_) => {}
             }
         }
     }
@@ -42,11 +43,11 @@ impl World {
     /// The beacon's period: it reads the counters of the lease page and sends.
     pub fn beacon_tick(&mut self, n: usize, life: Life) {
         let Some(node) = self.nodes.get(n) else { return };
-        if node.life != life || node.beacon.is_none() {
+        if node.beacon_life != life || node.beacon.is_none() {
             return;
         }
-        // Threads move their counters every 100 ms when idle; a frozen or hung process does not.
-        let still = self.frozen.get(&Proc::Server(n)).is_some_and(|t| *t > self.now);
+        // Threads move their counters every 100 ms when idle; a frozen, hung or dead process does not.
+        let still = !node.up || self.frozen.get(&Proc::Server(n)).is_some_and(|t| *t > self.now);
         let slots = node.page.len();
         if !still {
             let counters = vec![self.now / 100_000; slots];

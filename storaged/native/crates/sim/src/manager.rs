@@ -247,7 +247,7 @@ impl World {
             let beacon_lives =
                 self.nodes[n].beacon.is_some() && self.frozen.get(&Proc::Beacon(n)).is_none_or(|t| *t <= now);
             if hung && beacon_lives && self.cut_until(Place::Manager(m), Place::Node(n)).is_none() {
-                let (rev, life, delay) = (self.meta.map().revision, self.nodes[n].life, self.latency());
+                let (rev, life, delay) = (self.meta.map().revision, self.nodes[n].beacon_life, self.latency());
                 self.after(delay, Ev::Beacon(n, life, Box::new(BeaconEvent::Revoke { rev })));
             }
         }
@@ -280,7 +280,7 @@ impl World {
 
     fn tell_beacon(&mut self, m: usize, n: usize, event: BeaconEvent) {
         if n < self.nodes.len() && self.cut_until(Place::Manager(m), Place::Node(n)).is_none() {
-            let (life, delay) = (self.nodes[n].life, self.latency());
+            let (life, delay) = (self.nodes[n].beacon_life, self.latency());
             self.after(delay, Ev::Beacon(n, life, Box::new(event)));
         }
     }

@@ -137,6 +137,8 @@ pub struct Plan {
     pub slow_store: u64,
     /// Per mille of map pushes that do not arrive.
     pub lost_pushes: u64,
+    /// Beacons are processes of their own: they outlive their server process, and are outlived by it.
+    pub beacon_process: bool,
 }
 
 impl Plan {
@@ -187,6 +189,7 @@ impl Plan {
             lost_replies: on(&mut r, 150),
             slow_store: on(&mut r, 100),
             lost_pushes: on(&mut r, 400),
+            beacon_process: r.chance(500),
         }
     }
 
@@ -218,6 +221,7 @@ impl Plan {
             lost_replies: 0,
             slow_store: 0,
             lost_pushes: 0,
+            beacon_process: false,
         }
     }
 }

@@ -58,6 +58,7 @@ pub fn build(seed: u64, plan: Plan, rules: Rules) -> World {
             up: false,
             life: 0,
             beacon: None,
+            beacon_life: 0,
             page: Vec::new(),
             map: None,
             reading: None,

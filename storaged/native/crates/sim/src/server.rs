@@ -24,6 +24,8 @@ pub struct Node {
     pub life: Life,
     /// Its beacon.
     pub beacon: Option<BeaconCore>,
+    /// Which life of the beacon.
+    pub beacon_life: Life,
     /// The lease page: until when each drive's thread may answer reads.
     pub page: Vec<Time>,
     /// Newest map of the process.
@@ -91,17 +93,29 @@ impl World {
         self.counts.hit("server.starts");
         let boot = self.fresh();
         let mine: Vec<usize> = (0..self.drives.len()).filter(|d| self.drives[*d].node == n).collect();
-        let config = BeaconConfig { node: node_uuid(n), boot, master: MASTER, key_epoch: KEY_EPOCH, slots: mine.len() };
-        let mut beacon = BeaconCore::new(config, self.now);
-        let nodes: Vec<Uuid> = (0..self.nodes.len()).map(node_uuid).collect();
-        beacon.step(self.now, BeaconEvent::Voters { version: 1, voters: nodes.clone(), nodes }, &mut Vec::new());
-        let life = self.nodes[n].life;
-        self.nodes[n].beacon = Some(beacon);
-        self.nodes[n].page = vec![0; mine.len()];
+        if self.nodes[n].beacon.is_some() {
+            // It met another server before this one: no lease of that stays in the page.
+            self.counts.hit("beacon.meets_another_server");
+            let counters = vec![self.now / 100_000; mine.len()];
+            self.beacon_event(n, self.nodes[n].beacon_life, BeaconEvent::Server { counters });
+        } else {
+            self.start_beacon(n, boot, mine.len());
+        }
         self.nodes[n].opening = mine.len();
         for d in mine {
             self.open_drive(d);
         }
+    }
+
+    fn start_beacon(&mut self, n: usize, boot: u64, slots: usize) {
+        let config = BeaconConfig { node: node_uuid(n), boot, master: MASTER, key_epoch: KEY_EPOCH, slots };
+        let mut beacon = BeaconCore::new(config, self.now);
+        let nodes: Vec<Uuid> = (0..self.nodes.len()).map(node_uuid).collect();
+        beacon.step(self.now, BeaconEvent::Voters { version: 1, voters: nodes.clone(), nodes }, &mut Vec::new());
+        let node = &mut self.nodes[n];
+        (node.beacon, node.page) = (Some(beacon), vec![0; slots]);
+        node.beacon_life += 1;
+        let life = node.beacon_life;
         self.after(BEACON_PERIOD / 3, Ev::BeaconTick(n, life));
     }
 
@@ -170,12 +184,16 @@ impl World {
             }
         }
         let node = &mut self.nodes[n];
-        (node.up, node.beacon, node.map, node.armed) = (false, None, None, None);
+        (node.up, node.map, node.armed) = (false, None, None);
         node.power = !power_cut;
         node.life += 1;
-        node.page.clear();
         self.frozen.remove(&Proc::Server(n));
-        self.frozen.remove(&Proc::Beacon(n));
+        if power_cut || !self.plan.beacon_process {
+            node.beacon = None;
+            node.beacon_life += 1;
+            node.page.clear();
+            self.frozen.remove(&Proc::Beacon(n));
+        }
         self.break_server_conns(n, power_cut);
     }
 
@@ -229,7 +247,7 @@ impl World {
 
     /// One ReadMap per process at a time.
     pub fn read_map_server(&mut self, n: usize) {
-        if self.nodes[n].opening > 0 {
+        if self.nodes[n].opening > 0 || !self.nodes[n].up {
             return;
         }
         match self.nodes[n].reading {
@@ -247,7 +265,7 @@ impl World {
             Answer::Map { read_at, map, as_of, suspects } => {
                 let again = self.nodes[n].reading.take() == Some(true);
                 self.server_map(n, map, Some(read_at));
-                let life = self.nodes[n].life;
+                let life = self.nodes[n].beacon_life;
                 self.beacon_event(n, life, BeaconEvent::Suspects { as_of, keys: suspects });
                 if again {
                     self.read_map_server(n);
@@ -276,7 +294,7 @@ impl World {
             }
         }
         let rev = self.nodes[n].map.as_ref().map(|m| m.revision).unwrap_or_default();
-        let life = self.nodes[n].life;
+        let life = self.nodes[n].beacon_life;
         self.beacon_event(n, life, BeaconEvent::Map { rev, read_at });
     }
 }

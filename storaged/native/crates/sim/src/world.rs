@@ -398,7 +398,8 @@ impl World {
     /// Life of a process; events of another one are void.
     pub fn life_of(&self, proc: Proc) -> Life {
         match proc {
-            Proc::Server(n) | Proc::Beacon(n) => self.nodes.get(n).map_or(0, |n| n.life),
+            Proc::Server(n) => self.nodes.get(n).map_or(0, |n| n.life),
+            Proc::Beacon(n) => self.nodes.get(n).map_or(0, |n| n.beacon_life),
             Proc::Client(c) => self.clients.get(c).map_or(0, |c| c.life),
             Proc::Manager(_) | Proc::Nobody => 0,
         }

@@ -197,13 +197,13 @@ impl DriveHandler {
     }
 
     fn take_lease(&mut self, cx: &mut Ctx) {
-        if let Some(until) = self.lease.end_turn(self.page.valid_until(self.slot)) {
+        if let Some(until) = self.lease.end_turn(self.page.valid_until(self.slot, cx.now_us())) {
             self.tell_lease(cx, until);
         }
     }
 
     fn lower_lease(&mut self, cx: &mut Ctx) {
-        if let Some(until) = self.lease.lower(self.page.valid_until(self.slot)) {
+        if let Some(until) = self.lease.lower(self.page.valid_until(self.slot, cx.now_us())) {
             self.tell_lease(cx, until);
         }
     }

@@ -9,6 +9,8 @@ use crate::world::{Place, Time, World};
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("P9 a server hangs under a live beacon", None, hung_server),
+        Scenario::new("a server restarts under a live beacon", None, restarted_server),
+        Scenario::new("the last of three servers reads on while the beacons live", None, last_server),
         Scenario::new("P21 votes are promises", None, votes_are_promises),
         Scenario::new("B13 the drop takes longer than any timer", None, slow_drop),
         Scenario::new("B11 a lapsed lease is not taken again under the old map", None, lapsed_lease),
@@ -40,6 +42,50 @@ fn hung_server(s: &mut Script) {
     s.run(20 * SECOND);
     let id = s.id(2);
     s.until("it joins again and is filled", |w| w.meta.pg(0).is_some_and(|r| r.is_insync(id)));
+    s.read_each(0, 1);
+}
+
+/// A server dies and starts again before its lease is over: the new process has none, until it has read the map.
+fn restarted_server(s: &mut Script) {
+    s.w.plan.beacon_process = true;
+    s.write_wait(0, 1);
+    s.until("a lease", |w| lease_holds(w, 2));
+    s.w.stop_server(2, false);
+    let left = lease_holds(&s.w, 2);
+    s.demand("the beacon ended with its server", left);
+    let until = s.w.now + 3 * SECOND;
+    s.w.cuts.insert((Place::Node(2), Place::Store), until);
+    s.w.cuts.insert((Place::Store, Place::Node(2)), until);
+    s.w.start_server(2);
+    for _ in 0..58 {
+        let leased = lease_holds(&s.w, 2);
+        s.demand("a server that has read no map has the lease of the one before it", !leased);
+        s.run(50_000);
+    }
+    s.until("a lease of its own", |w| lease_holds(w, 2));
+    s.write_wait(0, 1);
+    s.read_each(0, 1);
+}
+
+/// Two server processes die, their beacons do not: the third one's lease goes on, and with it the reads.
+fn last_server(s: &mut Script) {
+    (s.w.plan.beacon_process, s.w.managed) = (true, true);
+    s.write_wait(0, 1);
+    s.until("a lease", |w| lease_holds(w, 2));
+    s.w.stop_server(0, false);
+    s.w.stop_server(1, false);
+    for _ in 0..80 {
+        s.run(50_000);
+        let leased = lease_holds(&s.w, 2);
+        s.demand("the last server lost its lease though every beacon lives", leased);
+    }
+    let read = s.read(0, 1);
+    s.wait(read);
+    s.w.start_server(0);
+    s.w.start_server(1);
+    let ids = [s.id(0), s.id(1), s.id(2)];
+    s.until("all are in sync again", |w| w.meta.pg(0).is_some_and(|r| ids.iter().all(|d| r.is_insync(*d))));
+    s.write_wait(0, 1);
     s.read_each(0, 1);
 }
 

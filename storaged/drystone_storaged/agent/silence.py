@@ -1,10 +1,14 @@
-"""What the beacon heard and did not hear, on its way to the manager and back."""
+"""What the beacon heard and did not hear, on its way to the manager and back.
+
+For a beacon in a process of its own and for one inside the server alike.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 from uuid import UUID
 
 from drystone_common.errors import DrystoneError
@@ -12,8 +16,6 @@ from drystone_common.logs import get_logger
 from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.pump import Event
 from drystone_storaged.proto import control_pb2
-from drystone_storaged.server.commands import uuid_text
-from drystone_storaged.server.core import ServerCore
 
 REPEAT_S: Final = 1.0  # while somebody is silent, the interface's figure
 REPORT_TIMEOUT_S: Final = 1.0  # the next report replaces one that was not answered
@@ -21,20 +23,32 @@ REPORT_TIMEOUT_S: Final = 1.0  # the next report replaces one that was not answe
 _log = get_logger(__name__)
 
 
+class SilenceCore(Protocol):
+    """What of a native core is asked here."""
+
+    def voters(self, version: int, voters: list[str], nodes: list[tuple[str, str]]) -> None:
+        """Take the voters."""
+        ...
+
+    def suspects(self, as_of: int, keys: list[tuple[str, int]]) -> None:
+        """Take the suspicions that stand."""
+        ...
+
+
 class Silence:
     """Voters and suspicions downwards, silence upwards."""
 
-    def __init__(self, core: ServerCore, control: Control) -> None:
+    def __init__(self, core: SilenceCore, control: Control) -> None:
         self._core = core
         self._control = control
-        self._silent: list[str] = []
+        self.silent: list[str] = []
         self._version = 0
         self._changed = asyncio.Event()
         self.in_quorum: bool | None = None
 
     def on_silent(self, event: Event) -> None:
         """Take `silent`."""
-        self._silent = list(event["nodes"])
+        self.silent = list(event["nodes"])
         self._changed.set()
 
     def on_quorum(self, event: Event) -> None:
@@ -62,11 +76,11 @@ class Silence:
         """Report on every change, and each second while not empty, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REPEAT_S if self._silent else None):
+                async with asyncio.timeout(REPEAT_S if self.silent else None):
                     await self._changed.wait()
             self._changed.clear()
             request = control_pb2.ReportSilenceRequest(
-                voters_version=self._version, silent=[UUID(node).bytes for node in self._silent]
+                voters_version=self._version, silent=[UUID(node).bytes for node in self.silent]
             )
             try:
                 await self._control.call(
@@ -77,3 +91,34 @@ class Silence:
                 )
             except DrystoneError as error:
                 _log.info("silence_not_reported", code=error.code)
+
+
+class Votes:
+    """The manager's requests for promises, each answered by one event `vote`."""
+
+    def __init__(self, ask: Callable[[str, int], None]) -> None:
+        self._ask = ask
+        self._waiting: dict[tuple[str, int], asyncio.Future[bool]] = {}
+
+    def on_vote(self, event: Event) -> None:
+        """Take `vote`."""
+        future = self._waiting.get((event["node"], event["round"]))
+        if future is not None and not future.done():
+            future.set_result(bool(event["granted"]))
+
+    async def promise(self, promise: control_pb2.Promise) -> control_pb2.CommandResult:
+        """Ask the beacon; the caller bounds the wait."""
+        key = (uuid_text(promise.suspect.node), promise.suspect.round)
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting[key] = future
+        try:
+            self._ask(*key)
+            granted = await future
+        finally:
+            self._waiting.pop(key, None)
+        return control_pb2.CommandResult(code="" if granted else "heard")
+
+
+def uuid_text(raw: bytes) -> str:
+    """16 bytes as the canonical text."""
+    return str(UUID(bytes=raw))
