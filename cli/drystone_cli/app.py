@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
+from drystone_cli.context import CA_FILE_VARIABLE
 from drystone_cli.output import Output, OutputOption, emit
 from drystone_common import __version__
 
@@ -28,7 +32,17 @@ app = typer.Typer(
 
 
 @app.callback()
-def root() -> None:
+def root(
+    _ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            envvar=CA_FILE_VARIABLE,
+            help="CA certificates of the managers that $DRYSTONE_URL names, as PEM.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Replicated block storage over plain drives."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import click
 import typer
 
 from drystone_common.errors import (
@@ -23,6 +24,7 @@ from drystone_common.settings import DIR_VARIABLE, state_dir
 from drystone_storaged.agent.rest import TIMEOUT_S, Rest, read_token
 
 URL_VARIABLE: Final = "DRYSTONE_URL"
+CA_FILE_VARIABLE: Final = "DRYSTONE_CA_FILE"
 TOKEN_FILE_VARIABLE: Final = "DRYSTONE_TOKEN_FILE"  # noqa: S105 - the name of a variable
 
 DirOption = Annotated[
@@ -43,6 +45,8 @@ class Cluster:
     """Addresses of the managers, with commas between them."""
     token: str
     block: dict[str, str] = field(default_factory=dict)
+    ca_file: Path | None = None
+    """CA certificates of the managers; None = the system's."""
 
 
 def chosen_dir(given: Path | None) -> Path:
@@ -67,7 +71,7 @@ def find_cluster() -> Cluster:
                 code="invalid_url",
                 hint="write it like http://127.0.0.1:8460; several managers with commas",
             )
-        return Cluster(url, _token(Path(token_file)))
+        return Cluster(url, _token(Path(token_file)), ca_file=_ca_file())
     file = state_dir() / "cluster.json"
     try:
         data = read_json(file)
@@ -81,6 +85,14 @@ def find_cluster() -> Cluster:
         return _parse(data)
     except (KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged: {error!r}", code="file_damaged") from error
+
+
+def _ca_file() -> Path | None:
+    """From ``--ca-file`` of the command line, which also reads the variable."""
+    context = click.get_current_context(silent=True)
+    given = context.find_root().params.get("_ca_file") if context else None
+    chosen = given or os.environ.get(CA_FILE_VARIABLE)
+    return Path(chosen) if chosen else None
 
 
 def _parts(url: str) -> list[str]:
@@ -108,10 +120,14 @@ _TOKEN_HINT: Final = (
 )
 
 
+def _rest(cluster: Cluster, timeout_s: float) -> Rest:
+    return Rest(_parts(cluster.url), cluster.token, timeout_s=timeout_s, ca_file=cluster.ca_file)
+
+
 @contextmanager
 def connected(cluster: Cluster, timeout_s: float = TIMEOUT_S) -> Iterator[Rest]:
     """A client of a cluster's manager; a refused token is told with what to do here."""
-    with Rest(_parts(cluster.url), cluster.token, timeout_s=timeout_s) as rest:
+    with _rest(cluster, timeout_s) as rest:
         try:
             yield rest
         except (UnauthenticatedError, DeniedError) as error:
