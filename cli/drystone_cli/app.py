@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
-from drystone_cli.context import CA_FILE_VARIABLE
+from drystone_cli.context import CA_FILE_VARIABLE, ca_file_option
 from drystone_cli.output import Output, OutputOption, emit
 from drystone_common import __version__
 
@@ -33,17 +33,18 @@ app = typer.Typer(
 
 @app.callback()
 def root(
-    _ca_file: Annotated[
+    ca_file: Annotated[
         Path | None,
         typer.Option(
             "--ca-file",
-            envvar=CA_FILE_VARIABLE,
-            help="CA certificates of the managers that $DRYSTONE_URL names, as PEM.",
+            help="CA certificates of the managers that $DRYSTONE_URL names, as PEM; default "
+            f"${CA_FILE_VARIABLE}.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Replicated block storage over plain drives."""
+    ca_file_option.set(ca_file)
 
 
 @app.command()

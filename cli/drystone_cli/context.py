@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import click
 import typer
 
 from drystone_common.errors import (
@@ -26,6 +26,9 @@ from drystone_storaged.agent.rest import TIMEOUT_S, Rest, read_token
 URL_VARIABLE: Final = "DRYSTONE_URL"
 CA_FILE_VARIABLE: Final = "DRYSTONE_CA_FILE"
 TOKEN_FILE_VARIABLE: Final = "DRYSTONE_TOKEN_FILE"  # noqa: S105 - the name of a variable
+
+ca_file_option: ContextVar[Path | None] = ContextVar("ca_file", default=None)
+"""``--ca-file`` of the command that runs: it stands before the command's name, for all of them."""
 
 DirOption = Annotated[
     Path | None,
@@ -88,10 +91,8 @@ def find_cluster() -> Cluster:
 
 
 def _ca_file() -> Path | None:
-    """From ``--ca-file`` of the command line, which also reads the variable."""
-    context = click.get_current_context(silent=True)
-    given = context.find_root().params.get("_ca_file") if context else None
-    chosen = given or os.environ.get(CA_FILE_VARIABLE)
+    """From ``--ca-file`` of the command line, else from the variable."""
+    chosen = ca_file_option.get() or os.environ.get(CA_FILE_VARIABLE)
     return Path(chosen) if chosen else None
 
 

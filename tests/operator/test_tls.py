@@ -11,8 +11,9 @@ import pytest
 from drystone_common.errors import DataError
 from drystone_operator.apply import certificates, secrets
 from drystone_operator.plan import tls
+from drystone_operator.plan.actions import IssueCertificate
 from drystone_operator.plan.tls import TlsSeen
-from tests.operator.objects import NAMESPACE, cluster
+from tests.operator.objects import NAMESPACE, cluster, custom
 from tests.operator.wanted import EXTERNAL, build
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -85,6 +86,16 @@ def test_the_next_authority_signs_when_clients_have_known_it_for_a_day(seen, ste
 def test_clients_trust_every_authority_of_which_a_certificate_may_be_in_use():
     seen = TlsSeen("a\n", successor="b", former="c\n")
     assert tls.trust(SECURE, seen)["data"] == {"ca.crt": "a\nb\nc\n"}
+
+
+def test_a_person_adds_names_and_what_is_none_is_left_out():
+    extra = tls.extra_names(" Storage.Example, 192.0.2.7,0:0::1, no name, -x, é, ,")
+    assert extra == ("storage.example", "192.0.2.7", "::1")
+    (_, issue) = tls.plan(SECURE, TlsSeen("p", HOSTS, MONTHS_S, extra=extra))
+    assert isinstance(issue, IssueCertificate)
+    assert set(issue.hosts) == {*HOSTS, "storage.example", "192.0.2.7"}
+    have = TlsSeen("p", issue.hosts, MONTHS_S, extra=extra)
+    assert planned(have) == ["apply ConfigMap/c-ca"]
 
 
 def test_a_repeated_step_of_the_change_of_authorities_changes_nothing_more():
@@ -173,6 +184,17 @@ async def test_a_person_gets_another_authority_and_no_client_is_shut_out(lab, mo
     kept = lab.kube.get("secrets", "c-ca", NAMESPACE)
     assert set(kept["data"]) == {"ca.crt", "ca.key", "old.crt"}
     assert "drystone.io/renew" not in kept["metadata"].get("annotations", {})
+
+
+async def test_a_ca_that_is_none_is_told_on_the_storage_cluster(lab):
+    for name, data in (("their-tokens", {"admin": "a" * 30}), ("their-ca", {"ca.crt": "nonsense"})):
+        lab.kube.put("secrets", secrets.secret(name, NAMESPACE, data, {}))
+    async with lab.running():
+        lab.kube.put("storageclusters", custom("StorageCluster", "c", EXTERNAL))
+        await lab.until_condition("storageclusters", "c", "Starting")
+        lab.settle()
+        said = await lab.until_condition("storageclusters", "c", "ManagerUnreachable")
+    assert "holds no CA certificates" in said
 
 
 async def test_the_operator_makes_authority_and_certificate_once(lab):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import ssl
+import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import structlog
 
-from drystone_common.errors import DataError, DrystoneError, InvalidArgumentError
+from drystone_common.errors import DataError, DrystoneError, ExitCode, InvalidArgumentError
 from drystone_csi.manager_rest import RestManager
 from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.rest import Rest
@@ -291,6 +294,50 @@ def test_an_expired_certificate_is_loaded_and_loudly_told(folder):
         certificate = ServerCertificate(pair / "crt", pair / "key")
     assert (lines[0]["event"], lines[0]["log_level"]) == ("certificate_expired", "error")
     assert certificate.ends() < time.time()
+
+
+async def test_a_certificate_that_ends_while_it_is_in_use_is_told_once(folder):
+    pair = mounted(folder / "tls", leaf(authority()))
+    certificate = ServerCertificate(pair / "crt", pair / "key")
+    with structlog.testing.capture_logs() as lines:
+        certificate.pair = replace(certificate.pair, not_after=time.time())
+        running = asyncio.create_task(certificate.run())
+        await until(lambda: lines, "a line")
+        looks = len(lines)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert [line["event"] for line in lines] == ["certificate_expired"] * looks
+    assert looks == 1
+
+
+async def run_command(*arguments: str, **variables: str) -> tuple[int, str, str]:
+    argv = [sys.executable, "-m", "drystone_cli", *arguments]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("DRYSTONE_")}
+    process = await asyncio.create_subprocess_exec(
+        *argv, env=environment | variables, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_commands_name_the_ca_by_an_option_or_a_variable(folder):
+    by = authority()
+    (folder / "ca").write_text(by.certificate)
+    (folder / "other").write_text(authority("another").certificate)
+    async with managing(folder, leaf(by)) as started:
+        where = {"DRYSTONE_URL": started.rest, "DRYSTONE_TOKEN_FILE": str(folder / "admin")}
+        right, wrong = str(folder / "ca"), str(folder / "other")
+        code, out, err = await run_command(
+            "--ca-file", right, "node", "list", "-o", "json", **where
+        )
+        assert (code, out.strip()[:1]) == (0, "{"), err
+        code, _, _ = await run_command("status", **where, DRYSTONE_CA_FILE=right)
+        assert code == 0
+        code, _, err = await run_command("status", **where, DRYSTONE_CA_FILE=wrong)
+        assert (code, "not trusted here" in err) == (int(ExitCode.UNAVAILABLE), True), err
+        assert "--ca-file" in err
 
 
 async def test_the_end_of_the_certificate_is_a_metric(folder):

@@ -13,7 +13,7 @@ from drystone_operator.apply.interface import Kube
 from drystone_operator.apply.paths import BY_KIND
 from drystone_operator.plan.local_volumes import HOSTNAME, volume_names, wanted
 from drystone_operator.plan.read import claims, pod
-from drystone_operator.plan.tls import LEAF_S, TlsSeen
+from drystone_operator.plan.tls import LEAF_S, TlsSeen, extra_names
 from drystone_operator.plan.views import PodView
 from drystone_operator.resources.base import Build
 
@@ -94,6 +94,7 @@ async def read_tls(kube: Kube, build: Build, now: datetime) -> TlsSeen:
         successor_age_s=(now - successor.not_before).total_seconds() if successor else 0.0,
         former=pems["old.crt"] if former and former.left_s(now) > 0 else "",
         published=await _authority(kube, build),
+        extra=extra_names(str(annotations.get(names.ANNOTATION_NAMES, ""))),
     )
 
 

@@ -6,7 +6,9 @@ anything, and the former one until it is over.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 from drystone_operator import names
@@ -48,7 +50,12 @@ class TlsSeen:
     """The authority before; empty where it is over."""
     published: str = ""
     """What clients are given at present."""
+    extra: tuple[str, ...] = ()
+    """Names that a person wants besides: managers may be reached from outside."""
 
+
+EXTRA_MAX: Final = 64  # names of a certificate travel in every handshake
+HOST: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 NOTHING: Final = TlsSeen()
 
@@ -66,7 +73,7 @@ def plan(build: Build, seen: TlsSeen) -> list[Action]:
             return [*found, RenewAuthority(secret, "promote")]
     elif seen.asked or seen.used >= RENEW_SHARE:
         found.append(RenewAuthority(secret, "prepare"))
-    wanted = hosts(build)
+    wanted = tuple(dict.fromkeys((*hosts(build), *seen.extra)))
     ends = seen.ends_in_s < seen.life_s * (1 - RENEW_SHARE)
     if set(seen.hosts) != set(wanted) or ends or not seen.issued:
         found.append(IssueCertificate(build.child("tls"), secret, wanted))
@@ -84,6 +91,19 @@ def trust(build: Build, seen: TlsSeen) -> Json:
     found = thing(build, "ConfigMap", "v1", "ca")
     every = (seen.authority, seen.successor, seen.former)
     return {**found, "data": {"ca.crt": "".join(f"{pem.strip()}\n" for pem in every if pem)}}
+
+
+def extra_names(text: str) -> tuple[str, ...]:
+    """Names and addresses with commas between them, as a person writes; others are left out."""
+    words = [word.strip().lower() for word in text.split(",")][:EXTRA_MAX]
+    return tuple(filter(None, map(_name_or_address, words)))
+
+
+def _name_or_address(word: str) -> str:
+    try:
+        return str(ip_address(word))  # as certificates show it: two spellings are one name
+    except ValueError:
+        return word if HOST.fullmatch(word) else ""
 
 
 def hosts(build: Build) -> tuple[str, ...]:

@@ -73,6 +73,7 @@ class ServerCertificate:
         self._files: Final = (cert_file, key_file)
         self._seen = self._look()
         self._told = ""
+        self._over = False
         self.pair = read_pair(*self._files)
         self._context = _context(self.pair)
         # Connections begin with this one; each is then given the newest.
@@ -127,7 +128,8 @@ class ServerCertificate:
         """Follow the files until cancelled."""
         while True:
             await asyncio.sleep(POLL_S)
-            self.reload()
+            if not self.reload() and not self._over and self.pair.not_after <= time.time():
+                self._tell()
 
     def _choose(
         self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _: ssl.SSLContext
@@ -147,7 +149,8 @@ class ServerCertificate:
 
     def _tell(self) -> None:
         left_days = round((self.pair.not_after - time.time()) / 86_400, 1)
-        if left_days <= 0:
+        self._over = self.pair.not_after <= time.time()
+        if self._over:
             hint = "clients refuse it; put a new one in its place, it is taken up without a restart"
             _log.error("certificate_expired", file=str(self._files[0]), hint=hint)
         else:
