@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
+from drystone_cli.context import CA_FILE_VARIABLE, ca_file_option
 from drystone_cli.output import Output, OutputOption, emit
 from drystone_common import __version__
 
@@ -28,8 +32,19 @@ app = typer.Typer(
 
 
 @app.callback()
-def root() -> None:
+def root(
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            help="CA certificates of the managers that $DRYSTONE_URL names, as PEM; default "
+            f"${CA_FILE_VARIABLE}.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Replicated block storage over plain drives."""
+    ca_file_option.set(ca_file)
 
 
 @app.command()
