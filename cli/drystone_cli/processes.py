@@ -1,4 +1,4 @@
-"""`drystone manager|server|block|csi|operator`: the processes of a cluster, by settings file."""
+"""`drystone manager|server|block|…`: the processes of a cluster, each by its settings file."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ def _block(config: Path) -> None:
     run(config)
 
 
+def _fuse_helper(config: Path) -> None:
+    from drystone_storaged.fuse.app import run  # noqa: PLC0415 - only this process needs it
+
+    run(config)
+
+
 def _csi(config: Path) -> None:
     from drystone_cli.csi_process import run  # noqa: PLC0415 - only this process needs it
 
@@ -56,6 +62,7 @@ RUNNERS: Final[dict[str, Callable[[Path], None]]] = {
     "manager": _manager,
     "server": _server,
     "block": _block,
+    "fuse-helper": _fuse_helper,
     "csi": _csi,
     "operator": _operator,
 }
@@ -64,6 +71,7 @@ _HELP: Final = {
     "manager": "Run a manager: membership, placement, volumes, the management API.",
     "server": "Run a storage server: all drives of this node.",
     "block": "Run a block daemon: the volumes attached to this node.",
+    "fuse-helper": "Run the FUSE helper: holds the devices of this node while block is replaced.",
     "csi": "Run the CSI plugin: identity, controller and node service on one socket.",
     "operator": "Run the Kubernetes operator; its settings may all be DRYSTONE_* variables.",
 }

@@ -20,7 +20,7 @@ from drystone_csi.node import NodeService
 from drystone_csi.node_volumes import NodeVolumes
 from drystone_csi.proto import csi_pb2
 from drystone_storaged.attach.command import SystemRunner
-from drystone_storaged.attach.fuse_helper import find_program
+from drystone_storaged.attach.fuse_process import find_program
 from tests.csi.attacher_block import AttacherBlock, unmount_below
 from tests.csi.driver import Driver, block, mount
 from tests.csi.fakes import GIB

@@ -21,7 +21,7 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class LoopDevice:
-    """The loop device on ``file``, whose helper keeps its things in ``folder``."""
+    """The loop device on ``file``, whose process keeps its things in ``folder``."""
 
     def __init__(self, folder: Path, file: Path, sys_block: Path = sysfs.SYS_BLOCK) -> None:
         self._note = folder / FILE_NAME
