@@ -22,8 +22,10 @@ class HelperPod:
     As in a container, everything in it dies with its first process, and its mounts with it.
     """
 
-    def __init__(self, folder: Path, *, stop_wait_s: float = 0.0) -> None:
-        self.state = folder / "state"
+    def __init__(
+        self, folder: Path, *, state: Path | None = None, stop_wait_s: float = 0.0
+    ) -> None:
+        self.state = state or folder / "state"
         self.socket = folder / "run" / "fuse.sock"
         self.mount = folder / "fs"
         self.log = folder / "fuse-helper.log"

@@ -79,7 +79,7 @@ def test_a_damaged_note_is_no_device(device, fake, tmp_path, text):
 @contextlib.contextmanager
 def mounted(attacher: FuseAttacher, volume: str) -> Iterator[Path]:
     """A file system in the place of a helper's; unmounted lazily at the end, as one that died."""
-    file = attacher._helper(volume).file
+    file = attacher._process(volume).file
     file.parent.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", file.parent], check=True)
     try:
@@ -93,7 +93,7 @@ def mounted(attacher: FuseAttacher, volume: str) -> Iterator[Path]:
 async def loop_on(attacher: FuseAttacher, volume: str) -> str:
     with mounted(attacher, volume) as file:
         spec = AttachSpec(volume, Endpoint(file.parent / "no.sock", ""), 1 << 20, read_only=False)
-        name = await attacher._make_loop(spec, attacher._helper(volume))
+        name = await attacher._make_loop(spec, attacher._process(volume))
     assert backing(name) == "/volume", "the kernel shows no path of a lazily unmounted file"
     return name
 
