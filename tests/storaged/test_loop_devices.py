@@ -49,7 +49,9 @@ def fake(tmp_path):
 @pytest.fixture
 def device(tmp_path, fake):
     (tmp_path / "v").mkdir()
-    return LoopDevice(tmp_path / "v", tmp_path / "v" / "mnt" / "volume", fake.root)
+    return LoopDevice(
+        tmp_path / "v", tmp_path / "v" / "mnt" / "volume", fake.root, mounted=lambda: True
+    )
 
 
 def test_a_device_is_found_by_its_path_and_by_its_note_when_the_path_is_gone(device, fake):
@@ -58,6 +60,25 @@ def test_a_device_is_found_by_its_path_and_by_its_note_when_the_path_is_gone(dev
     device.note("loop3")
     fake.put("loop3", "/volume", 7)
     assert device.find() == "loop3"
+
+
+def test_a_path_of_another_mount_namespace_is_not_ours(tmp_path, fake):
+    (tmp_path / "v").mkdir()
+    file = tmp_path / "v" / "mnt" / "volume"
+    elsewhere = LoopDevice(tmp_path / "v", file, fake.root, mounted=lambda: False)
+    fake.put("loop3", str(file), 7)
+    assert elsewhere.find() is None
+    elsewhere.note("loop3")
+    assert elsewhere.find() == "loop3"
+    elsewhere.forget()
+    assert elsewhere.find() is None
+
+
+def test_a_note_counts_before_a_path(device, fake):
+    fake.put("loop3", str(device._file), 7)
+    fake.put("loop4", str(device._file), 8)
+    device.note("loop4")
+    assert device.find() == "loop4"
 
 
 def test_a_device_that_holds_something_else_by_now_is_not_ours(device, fake):

@@ -33,18 +33,18 @@ class SlowAttacher(FuseAttacher):
         self.made: list[AttachSpec] = []
 
     async def adopt(self, spec: AttachSpec) -> Device | None:
-        return self._device(spec) if spec in self.made else None
+        return self._shown(spec) if spec in self.made else None
 
     async def attach(self, spec: AttachSpec) -> Device:
         self.begun.set()
         await self.go.wait()
         self.made.append(spec)
-        return self._device(spec)
+        return self._shown(spec)
 
     async def alive(self, volume_id: str) -> int | None:
         return None
 
-    def _device(self, spec: AttachSpec) -> Device:
+    def _shown(self, spec: AttachSpec) -> Device:
         return Device(spec.volume_id, self.kind, "/dev/loop9", spec.size_bytes)
 
 

@@ -49,8 +49,11 @@ class FuseAttacher:
         # A loop device whose process died answers every request with an error; it is of no
         # use to whoever still holds it, and disappears when that one lets go.
         await self._drop_loop(process)
+        # Now, so that a crash before the new device is noted cannot make it pass for that one.
+        await asyncio.to_thread(_loop(process).forget)
         await process.start(spec)
-        return await self._with_loop(spec, process)
+        name = await self._make_loop(spec, process)
+        return await self._device(spec, name)
 
     async def adopt(self, spec: AttachSpec) -> Device | None:
         """See ``Attacher``. The process finds the new run of the daemon by itself; it is told
@@ -160,6 +163,9 @@ class FuseAttacher:
         name = await asyncio.to_thread(_loop(process).find)
         if name is None:
             name = await self._make_loop(spec, process)
+        return await self._device(spec, name)
+
+    async def _device(self, spec: AttachSpec, name: str) -> Device:
         size = await asyncio.to_thread(sysfs.size_bytes, name)
         if size < spec.size_bytes:
             # The volume grew while the daemon was away.
@@ -195,4 +201,4 @@ class FuseAttacher:
 
 
 def _loop(process: FuseProcess) -> LoopDevice:
-    return LoopDevice(process.folder, process.file)
+    return LoopDevice(process.folder, process.file, mounted=process.mounted)

@@ -155,7 +155,7 @@ class FuseProcess:
 
     async def clear(self) -> None:
         """Remove what a dead process left: its mount, which is broken, and its socket."""
-        while await asyncio.to_thread(self._mounted):
+        while await asyncio.to_thread(self.mounted):
             argv = ("umount", "--lazy", "--", str(self.mount))
             await self._runner.run(argv, timeout_s=UNMOUNT_WAIT_S)
         await asyncio.to_thread(self._control.unlink, missing_ok=True)
@@ -168,7 +168,8 @@ class FuseProcess:
             os.kill(pid, signal.SIGKILL)
         await sysfs.until(lambda: not _alive(pid), "FUSE process dies", QUIT_WAIT_S)
 
-    def _mounted(self) -> bool:
+    def mounted(self) -> bool:
+        """Whether its file system is mounted in this mount namespace, served or not."""
         # The table is read as text: a look at the folder itself would hang or fail with the
         # process that serves it. Blanks and the like are escaped in it as octal numbers.
         escaped = str(self.mount).replace("\\", "\\134").replace(" ", "\\040")
