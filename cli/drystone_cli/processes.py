@@ -1,4 +1,4 @@
-"""`drystone manager|server|beacon|block|csi|operator`: the processes of a cluster."""
+"""`drystone manager|server|beacon|block|…`: the processes of a cluster, each by its settings file."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ def _block(config: Path) -> None:
     run(config)
 
 
+def _fuse_helper(config: Path) -> None:
+    from drystone_storaged.fuse.app import run  # noqa: PLC0415 - only this process needs it
+
+    run(config)
+
+
 def _csi(config: Path) -> None:
     from drystone_cli.csi_process import run  # noqa: PLC0415 - only this process needs it
 
@@ -63,6 +69,7 @@ RUNNERS: Final[dict[str, Callable[[Path], None]]] = {
     "server": _server,
     "beacon": _beacon,
     "block": _block,
+    "fuse-helper": _fuse_helper,
     "csi": _csi,
     "operator": _operator,
 }
@@ -72,6 +79,7 @@ _HELP: Final = {
     "server": "Run a storage server: all drives of this node.",
     "beacon": "Run the beacon of a storage node: heartbeats, votes, its server's read lease.",
     "block": "Run a block daemon: the volumes attached to this node.",
+    "fuse-helper": "Run the FUSE helper: holds the devices of this node while block is replaced.",
     "csi": "Run the CSI plugin: identity, controller and node service on one socket.",
     "operator": "Run the Kubernetes operator; its settings may all be DRYSTONE_* variables.",
 }

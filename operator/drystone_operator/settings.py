@@ -59,7 +59,7 @@ class OperatorSettings(Settings):
     beacon_pods: bool = True
     """Run the beacons as processes of their own; off = inside the servers, sharing their fate."""
 
-    fuse_pods: bool = False
+    fuse_pods: bool = True
     """Run the FUSE processes in a DaemonSet of their own (`fuse-helper` of the image)."""
 
     resync_s: float = Field(default=30.0, gt=0)

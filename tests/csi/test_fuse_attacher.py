@@ -13,7 +13,7 @@ import pytest
 
 from drystone_common.errors import ConflictError, UnavailableError
 from drystone_storaged.attach.fuse import FuseAttacher
-from drystone_storaged.attach.fuse_helper import find_program
+from drystone_storaged.attach.fuse_process import find_program
 from drystone_storaged.attach.interface import AttacherKind, AttachSpec, Endpoint
 from tests.csi.nbd_peer import Server, Writer, pattern, wait_for
 
@@ -157,7 +157,7 @@ async def test_a_read_only_device_refuses_writes(server, attacher):
 
 async def test_a_killed_helper_is_replaced_by_the_next_attach(server, attacher):
     device = await attacher.attach(spec(server))
-    stat = await attacher._helper(VOLUME).stat()
+    stat = await attacher._process(VOLUME).stat()
     os.kill(stat["pid"], 9)
     wait_for(lambda: not Path(f"/proc/{stat['pid']}").exists(), "the helper dies")
     assert await attacher.adopt(spec(server)) is None

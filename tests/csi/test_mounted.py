@@ -1,6 +1,6 @@
 """The node service for real: FUSE attacher, loop, mkfs, mount, growth, and servers that die."""
 
-# ruff: noqa: ASYNC221 - a test may wait for tools and files
+# ruff: noqa: ASYNC221, ASYNC230, ASYNC240 - a test may wait for tools and files
 from __future__ import annotations
 
 import asyncio
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drystone_common.errors import DeniedError
+from drystone_common.errors import ConflictError, DeniedError
 from drystone_csi.contents import Contents
 from drystone_csi.devices import Devices
 from drystone_csi.model import Content, ContentState
@@ -20,7 +20,7 @@ from drystone_csi.node import NodeService
 from drystone_csi.node_volumes import NodeVolumes
 from drystone_csi.proto import csi_pb2
 from drystone_storaged.attach.command import SystemRunner
-from drystone_storaged.attach.fuse_helper import find_program
+from drystone_storaged.attach.fuse_process import find_program
 from tests.csi.attacher_block import AttacherBlock, unmount_below
 from tests.csi.driver import Driver, block, mount
 from tests.csi.fakes import GIB
@@ -153,3 +153,34 @@ async def test_a_tiny_volume_is_usable(driver):
     await driver.stage(volume)
     await driver.node_publish(volume)
     (Path(driver.target) / "f").write_bytes(b"x" * 100_000)
+
+
+@pytest.mark.parametrize("capability", [mount("ext4"), mount("xfs"), block()])
+async def test_a_plugin_that_is_new_before_every_call_knows_mounted_volumes(driver, capability):
+    volume = await driver.published(capability)
+    await driver.stage(volume, capability)
+    await driver.node_publish(volume, capability)
+    in_use = driver.target if capability.HasField("block") else Path(driver.target) / "f"
+    subprocess.run(["dd", "if=/dev/zero", f"of={in_use}", "bs=1M", "count=4"], check=True)
+    with Path(in_use).open("r+b", buffering=0) as file:  # the pod goes on meanwhile
+        driver.restart()
+        await driver.stage(volume, capability)
+        driver.restart()
+        await driver.node_publish(volume, capability)
+        driver.restart()
+        assert await used_total(driver, volume) > GIB // 2
+        driver.restart()
+        await driver.manager.resize_volume(driver.record(volume).id, 2 * GIB)
+        if capability.mount.fs_type != "ext4":  # that one needs a right that not all have
+            assert await expand(driver, volume, driver.target, 2 * GIB) == 2 * GIB
+        file.write(b"x" * 4096)
+        os.fsync(file)
+    driver.restart()
+    with pytest.raises(ConflictError):  # it is published, as the mount table says
+        await driver.unstage(volume)
+    driver.restart()
+    await driver.node_unpublish(volume)
+    driver.restart()
+    await driver.unstage(volume)
+    assert await driver.block.attacher.found() == ()
+    assert str(driver.folder) not in Path("/proc/self/mountinfo").read_text()

@@ -20,6 +20,7 @@ class FakeManager:
         self.drives: list[Json] = []
         self.pools: dict[str, Json] = {}
         self.volumes: list[str] = []
+        self.attached: dict[str, list[str]] = {}
         self.devices: dict[str, list[Json]] = {}
         self.pgs = {"total": 64, "in_sync": 64, "degraded": 0, "resyncing": 0, "stalled": 0,
                     "unavailable": 0}  # fmt: skip
@@ -90,11 +91,15 @@ class FakeManager:
         if parts == ["pools"]:
             return _page(list(self.pools.values()))
         if parts == ["volumes"]:
-            return _page([{"name": name} for name in self.volumes])
+            return _page([self._volume(name) for name in self.volumes])
         if parts[2:] == ["devices"]:
             items = self.devices.get(parts[1], [])
             return httpx.Response(200, json={"connected": True, "items": items})
         return _problem(404, "not_found", "/".join(parts))
+
+    def _volume(self, name: str) -> Json:
+        nodes = [{"node": node} for node in self.attached.get(name, [])]
+        return {"name": name, "attachments": nodes, "publications": []}
 
     def _fence(self, name: str) -> httpx.Response:
         if not self.fence_proves:

@@ -58,6 +58,7 @@ def test_a_new_cluster_on_etcd_is_made_from_nothing():
         apply PodDisruptionBudget/c-manager
         apply DaemonSet/c-beacon
         apply DaemonSet/c-server
+        apply DaemonSet/c-fuse
         apply DaemonSet/c-block
         apply DaemonSet/c-csi-node
         apply Deployment/c-csi-controller
@@ -80,6 +81,7 @@ def test_an_external_cluster_gets_only_what_uses_volumes():
     plan = cluster.plan(wanted(EXTERNAL, finalizers=("drystone.io/operator",)), seen)
     assert str(plan).partition("status")[0] == dedent("""\
         apply ConfigMap/c-settings
+        apply DaemonSet/c-fuse
         apply DaemonSet/c-block
         apply DaemonSet/c-csi-node
         apply Deployment/c-csi-controller

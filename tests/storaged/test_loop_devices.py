@@ -49,7 +49,9 @@ def fake(tmp_path):
 @pytest.fixture
 def device(tmp_path, fake):
     (tmp_path / "v").mkdir()
-    return LoopDevice(tmp_path / "v", tmp_path / "v" / "mnt" / "volume", fake.root)
+    return LoopDevice(
+        tmp_path / "v", tmp_path / "v" / "mnt" / "volume", fake.root, mounted=lambda: True
+    )
 
 
 def test_a_device_is_found_by_its_path_and_by_its_note_when_the_path_is_gone(device, fake):
@@ -58,6 +60,25 @@ def test_a_device_is_found_by_its_path_and_by_its_note_when_the_path_is_gone(dev
     device.note("loop3")
     fake.put("loop3", "/volume", 7)
     assert device.find() == "loop3"
+
+
+def test_a_path_of_another_mount_namespace_is_not_ours(tmp_path, fake):
+    (tmp_path / "v").mkdir()
+    file = tmp_path / "v" / "mnt" / "volume"
+    elsewhere = LoopDevice(tmp_path / "v", file, fake.root, mounted=lambda: False)
+    fake.put("loop3", str(file), 7)
+    assert elsewhere.find() is None
+    elsewhere.note("loop3")
+    assert elsewhere.find() == "loop3"
+    elsewhere.forget()
+    assert elsewhere.find() is None
+
+
+def test_a_note_counts_before_a_path(device, fake):
+    fake.put("loop3", str(device._file), 7)
+    fake.put("loop4", str(device._file), 8)
+    device.note("loop4")
+    assert device.find() == "loop4"
 
 
 def test_a_device_that_holds_something_else_by_now_is_not_ours(device, fake):
@@ -79,7 +100,7 @@ def test_a_damaged_note_is_no_device(device, fake, tmp_path, text):
 @contextlib.contextmanager
 def mounted(attacher: FuseAttacher, volume: str) -> Iterator[Path]:
     """A file system in the place of a helper's; unmounted lazily at the end, as one that died."""
-    file = attacher._helper(volume).file
+    file = attacher._process(volume).file
     file.parent.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", file.parent], check=True)
     try:
@@ -93,7 +114,7 @@ def mounted(attacher: FuseAttacher, volume: str) -> Iterator[Path]:
 async def loop_on(attacher: FuseAttacher, volume: str) -> str:
     with mounted(attacher, volume) as file:
         spec = AttachSpec(volume, Endpoint(file.parent / "no.sock", ""), 1 << 20, read_only=False)
-        name = await attacher._make_loop(spec, attacher._helper(volume))
+        name = await attacher._make_loop(spec, attacher._process(volume))
     assert backing(name) == "/volume", "the kernel shows no path of a lazily unmounted file"
     return name
 

@@ -19,7 +19,7 @@ from drystone_common.errors import (
 from drystone_storaged.attach import nbd_netlink, sysfs
 from drystone_storaged.attach.command import CommandError, SystemRunner
 from drystone_storaged.attach.export import ExportAttacher
-from drystone_storaged.attach.fuse_helper import _parse
+from drystone_storaged.attach.fuse_process import _parse
 from drystone_storaged.attach.interface import AttacherKind, AttachSpec, Endpoint
 from drystone_storaged.attach.nbd_handshake import dial
 from drystone_storaged.attach.probe import Host, make

@@ -17,7 +17,7 @@ from tests.unit.source_tree import ROOT, own_files
 EVERYWHERE = {"--help", "-h", "--output", "-o", "--dir"}
 """Options that the document describes once for all commands."""
 
-PROCESSES = {"manager", "server", "beacon", "block", "csi", "operator"}
+PROCESSES = {"manager", "server", "beacon", "block", "fuse-helper", "csi", "operator"}
 
 
 @cache
@@ -49,7 +49,7 @@ def documented() -> dict[str, str]:
     found = {}
     for line in block.splitlines():
         # Words begin with a letter; what follows them are names in capitals and options.
-        match = re.fullmatch(r"drystone ([a-z]+(?: [a-z][a-z-]+)?)((?: .*)?)", line)
+        match = re.fullmatch(r"drystone ([a-z][a-z-]*(?: [a-z][a-z-]+)?)((?: .*)?)", line)
         assert match, f"not a command: {line}"
         found[match[1].strip()] = match[2]
     return found

@@ -19,6 +19,7 @@ from drystone_storaged.agent.process import DaemonSettings
 from drystone_storaged.beacon.app import BeaconMetrics
 from drystone_storaged.block.app import BlockMetrics
 from drystone_storaged.block.settings import BlockSettings
+from drystone_storaged.fuse.settings import FuseHelperSettings
 from drystone_storaged.manager.metrics import manager_metrics
 from drystone_storaged.manager.rest import app as rest_app
 from drystone_storaged.manager.settings import ManagerSettings
@@ -249,9 +250,10 @@ def test_every_rule_that_can_be_switched_off_stands_in_the_contract():
 def test_every_setting_is_documented_and_the_reverse():
     common = set(DaemonSettings.model_fields)
     wanted = {
-        "All but the manager and csi": common,
+        "All but the manager, fuse-helper and csi": common,
         "server": (set(ServerSettings.model_fields) - common) | set(DriveSettings.model_fields),
         "block": set(BlockSettings.model_fields) - common,
+        "fuse-helper": set(FuseHelperSettings.model_fields),
         "manager": set(ManagerSettings.model_fields),
         "csi": set(CsiSettings.model_fields),
     }

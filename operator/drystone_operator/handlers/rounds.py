@@ -18,8 +18,16 @@ from drystone_operator.handlers.managers import Managers
 from drystone_operator.handlers.world import World
 from drystone_operator.manager import views
 from drystone_operator.manager.client import ManagerClient
-from drystone_operator.plan import cluster, deletion, disks, nodes, pools, rollout
-from drystone_operator.plan.actions import WriteStatus
+from drystone_operator.plan import (
+    cluster,
+    deletion,
+    disks,
+    fuse_rollout,
+    nodes,
+    pools,
+    rollout,
+)
+from drystone_operator.plan.actions import DeletePod, WriteStatus
 from drystone_operator.plan.failover import Decision, Step
 from drystone_operator.plan.views import Device, EngineView, PodView, Unanswered
 from drystone_operator.resources.base import Build, Platform
@@ -134,7 +142,7 @@ class Rounds:
         wanted = replace(wanted, not_deleted=not_deleted)
         await executor.run(nodes.plan(build, nodes_seen), seen.manager)
         await executor.run(cluster.plan(wanted, cluster_seen), seen.manager)
-        for action in step.actions:
+        for action in (*step.actions, *await _fuse_step(seen)):
             await executor.one(action, seen.manager)
 
     async def _cluster_seen(
@@ -241,6 +249,17 @@ def _only_one(world: World, body: Json) -> None:
             f"This namespace has StorageCluster {oldest['metadata']['name']} already; "
             "make another one in a namespace of its own."
         )
+
+
+async def _fuse_step(seen: Seen) -> tuple[DeletePod, ...]:
+    build = seen.build
+    workloads = seen.world.workloads_of(build.namespace, build.name)
+    template = next((w.template for w in workloads if w.component == fuse_rollout.COMPONENT), "")
+    if seen.manager is None or not fuse_rollout.outdated(seen.pods, template):
+        return ()
+    busy = await views.clients_with_volumes(seen.manager)
+    strategy = build.spec.upgrade.strategy
+    return fuse_rollout.plan(fuse_rollout.FuseSeen(seen.pods, template, busy, strategy))
 
 
 def _rollout_seen(

@@ -40,6 +40,21 @@ async def volume_names(client: ManagerClient) -> tuple[str, ...] | None:
     return tuple(_text(v, "name") for v in _list(page, "items"))
 
 
+async def clients_with_volumes(client: ManagerClient) -> frozenset[str] | None:
+    """Consuming nodes that have a volume attached or may attach one; None = could not be asked.
+
+    It goes through every volume: asked only where a decision hangs on it.
+    """
+    found: set[str] = set()
+    try:
+        async for volume in client.items("/v1/volumes"):
+            both = (*_list(volume, "attachments"), *_list(volume, "publications"))
+            found |= {_text(one, "node") for one in both if isinstance(one, dict)}
+    except DrystoneError:
+        return None
+    return frozenset(found)
+
+
 async def devices(client: ManagerClient, node: str) -> tuple[Device, ...] | None:
     """Devices of a node as its server found them; None = its server did not say."""
     try:

@@ -68,7 +68,8 @@ def progressing(
     """Whether something is on its way to what is wanted."""
     if not workloads:
         return Condition("Progressing", True, "Creating", "The cluster's objects are being made.")
-    outdated = [w for w in workloads if _outdated(w, pods)]
+    # An old FUSE pod stays while its node has volumes: a state to be in, not one to leave.
+    outdated = [w for w in workloads if w.component != "fuse" and _outdated(w, pods)]
     if outdated:
         texts = [f"{len(_outdated(w, pods))} of {w.component}" for w in outdated]
         return Condition(
@@ -82,7 +83,11 @@ def progressing(
     if waiting:
         texts = [f"{w.component} {w.ready}/{w.desired}" for w in waiting]
         return Condition("Progressing", True, "Starting", f"Pods start: {', '.join(texts)}.")
-    return Condition("Progressing", False, "Complete", "Everything runs as wanted.")
+    old = sum(len(_outdated(w, pods)) for w in workloads)
+    more = (
+        f" FUSE pods of an older version stay while their nodes have volumes: {old}." if old else ""
+    )
+    return Condition("Progressing", False, "Complete", f"Everything runs as wanted.{more}")
 
 
 def degraded(engine: EngineView | Unanswered) -> Condition:

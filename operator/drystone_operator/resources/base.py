@@ -52,7 +52,7 @@ class Platform:
     csi_account: str = "drystone-csi-controller"
     csi_node_account: str = "drystone-csi-node"
     tls: bool = False
-    fuse_pods: bool = False
+    fuse_pods: bool = True
     beacon_pods: bool = True
 
 
@@ -97,6 +97,11 @@ class Build:
     def tls(self) -> bool:
         """Whether REST and control speak TLS with certificates of ours."""
         return self.platform.tls and not self.spec.is_external
+
+    @property
+    def fuse_pods(self) -> bool:
+        """Whether nodes have a pod for the FUSE processes: where that attacher may be used."""
+        return self.platform.fuse_pods and self.spec.uses_fuse
 
     @property
     def rest_urls(self) -> tuple[str, ...]:

@@ -14,11 +14,12 @@ def children(build: Build, fault_sets: Mapping[str, str]) -> tuple[Json, ...]:
     found: list[Json] = [config.settings_map(build)]
     if not build.spec.is_external:
         found += _storage(build, fault_sets)
+    if build.fuse_pods:
+        # Before the block daemons, which ask it for every device.
+        found.append(daemons.fuse(build))
     found.append(daemons.block(build))
     if build.spec.csi.driver is Switch.ENABLED:
         found += [csi.node(build), csi.controller(build), budgets.csi_controller(build)]
-    if build.spec.uses_fuse and build.platform.fuse_pods:
-        found.append(daemons.fuse(build))
     return tuple(found)
 
 

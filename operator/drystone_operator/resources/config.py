@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from drystone_operator import names
 from drystone_operator.resources.base import Build, Json, digest, thing
+
+FUSE_STOP_WAIT_S: Final = 3600
+"""A FUSE pod that is deleted goes on for so long, for volumes to be detached: time to drain a node
+whose pod was deleted by mistake, or had a volume attached in the moment of its replacement."""
 
 TomlValue = str | bool | int | tuple[str, ...]
 
@@ -46,6 +50,8 @@ def settings_files(build: Build) -> dict[str, str]:
         if build.platform.beacon_pods:
             files["beacon.toml"] = beacon(build)
     files["block.toml"] = block(build)
+    if build.fuse_pods:
+        files["fuse.toml"] = fuse(build)
     files["csi.toml"] = csi(build)
     return {name: toml(values) for name, values in files.items()}
 
@@ -154,7 +160,23 @@ def block(build: Build) -> dict[str, TomlValue]:
         "socket": f"{build.run_dir}/block.sock",
         "attacher": build.spec.csi.attacher,
     }
+    if build.fuse_pods:
+        values["fuse_helper_socket"] = fuse_socket(build)
     return values | tls_files(build)
+
+
+def fuse(build: Build) -> dict[str, TomlValue]:
+    """Settings of `drystone fuse-helper`: little, so that its pods age seldom."""
+    return {
+        "socket": fuse_socket(build),
+        "state_dir": build.state_dir("block"),
+        "stop_wait_s": FUSE_STOP_WAIT_S,
+    }
+
+
+def fuse_socket(build: Build) -> str:
+    """Where block daemon and FUSE helper of a node meet."""
+    return f"{build.run_dir}/fuse.sock"
 
 
 def csi(build: Build) -> dict[str, TomlValue]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from drystone_operator import names
 from drystone_operator.resources import config
@@ -26,6 +27,9 @@ TOLERATE_ALL: Json = {"operator": "Exists"}
 """A node that is drained, pressed or fenced has to keep its copies served all the same."""
 
 BIDIRECTIONAL = "Bidirectional"
+
+GRACE_S: Final = 60  # long enough for an orderly stop: drives closed, devices handed over
+FUSE_GRACE_MORE_S: Final = 30  # a last detach under way takes seconds
 
 ROOT: Json = {"privileged": True, "runAsUser": 0, "runAsGroup": 0}
 """Root whatever the image says: devices and the folders on the node are root's."""
@@ -133,8 +137,7 @@ def block(build: Build) -> Json:
         mounts=[
             mount("settings", names.SETTINGS_DIR, read_only=True),
             mount("join", names.JOIN_DIR, read_only=True),
-            # The files of the FUSE pod are mounted below it.
-            mount("state", state, propagation=BIDIRECTIONAL),
+            mount("state", state),
             mount("run", build.run_dir),
             mount("dev", "/dev"),
             mount("modules", "/lib/modules", read_only=True),
@@ -156,20 +159,26 @@ def block(build: Build) -> Json:
 
 
 def fuse(build: Build) -> Json:
-    """C-fuse. `OnDelete`: the FUSE processes of attached volumes live in it, and die with it."""
+    """C-fuse. `OnDelete`: the FUSE processes of attached volumes live in it, and die with it.
+
+    Its mounts are nobody else's: block daemon, node plugin and kubelet see the loop device in the
+    node's /dev, which is made here too. So nothing propagates, and nothing is left on the node.
+    """
     state = build.state_dir("block")
     main = container(
         build,
         "fuse",
-        ["fuse-helper", "--config", f"{names.SETTINGS_DIR}/block.toml"],
-        env=node_env("block-$(NODE_NAME)"),
+        ["fuse-helper", "--config", f"{names.SETTINGS_DIR}/fuse.toml"],
+        env=node_env("$(NODE_NAME)"),
         mounts=[
             mount("settings", names.SETTINGS_DIR, read_only=True),
-            mount("state", state, propagation=BIDIRECTIONAL),
+            # The NBD sockets of the block daemon, and a folder for each device.
+            mount("state", state),
             mount("run", build.run_dir),
             mount("dev", "/dev"),
         ],
     )
+    # Mounting, and loop devices that appear in /dev later: CAP_SYS_ADMIN and every device.
     main["securityContext"] = ROOT
     volumes = [
         from_config("settings", build.child("settings")),
@@ -177,11 +186,19 @@ def fuse(build: Build) -> Json:
         host_path("run", build.run_dir),
         host_path("dev", "/dev", "Directory"),
     ]
-    return daemon_set(build, "fuse", main, volumes, names.LABEL_NODE_BLOCK)
+    # More than its own wait, so that it ends by itself.
+    grace_s = config.FUSE_STOP_WAIT_S + FUSE_GRACE_MORE_S
+    return daemon_set(build, "fuse", main, volumes, names.LABEL_NODE_BLOCK, grace_s=grace_s)
 
 
 def daemon_set(
-    build: Build, component: str, main: Json, volumes: Sequence[Json], node_label: str
+    build: Build,
+    component: str,
+    main: Json,
+    volumes: Sequence[Json],
+    node_label: str,
+    *,
+    grace_s: int = GRACE_S,
 ) -> Json:
     """A DaemonSet on the nodes that bear our label; nodes get it once their token is made."""
     found = thing(build, "DaemonSet", "apps/v1", component)
@@ -196,24 +213,18 @@ def daemon_set(
         "dnsPolicy": "ClusterFirstWithHostNet",
         "nodeSelector": {node_label: build.instance},
         "priorityClassName": build.spec.placement.priority_class_name or "system-node-critical",
-        # Long enough for an orderly stop: drives closed, devices handed over.
-        "terminationGracePeriodSeconds": 60,
+        "terminationGracePeriodSeconds": grace_s,
         "containers": [main],
         "volumes": list(volumes),
         "tolerations": [TOLERATE_ALL],
     }
-    annotations = {names.ANNOTATION_SETTINGS: config.settings_digest(build, settings_of(component))}
+    annotations = {names.ANNOTATION_SETTINGS: config.settings_digest(build, component)}
     found["spec"] = {
         "selector": {"matchLabels": selector(build, component)},
         "updateStrategy": {"type": "OnDelete"},
         "template": pod_template(build, component, pod, annotations),
     }
     return found
-
-
-def settings_of(component: str) -> str:
-    """Whose settings file a component reads."""
-    return "block" if component == "fuse" else component
 
 
 def node_env(name: str) -> list[Json]:

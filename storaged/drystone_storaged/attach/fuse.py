@@ -13,7 +13,7 @@ from typing import Final
 from drystone_common.errors import ConflictError, InvariantError, NotFoundError
 from drystone_storaged.attach import sysfs
 from drystone_storaged.attach.command import Runner, SystemRunner
-from drystone_storaged.attach.fuse_helper import FuseHelper
+from drystone_storaged.attach.fuse_process import FuseProcess
 from drystone_storaged.attach.interface import (
     SECTOR_BYTES,
     AttacherKind,
@@ -30,7 +30,7 @@ _ID: Final = re.compile(r"[0-9a-f]{16}")
 
 
 class FuseAttacher:
-    """See ``Attacher``. ``state`` is a folder of its own; ``program`` the helper's binary."""
+    """See ``Attacher``. ``state`` is a folder of its own; ``program`` its binary."""
 
     kind = AttacherKind.FUSE
 
@@ -45,22 +45,25 @@ class FuseAttacher:
         adopted = await self.adopt(spec)
         if adopted is not None:
             return adopted
-        helper = self._helper(spec.volume_id)
-        # A loop device whose helper died answers every request with an error; it is of no
+        process = self._process(spec.volume_id)
+        # A loop device whose process died answers every request with an error; it is of no
         # use to whoever still holds it, and disappears when that one lets go.
-        await self._drop_loop(helper)
-        await helper.start(spec)
-        return await self._with_loop(spec, helper)
+        await self._drop_loop(process)
+        # Now, so that a crash before the new device is noted cannot make it pass for that one.
+        await asyncio.to_thread(_loop(process).forget)
+        await process.start(spec)
+        name = await self._make_loop(spec, process)
+        return await self._device(spec, name)
 
     async def adopt(self, spec: AttachSpec) -> Device | None:
-        """See ``Attacher``. The helper finds the new run of the daemon by itself; it is told
+        """See ``Attacher``. The process finds the new run of the daemon by itself; it is told
         to drop a connection that may hang on the old one.
         """  # noqa: D205 - two sentences, one thought
-        helper = self._helper(spec.volume_id)
-        if await helper.stat() is None:
+        process = self._process(spec.volume_id)
+        if await process.stat() is None:
             return None
-        await helper.command("reconnect")
-        return await self._with_loop(spec, helper)
+        await process.command("reconnect")
+        return await self._with_loop(spec, process)
 
     async def found(self) -> tuple[str, ...]:
         """See ``Attacher``."""
@@ -73,44 +76,69 @@ class FuseAttacher:
 
     async def detach(self, volume_id: str, *, force: bool = False) -> None:
         """See ``Attacher``. Dirty pages are written by the kernel before the loop lets go."""
-        helper = self._helper(volume_id)
-        name = await asyncio.to_thread(_loop(helper).find)
+        process = self._process(volume_id)
+        name = await asyncio.to_thread(_loop(process).find)
         if (
             name is not None
             and not force
             and await asyncio.to_thread(sysfs.claimed, f"/dev/{name}")
         ):
             raise device_busy(f"/dev/{name}")
-        left = await self._drop_loop(helper)
+        left = await self._drop_loop(process)
         if left is not None and not force:
             # The kernel takes the device away when its last user closes it.
             raise device_busy(f"/dev/{left}")
-        await helper.quit(force=force)
+        await process.quit(force=force)
 
     async def drop_dead(self) -> tuple[str, ...]:
-        """Remove the devices whose helper is dead: whoever has one open gets errors only.
+        """Remove the devices whose process is dead: whoever has one open gets errors only.
 
         Gives their names.
         """
         dropped = []
         for volume_id in await self.found():
-            helper = self._helper(volume_id)
-            name = await asyncio.to_thread(_loop(helper).find)
-            if name is not None and await helper.stat() is None:
-                await self._drop_loop(helper)
-                await helper.clear()
+            process = self._process(volume_id)
+            name = await asyncio.to_thread(_loop(process).find)
+            if name is not None and await process.stat() is None:
+                await self._drop_loop(process)
+                await process.clear()
                 dropped.append(name)
         return tuple(dropped)
 
+    async def alive(self, volume_id: str) -> int | None:
+        """Process id of the volume's process, None if there is none that answers."""
+        stat = await self._process(volume_id).stat()
+        pid = stat.get("pid") if stat is not None else None
+        return pid if isinstance(pid, int) else None
+
+    async def sweep(self) -> tuple[str, ...]:
+        """Clear away what processes left that died, at a start; gives the volumes they served.
+
+        Nothing of a volume stays but a device that somebody has open: it answers errors, is gone
+        when that one lets go, and its note stays until then, for the detach that follows.
+        """
+        lost = []
+        for volume_id in await self.found():
+            process = self._process(volume_id)
+            if await process.stat() is not None or await asyncio.to_thread(process.is_young):
+                continue
+            if await asyncio.to_thread(_loop(process).find) is not None:
+                lost.append(volume_id)
+            left = await self._drop_loop(process)
+            await process.clear()
+            if left is None:
+                await process.remove()
+        return tuple(lost)
+
     async def resize(self, volume_id: str, size_bytes: int) -> Device:
         """See ``Attacher``."""
-        helper = self._helper(volume_id)
-        name = await asyncio.to_thread(_loop(helper).find)
+        process = self._process(volume_id)
+        name = await asyncio.to_thread(_loop(process).find)
         if name is None:
             raise NotFoundError(f"volume {volume_id} has no device here", code="not_attached")
-        await helper.command(f"resize {size_bytes}")
+        await process.command(f"resize {size_bytes}")
         # The kernel knows the file's size from its last look; this is a new one.
-        await asyncio.to_thread(helper.file.stat)
+        await asyncio.to_thread(process.file.stat)
         argv = ("losetup", "--set-capacity", f"/dev/{name}")
         await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
         shown = await asyncio.to_thread(sysfs.size_bytes, name)
@@ -123,25 +151,28 @@ class FuseAttacher:
         return Device(volume_id, self.kind, f"/dev/{name}", shown)
 
     async def aclose(self) -> None:
-        """See ``Attacher``: nothing is watched, the helpers reconnect by themselves."""
+        """See ``Attacher``: nothing is watched, the processes reconnect by themselves."""
 
-    def _helper(self, volume_id: str) -> FuseHelper:
+    def _process(self, volume_id: str) -> FuseProcess:
         if _ID.fullmatch(volume_id) is None:
             raise InvariantError(f"{volume_id!a} is not a checked volume id")
-        return FuseHelper(self._state / volume_id, self._program, self._runner)
+        return FuseProcess(self._state / volume_id, self._program, self._runner)
 
-    async def _with_loop(self, spec: AttachSpec, helper: FuseHelper) -> Device:
-        """Give the loop device on the helper's file, made if a crash came before it."""
-        name = await asyncio.to_thread(_loop(helper).find)
+    async def _with_loop(self, spec: AttachSpec, process: FuseProcess) -> Device:
+        """Give the loop device on the process's file, made if a crash came before it."""
+        name = await asyncio.to_thread(_loop(process).find)
         if name is None:
-            name = await self._make_loop(spec, helper)
+            name = await self._make_loop(spec, process)
+        return await self._device(spec, name)
+
+    async def _device(self, spec: AttachSpec, name: str) -> Device:
         size = await asyncio.to_thread(sysfs.size_bytes, name)
         if size < spec.size_bytes:
             # The volume grew while the daemon was away.
             return await self.resize(spec.volume_id, spec.size_bytes)
         return Device(spec.volume_id, self.kind, f"/dev/{name}", size)
 
-    async def _make_loop(self, spec: AttachSpec, helper: FuseHelper) -> str:
+    async def _make_loop(self, spec: AttachSpec, process: FuseProcess) -> str:
         argv = (
             "losetup",
             "--find",
@@ -152,22 +183,22 @@ class FuseAttacher:
             f"--sector-size={SECTOR_BYTES}",
             *(("--read-only",) if spec.read_only else ()),
             "--",
-            str(helper.file),
+            str(process.file),
         )
         made = await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
         name = made.stdout.strip().removeprefix("/dev/")
-        await asyncio.to_thread(_loop(helper).note, name)
+        await asyncio.to_thread(_loop(process).note, name)
         return name
 
-    async def _drop_loop(self, helper: FuseHelper) -> str | None:
+    async def _drop_loop(self, process: FuseProcess) -> str | None:
         """Detach the loop device; gives its name if somebody keeps it open."""
-        name = await asyncio.to_thread(_loop(helper).find)
+        name = await asyncio.to_thread(_loop(process).find)
         if name is None:
             return None
         argv = ("losetup", "--detach", f"/dev/{name}")
         await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
-        return await asyncio.to_thread(_loop(helper).find)
+        return await asyncio.to_thread(_loop(process).find)
 
 
-def _loop(helper: FuseHelper) -> LoopDevice:
-    return LoopDevice(helper.folder, helper.file)
+def _loop(process: FuseProcess) -> LoopDevice:
+    return LoopDevice(process.folder, process.file, mounted=process.mounted)

@@ -3,12 +3,14 @@
 A lazily unmounted file system takes the paths of its files away: a loop device on one shows
 ``/volume``, as every other such device does. So its name is noted when it is made, with the
 kernel's sequence number of what is in the device: a device that was given to somebody else since
-has another one.
+has another one. A path counts only while the file system is mounted here: other mount namespaces
+have the same paths for other files.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +23,20 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class LoopDevice:
-    """The loop device on ``file``, whose helper keeps its things in ``folder``."""
+    """The loop device on ``file``, whose process keeps its things in ``folder``."""
 
-    def __init__(self, folder: Path, file: Path, sys_block: Path = sysfs.SYS_BLOCK) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        file: Path,
+        sys_block: Path = sysfs.SYS_BLOCK,
+        *,
+        mounted: Callable[[], bool],
+    ) -> None:
         self._note = folder / FILE_NAME
         self._file = file
         self._sys_block = sys_block
+        self._mounted = mounted
 
     def note(self, name: str) -> None:
         """Remember the device that was just made; it need not outlive this boot."""
@@ -37,7 +47,14 @@ class LoopDevice:
 
     def find(self) -> str | None:
         """Its name, such as ``loop3``, or None if there is none."""
-        return sysfs.loop_of(self._file, self._sys_block) or self._noted()
+        noted = self._noted()
+        if noted is not None or not self._mounted():
+            return noted
+        return sysfs.loop_of(self._file, self._sys_block)
+
+    def forget(self) -> None:
+        """Take the note away: what it names belongs to a file that is gone."""
+        self._note.unlink(missing_ok=True)
 
     def _noted(self) -> str | None:
         try:

@@ -9,8 +9,9 @@ from pathlib import Path
 from drystone_common.errors import UnavailableError
 from drystone_storaged.attach.export import ExportAttacher
 from drystone_storaged.attach.fuse import FuseAttacher
-from drystone_storaged.attach.fuse_helper import find_program
+from drystone_storaged.attach.fuse_process import find_program
 from drystone_storaged.attach.interface import Attacher, AttacherKind
+from drystone_storaged.attach.remote import RemoteAttacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,11 @@ class Host:
     fuse_device: bool
     loop_control: bool
     fuse_program: Path | None
+    fuse_helper: Path | None = None
+    """Socket of `drystone fuse-helper`, which then has what the FUSE attacher needs."""
 
     @classmethod
-    def look(cls) -> Host:
+    def look(cls, fuse_helper: Path | None = None) -> Host:
         """Look at this host. Nothing is loaded or changed."""
         return cls(
             root=os.geteuid() == 0,
@@ -32,6 +35,7 @@ class Host:
             fuse_device=Path("/dev/fuse").exists(),
             loop_control=Path("/dev/loop-control").exists(),
             fuse_program=find_program(),
+            fuse_helper=fuse_helper,
         )
 
     def kinds(self) -> tuple[AttacherKind, ...]:
@@ -39,7 +43,8 @@ class Host:
         kinds = []
         if self.root and self.nbd_module:
             kinds.append(AttacherKind.NBD)
-        if self.root and self.fuse_device and self.loop_control and self.fuse_program:
+        here = self.fuse_device and self.loop_control and self.fuse_program
+        if self.root and (self.fuse_helper or here):
             kinds.append(AttacherKind.FUSE)
         return (*kinds, AttacherKind.EXPORT)
 
@@ -70,6 +75,8 @@ async def make(kind: AttacherKind, state: Path, host: Host) -> Attacher:
         from drystone_storaged.attach.nbd import NbdAttacher  # noqa: PLC0415 - see above
 
         return await NbdAttacher.open()
+    if kind is AttacherKind.FUSE and host.fuse_helper is not None:
+        return RemoteAttacher(host.fuse_helper)
     if kind is AttacherKind.FUSE and host.fuse_program is not None:
         return FuseAttacher(state / "fuse", host.fuse_program)
     return ExportAttacher()

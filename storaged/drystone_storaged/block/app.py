@@ -58,7 +58,8 @@ class BlockDaemon:
         self.background = Background()
         self._calls: set[asyncio.Task[None]] = set()
         self.maps = MapFeed(control, lambda data, _: core.map(data))
-        self.devices = Devices(state, settings.attacher, Host.look())
+        helper = Path(settings.fuse_helper_socket) if settings.fuse_helper_socket else None
+        self.devices = Devices(state, settings.attacher, Host.look(helper))
         records = Records(state / "attachments")
         self.volumes = Volumes(
             records=records,

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -33,8 +34,8 @@ ANSWER_BYTES_MAX: Final = 16384  # an answer is below 1 KiB
 UNMOUNT_WAIT_S: Final = 10.0
 
 
-class FuseHelper:
-    """The helper of one volume. Its folder has everything that belongs to it."""
+class FuseProcess:
+    """The process of one volume. Its folder has everything that belongs to it."""
 
     def __init__(self, folder: Path, program: Path, runner: Runner) -> None:
         self.folder = folder
@@ -123,7 +124,20 @@ class FuseHelper:
             await self._quit_when_closed()
             await sysfs.until(lambda: not self._control.exists(), "FUSE process ends", QUIT_WAIT_S)
         await self.clear()
+        await self.remove()
+
+    async def remove(self) -> None:
+        """Remove the folder of a process that is dead and cleared away."""
         await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def is_young(self) -> bool:
+        """Whether it was started so lately that it may not answer yet."""
+        try:
+            age = time.time() - self._log.stat().st_mtime
+        except OSError:
+            return False
+        # A clock that was set back must not make an old one look young for long.
+        return 0 <= age <= START_WAIT_S
 
     async def _quit_when_closed(self) -> None:
         """The kernel tells the process a moment late that the loop device closed the file."""
@@ -141,7 +155,7 @@ class FuseHelper:
 
     async def clear(self) -> None:
         """Remove what a dead process left: its mount, which is broken, and its socket."""
-        while await asyncio.to_thread(self._mounted):
+        while await asyncio.to_thread(self.mounted):
             argv = ("umount", "--lazy", "--", str(self.mount))
             await self._runner.run(argv, timeout_s=UNMOUNT_WAIT_S)
         await asyncio.to_thread(self._control.unlink, missing_ok=True)
@@ -154,7 +168,8 @@ class FuseHelper:
             os.kill(pid, signal.SIGKILL)
         await sysfs.until(lambda: not _alive(pid), "FUSE process dies", QUIT_WAIT_S)
 
-    def _mounted(self) -> bool:
+    def mounted(self) -> bool:
+        """Whether its file system is mounted in this mount namespace, served or not."""
         # The table is read as text: a look at the folder itself would hang or fail with the
         # process that serves it. Blanks and the like are escaped in it as octal numbers.
         escaped = str(self.mount).replace("\\", "\\134").replace(" ", "\\040")
