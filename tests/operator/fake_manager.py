@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 
@@ -21,6 +22,7 @@ class FakeManager:
         self.pools: dict[str, Json] = {}
         self.volumes: list[str] = []
         self.devices: dict[str, list[Json]] = {}
+        self.wanted: dict[str, list[Json]] = {}
         self.pgs = {"total": 64, "in_sync": 64, "degraded": 0, "resyncing": 0, "stalled": 0,
                     "unavailable": 0}  # fmt: skip
         self.health = "ok"
@@ -81,7 +83,7 @@ class FakeManager:
         if parts[0] == "clients":
             return self._fence(parts[1])
         if parts[2:3] == ["drives"]:
-            return self._take(parts[1], body) if method == "POST" else httpx.Response(204)
+            return self._drives(method, parts[1], "/".join(parts[3:]), body)
         return _problem(404, "not_found", "/".join(parts))
 
     def _read(self, parts: list[str]) -> httpx.Response:
@@ -91,6 +93,8 @@ class FakeManager:
             return _page(list(self.pools.values()))
         if parts == ["volumes"]:
             return _page([{"name": name} for name in self.volumes])
+        if parts[2:] == ["drives"]:
+            return _page(self.wanted.get(parts[1], []))
         if parts[2:] == ["devices"]:
             items = self.devices.get(parts[1], [])
             return httpx.Response(200, json={"connected": True, "items": items})
@@ -127,6 +131,13 @@ class FakeManager:
         self.add_drive(node, number)
         device["state"], device["drive"] = "ours", f"drive-{number}"
         return httpx.Response(201, json={"device": body["device"]})
+
+    def _drives(self, method: str, node: str, device: str, body: Json) -> httpx.Response:
+        if method == "POST":
+            return self._take(node, body)
+        have = self.wanted.get(node, [])
+        self.wanted[node] = [d for d in have if d["device"] != unquote(device)]
+        return httpx.Response(204)
 
     def _pool(self, body: Json) -> httpx.Response:
         made = {

@@ -163,6 +163,41 @@ def test_a_disk_that_was_given_up_is_told_so_and_taken_again_when_it_is_wanted_i
     assert disks.plan(disk(), (pending,), down).actions == ()
 
 
+def test_a_disk_that_was_asked_for_and_came_to_nothing_is_taken_back():
+    pending = replace(BLANK, wanted="refused", reason="drive_foreign: it has a partition table")
+    plan = disks.plan(disk(DiskState.REMOVE), (pending,), engine("n1"))
+    assert [str(a) for a in plan.actions] == ["give up device ata-X1 of n1"]
+    assert "Removing: The disk leaves as soon as no data needs it." in str(plan)
+    gone = engine("n1", drives=(drive(1, "n1", "gone"),))
+    for seen, removed in ((replace(OURS, wanted="refused"), False), (OURS, True)):
+        plan = disks.plan(disk(DiskState.REMOVE), (seen,), gone)
+        assert ("Removed" in str(plan)) == removed
+        assert bool(plan.actions) != removed
+
+
+def test_a_drive_that_is_down_and_not_wanted_is_free_again():
+    down = engine("n1", drives=(drive(1, "n1", "down"),))
+    text = str(disks.plan(disk(DiskState.AVAILABLE), (OURS,), down))
+    assert "Available: It is a drive of this cluster. Set state: In to have it opened" in text
+    waits = replace(OURS, wanted="opening")
+    assert "InUse: It is drive 1" in str(disks.plan(disk(DiskState.AVAILABLE), (waits,), down))
+
+
+def test_a_device_that_nothing_tells_from_another_gets_no_object_and_is_not_taken():
+    nameless = replace(BLANK, id="unnamed:sdq", path="/dev/sdq")
+    assert disks.discovered(build(), {"n1": (nameless,)}, ()) == ()
+    text = str(disks.plan(disk(device="/dev/sdq"), (nameless,), engine("n1")))
+    assert "Refused: /dev/sdq has neither a serial number nor a WWN" in text
+    assert "take device" not in text
+
+
+@pytest.mark.parametrize("state", [DiskState.IN, DiskState.REMOVE, DiskState.AVAILABLE])
+def test_a_drive_of_the_servers_own_settings_is_shown_and_left_alone(state):
+    plan = disks.plan(disk(state), (replace(OURS, configured=True),), engine("n1"))
+    assert plan.actions == ()
+    assert "Ready=True InUse: /dev/sda is a drive of the server's own settings" in str(plan)
+
+
 def test_found_devices_appear_as_available_once():
     found = {"n1": (BLANK, FOREIGN)}
     made = disks.discovered(build(), {"n1": (BLANK,)}, ())

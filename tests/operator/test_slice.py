@@ -139,6 +139,20 @@ async def test_a_disk_that_holds_data_is_refused_and_named(lab):
     assert lab.manager.called("POST", "/nodes/a/drives") == []
 
 
+async def test_a_disk_that_was_pulled_out_can_be_given_up(lab):
+    wanted = {"device": "wwn:0x5", "path": None, "drive": None, "state": "pending", "reason": ""}
+    lab.manager.wanted["a"] = [wanted]
+    spec = {"nodeName": "a", "device": "wwn:0x5", "state": "In"}
+    lab.kube.put("storagedisks", custom("StorageDisk", "pulled", spec))
+    async with lab.running():
+        await until_serving(lab)
+        await lab.until_condition("storagedisks", "pulled", "Missing")
+        lab.kube.change("storagedisks", "pulled", NAMESPACE, {"spec": {"state": "Remove"}})
+        await lab.kube.until(lambda: lab.manager.wanted["a"] == [])
+        await lab.until_condition("storagedisks", "pulled", "Missing")
+    assert ("DELETE", "/nodes/a/drives/wwn:0x5", {}) in lab.manager.calls
+
+
 async def test_a_pool_waits_for_disks_on_enough_nodes_and_is_then_made(lab):
     pool = custom("StoragePool", "fast", {"copies": 3})
     lab.kube.put("storagepools", pool)

@@ -18,6 +18,7 @@ from drystone_operator.handlers.managers import Managers
 from drystone_operator.handlers.world import World
 from drystone_operator.manager import views
 from drystone_operator.manager.client import ManagerClient
+from drystone_operator.models.disk import DiskState
 from drystone_operator.plan import cluster, deletion, disks, nodes, pools, rollout
 from drystone_operator.plan.actions import WriteStatus
 from drystone_operator.plan.failover import Decision, Step
@@ -172,6 +173,10 @@ class Rounds:
         for disk in known:
             found = devices.get(disk.node)
             device = disks.find(disk, found)
+            if device is None and disk.state is DiskState.REMOVE:
+                # Pulled out, or its node is away: what is wanted there is taken back all the same.
+                device = await views.wanted_device(manager, disk.node, disk.device)
+                found = (device,) if device is not None else found
             place = (disk.node, device.id if device else disk.device)
             other = first.setdefault(place, disk.name)
             plan = disks.plan(disk, found, engine, duplicate_of="" if other == disk.name else other)

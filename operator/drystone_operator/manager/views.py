@@ -51,6 +51,28 @@ async def devices(client: ManagerClient, node: str) -> tuple[Device, ...] | None
     return tuple(_device(d) for d in _list(answer, "items"))
 
 
+async def wanted_device(client: ManagerClient, node: str, which: str) -> Device | None:
+    """A device that a node shall serve and that its server does not see, by its id."""
+    try:
+        answer = await client.get(f"/v1/nodes/{segment(node)}/drives")
+    except DrystoneError:
+        return None
+    found = (d for d in _list(answer, "items") if _text(d, "device") == which)
+    told = next(found, None)
+    if told is None:
+        return None
+    return Device(
+        id=which,
+        path=_text(told, "path"),
+        size=0,
+        drive_class="",
+        state="absent",
+        drive=_text(told, "drive"),
+        wanted=_text(told, "state"),
+        reason=_text(told, "reason"),
+    )
+
+
 def _view(status: Json, pools: list[Json], volumes: Json) -> EngineView:
     more = volumes.get("next_cursor") is not None
     return EngineView(
@@ -94,7 +116,8 @@ def _drive(data: Json) -> EngineDrive:
         resync_left=_number(data, "resync_bytes_left"),
         bad_blocks=_number(data, "bad_blocks"),
         in_sync=_number(counts, "in_sync"),
-        members=_number(counts, "in_sync") + _number(counts, "joining"),
+        joining=_number(counts, "joining"),
+        out=_number(counts, "out"),
     )
 
 
@@ -142,6 +165,7 @@ def _device(data: Json) -> Device:
         drive=_text(data, "drive"),
         wanted=_text(wanted, "state"),
         reason=_text(wanted, "reason"),
+        configured=data.get("configured") is True,
     )
 
 

@@ -69,11 +69,13 @@ def refusal(build: Build, seen: DeletionSeen) -> Condition | None:
             "Ready",
             False,
             "Wiping",
-            "deletionPolicy is Wipe: set state: Remove on its StorageDisks, then it goes.",
+            "deletionPolicy is Wipe: delete its StoragePools and set state: Remove on its "
+            "StorageDisks, then it goes.",
         )
     return None
 
 
 def _drives(seen: DeletionSeen) -> bool:
+    """Whether a disk is still in use; one that was given up is down and nothing counts on it."""
     drives = seen.engine.drives if isinstance(seen.engine, EngineView) else ()
-    return any(drive.state != "gone" for drive in drives)
+    return any(drive.state == "up" or drive.needed for drive in drives if drive.state != "gone")

@@ -92,7 +92,19 @@ class EngineDrive:
     resync_left: int = 0
     bad_blocks: int = 0
     in_sync: int = 0
-    members: int = 0
+    joining: int = 0
+    out: int = 0
+    """Placement groups that wait for this drive to come back or to begin with its copy."""
+
+    @property
+    def needed(self) -> bool:
+        """Whether any placement group counts on it."""
+        return bool(self.in_sync or self.joining or self.out)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has every copy that it shall have."""
+        return self.state == "up" and not self.joining and not self.out
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +187,5 @@ class Device:
     wanted: str = ""
     """How far its server is with taking it: pending, formatting, opening, up, refused."""
     reason: str = ""
+    configured: bool = False
+    """A drive of the server's own settings."""
