@@ -80,8 +80,9 @@ RESOURCES: Final[tuple[Resource, ...]] = (
     Resource("Deployment", "apps", "v1", "deployments", True, _WATCHED),
     Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", True, _CHILD),
     Resource("Event", "", "v1", "events", True, ("create",)),
-    # Pods: watched in the operator's namespaces; after a fence those of one node, anywhere.
-    Resource("Pod", "", "v1", "pods", True, ("list", "watch", "delete")),
+    # Pods: watched in the operator's namespaces, guards are made there; after a fence those of
+    # one node, anywhere.
+    Resource("Pod", "", "v1", "pods", True, ("list", "watch", "create", "delete")),
     # Cluster-wide.
     Resource("Node", "", "v1", "nodes", False, ("get", "list", "watch", "patch")),
     Resource("PersistentVolume", "", "v1", "persistentvolumes", False, ("get", "create")),

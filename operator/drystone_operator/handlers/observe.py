@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from drystone_operator import names
 from drystone_operator.apply import secrets
 from drystone_operator.apply.interface import Kube
 from drystone_operator.apply.paths import BY_KIND
@@ -102,6 +103,12 @@ def _pinned(body: Json) -> str:
             if rule.get("key") == HOSTNAME and rule.get("values"):
                 return str(rule["values"][0])
     return ""
+
+
+async def read_pods(kube: Kube, build: Build) -> tuple[PodView, ...]:
+    """Pods of a StorageCluster as they are now; the watch may be a moment behind."""
+    found = [pod(body) async for body in kube.items(BY_KIND["Pod"].path(build.namespace))]
+    return tuple(p for p in found if p.labels.get(names.LABEL_CLUSTER) == build.name)
 
 
 async def pods_with_volumes(kube: Kube, node: str, driver: str) -> tuple[PodView, ...]:

@@ -19,7 +19,7 @@ from drystone_operator.handlers.world import World
 from drystone_operator.manager import views
 from drystone_operator.manager.client import ManagerClient
 from drystone_operator.models.disk import DiskState
-from drystone_operator.plan import cluster, deletion, disks, nodes, pools, rollout
+from drystone_operator.plan import cluster, deletion, disks, drain, nodes, pools, rollout
 from drystone_operator.plan.actions import WriteStatus
 from drystone_operator.plan.failover import Decision, Step
 from drystone_operator.plan.views import Device, EngineView, PodView, Unanswered
@@ -119,20 +119,34 @@ class Rounds:
         """Nodes first: their fault sets are in the servers' settings."""
         build, executor = seen.build, self._around.executor(seen.build.namespace)
         failover = self._around.failover(build.namespace, build.name)
+        objects = parse.nodes(seen.objects("StorageNode"), self._around.now())
+        drains = await self._drains(seen, frozenset(o.node for o in objects))
         nodes_seen = nodes.NodesSeen(
             nodes=seen.world.nodes,
-            objects=parse.nodes(seen.objects("StorageNode"), self._around.now()),
+            objects=objects,
             engine=seen.engine,
             failover=failover,
+            draining=drains.conditions,
         )
         fault_sets = nodes.fault_sets(build, nodes_seen)
-        step = rollout.plan(_rollout_seen(seen, fault_sets, failover))
+        step = rollout.plan(_rollout_seen(seen, fault_sets, failover, drains.leaving))
         wanted, cluster_seen = await self._cluster_seen(seen, body, fault_sets, step)
         wanted = replace(wanted, not_deleted=not_deleted)
         await executor.run(nodes.plan(build, nodes_seen), seen.manager)
         await executor.run(cluster.plan(wanted, cluster_seen), seen.manager)
-        for action in step.actions:
+        for action in (*drains.actions, *step.actions):
             await executor.one(action, seen.manager)
+
+    async def _drains(self, seen: Seen, storage_nodes: frozenset[str]) -> drain.Drain:
+        """Letting a node go is decided from pods as they are, not as a watch had them last."""
+        if seen.build.spec.is_external:
+            return drain.Drain()
+        wanted = drain.DrainSeen(seen.world.nodes, storage_nodes, seen.pods, seen.engine)
+        first = drain.plan(seen.build, wanted)
+        if not first.lets_go:
+            return first
+        pods = await observe.read_pods(self._around.kube, seen.build)
+        return drain.plan(seen.build, replace(wanted, pods=pods))
 
     async def _cluster_seen(
         self, seen: Seen, body: Json, fault_sets: Mapping[str, str], step: rollout.Rollout
@@ -243,7 +257,10 @@ def _only_one(world: World, body: Json) -> None:
 
 
 def _rollout_seen(
-    seen: Seen, fault_sets: Mapping[str, str], failover: Mapping[str, Decision]
+    seen: Seen,
+    fault_sets: Mapping[str, str],
+    failover: Mapping[str, Decision],
+    leaving: frozenset[str],
 ) -> rollout.RolloutSeen:
     build = seen.build
     workloads = seen.world.workloads_of(build.namespace, build.name)
@@ -255,5 +272,5 @@ def _rollout_seen(
         fault_sets=fault_sets,
         engine=seen.engine,
         strategy=build.spec.upgrade.strategy,
-        nodes_away=frozenset(away),
+        nodes_away=frozenset(away) | leaving,
     )

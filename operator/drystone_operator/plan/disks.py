@@ -133,15 +133,13 @@ def plan(
         return _absent(disk, devices)
     if device.configured:
         return _configured(disk, device, drive)
-    if disk.state is DiskState.IN:
-        return _in(disk, device, drive)
-    if disk.state is DiskState.REMOVE:
-        return _remove(disk, device, drive)
-    if disk.state is DiskState.AVAILABLE:
-        return _available(disk, device, drive)
-    later = f"State {disk.state.value} is not there yet; use In, or Remove."
+    return _WANTED.get(disk.state, _later)(disk, device, drive)
+
+
+def _later(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
+    text = f"State {disk.state.value} is not there yet; use In, or Remove."
     phase = DiskPhase.UP if drive and drive.state == "up" else DiskPhase.AVAILABLE
-    return _say(disk, device, drive, phase, Condition("Ready", None, "NotSupported", later))
+    return _say(disk, device, drive, phase, Condition("Ready", None, "NotSupported", text))
 
 
 def refused(disk: StorageDiskView, device: Device | None, reason: str) -> WriteStatus:
@@ -249,6 +247,13 @@ def _available(disk: StorageDiskView, device: Device, drive: EngineDrive | None)
     return _say(
         disk, device, None, DiskPhase.AVAILABLE, Condition("Ready", False, "NotBlank", text)
     )
+
+
+_WANTED: Final = {
+    DiskState.IN: _in,
+    DiskState.REMOVE: _remove,
+    DiskState.AVAILABLE: _available,
+}
 
 
 def _say(

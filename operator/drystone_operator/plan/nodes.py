@@ -36,6 +36,7 @@ class NodesSeen:
     objects: tuple[StorageNodeView, ...]
     engine: EngineView | Unanswered
     failover: Mapping[str, Decision] = field(default_factory=dict)
+    draining: Mapping[str, Condition] = field(default_factory=dict)
 
 
 def plan(build: Build, seen: NodesSeen) -> Plan:
@@ -92,8 +93,10 @@ def status(one: StorageNodeView, seen: NodesSeen, *, duplicate: bool) -> WriteSt
     """What to say of a node."""
     node = next((n for n in seen.nodes if n.name == one.node), None)
     ready = _ready(one, node, seen, duplicate=duplicate)
-    conditions = (ready, _away(seen.failover.get(one.node)))
-    return WriteStatus("StorageNode", one.name, conditions, _fields(one, node, seen))
+    conditions = [ready, _away(seen.failover.get(one.node))]
+    if one.node in seen.draining:
+        conditions.append(seen.draining[one.node])
+    return WriteStatus("StorageNode", one.name, tuple(conditions), _fields(one, node, seen))
 
 
 def _ready(

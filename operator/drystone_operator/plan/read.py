@@ -44,6 +44,7 @@ def pod(body: Json) -> PodView:
         template=str(annotations.get(names.ANNOTATION_TEMPLATE, "")),
         ready=_ready_condition(status)[0] == "True",
         deleting=metadata.get("deletionTimestamp") is not None,
+        finished=status.get("phase") in ("Succeeded", "Failed"),
         labels=labels,
     )
 

@@ -44,6 +44,8 @@ class PodView:
     template: str = ""
     ready: bool = False
     deleting: bool = False
+    finished: bool = False
+    """It ended, well or not, and does not start again."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
