@@ -21,6 +21,9 @@ class FakeManager:
         self.drives: list[Json] = []
         self.pools: dict[str, Json] = {}
         self.volumes: list[str] = []
+        self.attached: dict[str, list[str]] = {}
+        """Consuming nodes that hold a volume, by its id."""
+        self.looks = 0
         self.devices: dict[str, list[Json]] = {}
         self.wanted: dict[str, list[Json]] = {}
         self.pgs = {"total": 64, "in_sync": 64, "degraded": 0, "resyncing": 0, "stalled": 0,
@@ -88,11 +91,12 @@ class FakeManager:
 
     def _read(self, parts: list[str]) -> httpx.Response:
         if parts == ["status"]:
+            self.looks += 1
             return httpx.Response(200, json=self._status())
         if parts == ["pools"]:
             return _page(list(self.pools.values()))
         if parts == ["volumes"]:
-            return _page([{"name": name} for name in self.volumes])
+            return _page([*({"name": name, "id": name} for name in self.volumes), *self._held()])
         if parts[2:] == ["drives"]:
             return _page(self.wanted.get(parts[1], []))
         if parts[2:] == ["devices"]:
@@ -100,9 +104,18 @@ class FakeManager:
             return httpx.Response(200, json={"connected": True, "items": items})
         return _problem(404, "not_found", "/".join(parts))
 
+    def _held(self) -> list[Json]:
+        return [
+            {"name": name, "id": name, "attachments": [{"node": node} for node in nodes]}
+            for name, nodes in self.attached.items()
+        ]
+
     def _fence(self, name: str) -> httpx.Response:
         if not self.fence_proves:
             return _problem(504, "fence_unproven", "drives [2] did not confirm")
+        for nodes in self.attached.values():
+            if name in nodes:
+                nodes.remove(name)
         return httpx.Response(200, json={"node": name, "volumes": []})
 
     def _pools(self, method: str, parts: list[str], body: Json) -> httpx.Response:

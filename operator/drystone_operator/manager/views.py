@@ -31,6 +31,25 @@ async def look(client: ManagerClient) -> EngineView | Unanswered:
     return _view(status, pools, volumes)
 
 
+async def look_at_nodes(client: ManagerClient) -> EngineView | Unanswered:
+    """What a fail-over needs: one request, since it looks often."""
+    try:
+        status = await client.get("/v1/status")
+    except DrystoneError as error:
+        return Unanswered(error.code, f"{error.message}.")
+    return _view(status, [], {"next_cursor": ""})
+
+
+async def attachments(client: ManagerClient) -> dict[str, frozenset[str]]:
+    """Which consuming nodes hold each volume, by the volume's id."""
+    return {
+        _text(volume, "id"): frozenset(
+            _text(held, "node") for held in _list(volume, "attachments") if isinstance(held, dict)
+        )
+        async for volume in client.items("/v1/volumes")
+    }
+
+
 async def volume_names(client: ManagerClient) -> tuple[str, ...] | None:
     """Names of volumes, the first page of them; None = could not be asked."""
     try:

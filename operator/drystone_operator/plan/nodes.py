@@ -176,6 +176,15 @@ def _fields(one: StorageNodeView, node: NodeView | None, seen: NodesSeen) -> Jso
     found: Json = {}
     if node is not None:
         found["addresses"] = list(node.addresses[:16])
+    decision = seen.failover.get(one.node)
+    if decision is not None and decision.step is not Step.WELL and decision.since:
+        found["failover"] = {
+            "since": decision.since,
+            "step": decision.message[:253],
+            "fenced": decision.fenced,
+            "tainted": decision.tainted,
+            "podsDeleted": decision.pods_deleted,
+        }
     if isinstance(seen.engine, Unanswered):
         return found
     server = seen.engine.node("server", one.node)

@@ -45,6 +45,7 @@ def pod(body: Json) -> PodView:
         ready=_ready_condition(status)[0] == "True",
         deleting=metadata.get("deletionTimestamp") is not None,
         finished=status.get("phase") in ("Succeeded", "Failed"),
+        running=status.get("phase") == "Running",
         labels=labels,
     )
 

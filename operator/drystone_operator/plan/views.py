@@ -46,6 +46,10 @@ class PodView:
     deleting: bool = False
     finished: bool = False
     """It ended, well or not, and does not start again."""
+    running: bool = False
+    """Its containers were started, so its volumes are mounted."""
+    volumes: tuple[str, ...] = ()
+    """Handles of the volumes of ours that it uses, where they were asked for."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

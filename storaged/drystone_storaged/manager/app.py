@@ -141,7 +141,8 @@ async def _listening(
     """Answer calls; first the control channel, then REST, which tells that all is there."""
     listener = listen_rest(settings)
     try:
-        control, port = await start_control(services, settings.control_listen)
+        several = settings.metadata == "etcd"
+        control, port = await start_control(services, settings.control_listen, several=several)
     except RuntimeError as error:
         listener.close()
         raise cannot_listen(settings.control_listen) from error
