@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
 from drystone_operator.models import StoragePoolSpec
 from drystone_operator.models.cluster_parts import UpgradeStrategy
 from drystone_operator.models.disk import DiskState
-from drystone_operator.plan import disks, nodes, pools, rollout
+from drystone_operator.plan import cluster, disks, nodes, pools, read, rollout
 from drystone_operator.plan.failover import Decision, Step
-from drystone_operator.plan.views import Device, EngineNode, EnginePool, PgCounts, Unanswered
+from drystone_operator.plan.views import (
+    Device,
+    EngineNode,
+    EnginePool,
+    PgCounts,
+    PodView,
+    Unanswered,
+)
 from tests.operator.wanted import NODES, SQLITE, build, drive, engine, node, pod
 
 MUTE = EngineNode("n3", "server", connected=True, beacon_connected=False)
+LABELS = {"drystone.io/cluster": "c", "app.kubernetes.io/component": "server"}
 DEAF = Unanswered("unavailable", "Nobody answers.")
 
 
@@ -68,6 +78,68 @@ def test_the_second_object_for_a_node_is_refused_and_the_first_one_counts():
     assert "status StorageNode/copy\n    Ready=False Duplicate" in text
     assert "status StorageNode/n1\n    Ready=True Serving" in text
     assert nodes.fault_sets(build(), seen) == {"n1": "zone-n1"}
+
+
+ENDED = {
+    "metadata": {"name": "s-n1", "namespace": "ns", "labels": LABELS},
+    "spec": {"nodeName": "n1"},
+    "status": {
+        "containerStatuses": [
+            {
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": {"message": "LAST"}},
+            }
+        ]
+    },
+}
+
+
+def ended(*lines: str) -> PodView:
+    """A server pod whose process ended with these lines."""
+    return read.pod(json.loads(json.dumps(ENDED).replace("LAST", "\\n".join(lines))))
+
+
+@pytest.mark.parametrize(
+    ("lines", "known", "said"),
+    [
+        (
+            ("{}", "error: s/identity.json belongs to old, not to n1", "hint: rename it"),
+            engine(),
+            (
+                "Joining: The server of this node has not registered yet. It ended with: "
+                "s/identity.json belongs to old, not to n1; rename it."
+            ),
+        ),
+        (
+            ("error: the join token file j does not exist",),
+            replace(engine("n1"), nodes=(EngineNode("n1", "server", connected=False),)),
+            (
+                "ServerDown: The server of this node is not connected to a manager. It ended with: "
+                "the join token file j does not exist. If the machine was installed anew, its "
+                "identity is lost: `drystone node forget n1` frees the name, and it joins as a new "
+                "node. What its disks hold is then given up, and copied from the others."
+            ),
+        ),
+        (("killed",), engine(), "Joining: The server of this node has not registered yet."),
+    ],
+)
+def test_a_renamed_cloned_or_reinstalled_node_says_why_it_does_not_join(lines, known, said):
+    one = nodes.StorageNodeView("n1", "n1")
+    seen = nodes.NodesSeen(NODES[:1], (one,), known, pods=(ended(*lines),))
+    assert ready_of(seen) == f"Ready=False {said}"
+
+
+def test_a_node_of_another_cluster_is_left_to_it():
+    bears: dict[str, Any] = {"drystone.io/server": "ns2.d"}
+    other = node("n1", **bears)
+    seen = nodes.NodesSeen((other,), (nodes.StorageNodeView("n1", "n1"),), engine("n1"))
+    assert ready_of(seen).startswith(
+        "Ready=False NodeTaken: Node n1 belongs to StorageCluster ns2.d (namespace.name)."
+    )
+    looked = cluster.ClusterSeen(nodes=(other,), storage_nodes={"n1": ""}, engine=engine())
+    assert cluster.admissions(build(), looked) == []
+    mine = replace(other, labels=NODES[0].labels)
+    assert cluster.admissions(build(), replace(looked, nodes=(mine,))) != []
 
 
 def test_a_fail_over_is_told_on_the_node():

@@ -127,6 +127,7 @@ class Rounds:
             engine=seen.engine,
             failover=failover,
             draining=drains.conditions,
+            pods=seen.pods,
         )
         fault_sets = nodes.fault_sets(build, nodes_seen)
         step = rollout.plan(_rollout_seen(seen, fault_sets, failover, drains.leaving))

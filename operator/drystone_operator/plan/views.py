@@ -48,6 +48,8 @@ class PodView:
     """It ended, well or not, and does not start again."""
     running: bool = False
     """Its containers were started, so its volumes are mounted."""
+    said: str = ""
+    """The error and hint with which its process ended last."""
     volumes: tuple[str, ...] = ()
     """Handles of the volumes of ours that it uses, where they were asked for."""
     labels: Mapping[str, str] = field(default_factory=dict)
