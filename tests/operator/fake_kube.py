@@ -57,7 +57,7 @@ def served_kinds() -> list[Kind]:
         False,
         False,
     )
-    return [*found, Kind("Namespace", "", "v1", "namespaces", False, False), extra]
+    return [*found, extra]
 
 
 class RefusedError(Exception):

@@ -186,6 +186,49 @@ async def test_a_cluster_with_volumes_is_not_deleted_and_says_which(lab):
     assert lab.kube.get("secrets", "c-master", NAMESPACE) is not None
 
 
+async def test_a_namespace_in_deletion_is_not_held_up(lab):
+    lab.manager.volumes = ["db"]
+    async with lab.running():
+        lab.kube.put("storagepools", custom("StoragePool", "fast", {"copies": 3}))
+        await until_serving(lab)
+        await lab.until_condition("storagepools", "fast", "Serving")
+        stamp = {"metadata": {"deletionTimestamp": "2026-11-21T12:00:00Z", "finalizers": ["k"]}}
+        lab.kube.change("namespaces", NAMESPACE, "", stamp)
+        lab.kube.remove("storagepools", "fast", NAMESPACE)
+        lab.kube.remove("storageclusters", "c", NAMESPACE)
+        await lab.kube.until(lambda: lab.kube.get("storageclusters", "c", NAMESPACE) is None)
+        assert lab.kube.get("storagepools", "fast", NAMESPACE) is None
+    assert "fast" in lab.manager.pools
+
+
+async def test_a_cluster_that_is_deleted_and_made_anew_takes_up_what_it_had(lab):
+    async with lab.running():
+        lab.kube.put("storagepools", custom("StoragePool", "fast", {"copies": 3}))
+        await until_serving(lab)
+        await lab.until_condition("storagepools", "fast", "Serving")
+        before = lab.kube.get("secrets", "c-master", NAMESPACE)
+        lab.kube.remove("storageclusters", "c", NAMESPACE)
+        await lab.kube.until(lambda: lab.kube.get("storageclusters", "c", NAMESPACE) is None)
+        # Nobody looks after it now, so nothing may hold it.
+        pool = lab.kube.get("storagepools", "fast", NAMESPACE)
+        assert pool["metadata"].get("finalizers", []) == []
+        lab.manager.calls.clear()
+        lab.kube.put("storageclusters", cluster())
+        await lab.until_condition("storageclusters", "c", "Serving")
+        await lab.kube.until(
+            lambda: all(
+                n["metadata"]["labels"].get("drystone.io/server") == "drystone.c"
+                for n in lab.kube.all("nodes")
+            )
+        )
+        await lab.kube.until(
+            lambda: lab.kube.get("storagepools", "fast", NAMESPACE)["metadata"]["finalizers"] != []
+        )
+    assert lab.kube.get("secrets", "c-master", NAMESPACE) == before
+    # Nodes that are registered need no token, and the pool is there.
+    assert lab.manager.calls == []
+
+
 async def test_an_event_is_posted_when_a_condition_turns_and_only_then(lab):
     async with lab.running():
         await until_serving(lab)

@@ -83,7 +83,8 @@ RESOURCES: Final[tuple[Resource, ...]] = (
     # Pods: watched in the operator's namespaces, guards are made there; after a fence those of
     # one node, anywhere.
     Resource("Pod", "", "v1", "pods", True, ("list", "watch", "create", "delete")),
-    # Cluster-wide.
+    # Cluster-wide. Namespaces: the framework watches them; we ask whether one is being deleted.
+    Resource("Namespace", "", "v1", "namespaces", False, ("get", "list", "watch")),
     Resource("Node", "", "v1", "nodes", False, ("get", "list", "watch", "patch")),
     Resource("PersistentVolume", "", "v1", "persistentvolumes", False, ("get", "create")),
     Resource("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", True, ("get",)),
@@ -93,6 +94,7 @@ BY_KIND: Final = {resource.kind: resource for resource in RESOURCES}
 
 CLUSTER_WIDE: Final[dict[str, tuple[str, ...]]] = {
     # What must be granted by a ClusterRole; everything else by a Role in each namespace.
+    "namespaces": ("get", "list", "watch"),
     "nodes": ("get", "list", "watch", "patch"),
     "persistentvolumes": ("get", "create"),
     "persistentvolumeclaims": ("get",),

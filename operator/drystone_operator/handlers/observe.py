@@ -105,6 +105,12 @@ def _pinned(body: Json) -> str:
     return ""
 
 
+async def namespace_goes(kube: Kube, namespace: str) -> bool:
+    """Whether a whole namespace is being deleted."""
+    found = await kube.get(BY_KIND["Namespace"].path(name=namespace))
+    return ((found or {}).get("metadata") or {}).get("deletionTimestamp") is not None
+
+
 async def read_pods(kube: Kube, build: Build) -> tuple[PodView, ...]:
     """Pods of a StorageCluster as they are now; the watch may be a moment behind."""
     found = [pod(body) async for body in kube.items(BY_KIND["Pod"].path(build.namespace))]
