@@ -206,8 +206,9 @@ def parameters(values: Mapping[str, str]) -> Parameters:
     known = {PARAMETER_POOL, PARAMETER_FS, PARAMETER_MKFS}
     unknown = sorted(set(values) - known - set(PARAMETERS_CLAIM))
     if unknown:
+        which = ", ".join(ascii(name[:60]) for name in unknown[:5])
         raise InvalidArgumentError(
-            f"parameter {unknown[0][:60]!a} is not known",
+            f"the StorageClass has parameters that are not known: {which}",
             code="unknown_parameter",
             hint=f"parameters are {', '.join(sorted(known))}",
         )

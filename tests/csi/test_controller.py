@@ -13,7 +13,7 @@ from drystone_common.errors import (
 )
 from drystone_csi import topology
 from drystone_csi.proto import csi_pb2
-from drystone_csi.status import status_of
+from drystone_csi.status import message_of, status_of
 from tests.csi.driver import MODE, block, mount
 from tests.csi.fakes import CLUSTER, GIB
 
@@ -68,6 +68,16 @@ async def test_unknown_or_dangerous_parameters_are_refused(driver, parameters):
     with pytest.raises(InvalidArgumentError):
         await driver.create(parameters=parameters)
     assert not driver.manager.volumes
+
+
+async def test_every_unknown_parameter_is_named_with_those_that_there_are(driver):
+    with pytest.raises(InvalidArgumentError) as caught:
+        await driver.create(parameters={"replicas": "3", "Pool": "fast", "pool": "default"})
+    # The provisioner puts this text into an event of the claim.
+    text = message_of(caught.value)
+    assert text.startswith("the StorageClass has parameters that are not known: 'Pool', 'replicas'")
+    assert "mkfsOptions" in text
+    assert status_of(caught.value).name == "INVALID_ARGUMENT"
 
 
 async def test_known_parameters_reach_the_node_in_the_volume_context(driver):

@@ -57,7 +57,7 @@ def served_kinds() -> list[Kind]:
         False,
         False,
     )
-    return [*found, Kind("Namespace", "", "v1", "namespaces", False, False), extra]
+    return [*found, extra]
 
 
 class RefusedError(Exception):
@@ -76,6 +76,8 @@ class FakeKube:
         self.objects: dict[tuple[str, str, str], Json] = {}
         self.history: list[tuple[int, str, str, Json]] = []
         self.requests: list[tuple[str, str]] = []
+        self.refusing: dict[tuple[str, str], int] = {}
+        """Status that a request of a method and a path is refused with."""
         self.owners: dict[tuple[str, str, str], dict[str, Json]] = {}
         self._revision = 0
         self._changed = asyncio.Event()
@@ -224,6 +226,8 @@ class FakeKube:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
         try:
+            if (request.method, request.path) in self.refusing:
+                raise RefusedError(self.refusing[request.method, request.path], "refused by a test")
             return await self._answer(request)
         except RefusedError as refused:
             body = {"kind": "Status", "status": "Failure", "message": str(refused)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 
@@ -21,7 +22,10 @@ class FakeManager:
         self.pools: dict[str, Json] = {}
         self.volumes: list[str] = []
         self.attached: dict[str, list[str]] = {}
+        """Consuming nodes that hold a volume, by its id."""
+        self.looks = 0
         self.devices: dict[str, list[Json]] = {}
+        self.wanted: dict[str, list[Json]] = {}
         self.pgs = {"total": 64, "in_sync": 64, "degraded": 0, "resyncing": 0, "stalled": 0,
                     "unavailable": 0}  # fmt: skip
         self.health = "ok"
@@ -82,16 +86,19 @@ class FakeManager:
         if parts[0] == "clients":
             return self._fence(parts[1])
         if parts[2:3] == ["drives"]:
-            return self._take(parts[1], body) if method == "POST" else httpx.Response(204)
+            return self._drives(method, parts[1], "/".join(parts[3:]), body)
         return _problem(404, "not_found", "/".join(parts))
 
     def _read(self, parts: list[str]) -> httpx.Response:
         if parts == ["status"]:
+            self.looks += 1
             return httpx.Response(200, json=self._status())
         if parts == ["pools"]:
             return _page(list(self.pools.values()))
         if parts == ["volumes"]:
-            return _page([self._volume(name) for name in self.volumes])
+            return _page([*(self._volume(name) for name in self.volumes), *self._held()])
+        if parts[2:] == ["drives"]:
+            return _page(self.wanted.get(parts[1], []))
         if parts[2:] == ["devices"]:
             items = self.devices.get(parts[1], [])
             return httpx.Response(200, json={"connected": True, "items": items})
@@ -99,11 +106,19 @@ class FakeManager:
 
     def _volume(self, name: str) -> Json:
         nodes = [{"node": node} for node in self.attached.get(name, [])]
-        return {"name": name, "attachments": nodes, "publications": []}
+        return {"name": name, "id": name, "attachments": nodes, "publications": []}
+
+    def _held(self) -> list[Json]:
+        """Volumes that tests only name as attached."""
+        names = [name for name in self.attached if name not in self.volumes]
+        return [self._volume(name) for name in names]
 
     def _fence(self, name: str) -> httpx.Response:
         if not self.fence_proves:
             return _problem(504, "fence_unproven", "drives [2] did not confirm")
+        for nodes in self.attached.values():
+            if name in nodes:
+                nodes.remove(name)
         return httpx.Response(200, json={"node": name, "volumes": []})
 
     def _pools(self, method: str, parts: list[str], body: Json) -> httpx.Response:
@@ -132,6 +147,13 @@ class FakeManager:
         self.add_drive(node, number)
         device["state"], device["drive"] = "ours", f"drive-{number}"
         return httpx.Response(201, json={"device": body["device"]})
+
+    def _drives(self, method: str, node: str, device: str, body: Json) -> httpx.Response:
+        if method == "POST":
+            return self._take(node, body)
+        have = self.wanted.get(node, [])
+        self.wanted[node] = [d for d in have if d["device"] != unquote(device)]
+        return httpx.Response(204)
 
     def _pool(self, body: Json) -> httpx.Response:
         made = {

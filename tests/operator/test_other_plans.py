@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
 from drystone_operator.models import StoragePoolSpec
 from drystone_operator.models.cluster_parts import UpgradeStrategy
 from drystone_operator.models.disk import DiskState
-from drystone_operator.plan import disks, nodes, pools, rollout
+from drystone_operator.plan import cluster, disks, nodes, pools, read, rollout
 from drystone_operator.plan.failover import Decision, Step
-from drystone_operator.plan.views import Device, EngineNode, EnginePool, PgCounts, Unanswered
+from drystone_operator.plan.views import (
+    Device,
+    EngineNode,
+    EnginePool,
+    PgCounts,
+    PodView,
+    Unanswered,
+)
 from tests.operator.wanted import NODES, SQLITE, build, drive, engine, node, pod
 
 MUTE = EngineNode("n3", "server", connected=True, beacon_connected=False)
+LABELS = {"drystone.io/cluster": "c", "app.kubernetes.io/component": "server"}
 DEAF = Unanswered("unavailable", "Nobody answers.")
 
 
@@ -68,6 +78,68 @@ def test_the_second_object_for_a_node_is_refused_and_the_first_one_counts():
     assert "status StorageNode/copy\n    Ready=False Duplicate" in text
     assert "status StorageNode/n1\n    Ready=True Serving" in text
     assert nodes.fault_sets(build(), seen) == {"n1": "zone-n1"}
+
+
+ENDED = {
+    "metadata": {"name": "s-n1", "namespace": "ns", "labels": LABELS},
+    "spec": {"nodeName": "n1"},
+    "status": {
+        "containerStatuses": [
+            {
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": {"message": "LAST"}},
+            }
+        ]
+    },
+}
+
+
+def ended(*lines: str) -> PodView:
+    """A server pod whose process ended with these lines."""
+    return read.pod(json.loads(json.dumps(ENDED).replace("LAST", "\\n".join(lines))))
+
+
+@pytest.mark.parametrize(
+    ("lines", "known", "said"),
+    [
+        (
+            ("{}", "error: s/identity.json belongs to old, not to n1", "hint: rename it"),
+            engine(),
+            (
+                "Joining: The server of this node has not registered yet. It ended with: "
+                "s/identity.json belongs to old, not to n1; rename it."
+            ),
+        ),
+        (
+            ("error: the join token file j does not exist",),
+            replace(engine("n1"), nodes=(EngineNode("n1", "server", connected=False),)),
+            (
+                "ServerDown: The server of this node is not connected to a manager. It ended with: "
+                "the join token file j does not exist. If the machine was installed anew, its "
+                "identity is lost: `drystone node forget n1` frees the name, and it joins as a new "
+                "node. What its disks hold is then given up, and copied from the others."
+            ),
+        ),
+        (("killed",), engine(), "Joining: The server of this node has not registered yet."),
+    ],
+)
+def test_a_renamed_cloned_or_reinstalled_node_says_why_it_does_not_join(lines, known, said):
+    one = nodes.StorageNodeView("n1", "n1")
+    seen = nodes.NodesSeen(NODES[:1], (one,), known, pods=(ended(*lines),))
+    assert ready_of(seen) == f"Ready=False {said}"
+
+
+def test_a_node_of_another_cluster_is_left_to_it():
+    bears: dict[str, Any] = {"drystone.io/server": "ns2.d"}
+    other = node("n1", **bears)
+    seen = nodes.NodesSeen((other,), (nodes.StorageNodeView("n1", "n1"),), engine("n1"))
+    assert ready_of(seen).startswith(
+        "Ready=False NodeTaken: Node n1 belongs to StorageCluster ns2.d (namespace.name)."
+    )
+    looked = cluster.ClusterSeen(nodes=(other,), storage_nodes={"n1": ""}, engine=engine())
+    assert cluster.admissions(build(), looked) == []
+    mine = replace(other, labels=NODES[0].labels)
+    assert cluster.admissions(build(), replace(looked, nodes=(mine,))) != []
 
 
 def test_a_fail_over_is_told_on_the_node():
@@ -161,6 +233,41 @@ def test_a_disk_that_was_given_up_is_told_so_and_taken_again_when_it_is_wanted_i
     assert "take device ata-X1" in str(disks.plan(disk(), (OURS,), down))
     pending = replace(OURS, wanted="opening")
     assert disks.plan(disk(), (pending,), down).actions == ()
+
+
+def test_a_disk_that_was_asked_for_and_came_to_nothing_is_taken_back():
+    pending = replace(BLANK, wanted="refused", reason="drive_foreign: it has a partition table")
+    plan = disks.plan(disk(DiskState.REMOVE), (pending,), engine("n1"))
+    assert [str(a) for a in plan.actions] == ["give up device ata-X1 of n1"]
+    assert "Removing: The disk leaves as soon as no data needs it." in str(plan)
+    gone = engine("n1", drives=(drive(1, "n1", "gone"),))
+    for seen, removed in ((replace(OURS, wanted="refused"), False), (OURS, True)):
+        plan = disks.plan(disk(DiskState.REMOVE), (seen,), gone)
+        assert ("Removed" in str(plan)) == removed
+        assert bool(plan.actions) != removed
+
+
+def test_a_drive_that_is_down_and_not_wanted_is_free_again():
+    down = engine("n1", drives=(drive(1, "n1", "down"),))
+    text = str(disks.plan(disk(DiskState.AVAILABLE), (OURS,), down))
+    assert "Available: It is a drive of this cluster. Set state: In to have it opened" in text
+    waits = replace(OURS, wanted="opening")
+    assert "InUse: It is drive 1" in str(disks.plan(disk(DiskState.AVAILABLE), (waits,), down))
+
+
+def test_a_device_that_nothing_tells_from_another_gets_no_object_and_is_not_taken():
+    nameless = replace(BLANK, id="unnamed:sdq", path="/dev/sdq")
+    assert disks.discovered(build(), {"n1": (nameless,)}, ()) == ()
+    text = str(disks.plan(disk(device="/dev/sdq"), (nameless,), engine("n1")))
+    assert "Refused: /dev/sdq has neither a serial number nor a WWN" in text
+    assert "take device" not in text
+
+
+@pytest.mark.parametrize("state", [DiskState.IN, DiskState.REMOVE, DiskState.AVAILABLE])
+def test_a_drive_of_the_servers_own_settings_is_shown_and_left_alone(state):
+    plan = disks.plan(disk(state), (replace(OURS, configured=True),), engine("n1"))
+    assert plan.actions == ()
+    assert "Ready=True InUse: /dev/sda is a drive of the server's own settings" in str(plan)
 
 
 def test_found_devices_appear_as_available_once():

@@ -11,7 +11,7 @@ import pytest
 
 from drystone_operator import names
 from drystone_operator.plan.local_volumes import local_volumes
-from drystone_operator.resources import config, daemons, manager
+from drystone_operator.resources import config, daemons, guards, manager
 from drystone_operator.resources.base import digest, split_image
 from drystone_operator.resources.children import children, key
 from tests.operator.wanted import ETCD, EXTERNAL, NODES, SQLITE, build
@@ -45,7 +45,8 @@ SPECS: dict[str, Any] = {
 def objects(spec: str) -> list[dict[str, Any]]:
     wanted = build(SPECS[spec], fuse_pods=True, tls=spec == "etcd")
     made = list(children(wanted, {"n1": "rack1", "n2": ""}))
-    return made + local_volumes(wanted, NODES, {})
+    guarding = [guards.pod(wanted, "n1"), guards.budget(wanted, 3)]
+    return made + guarding + local_volumes(wanted, NODES, {})
 
 
 def pods(spec: str) -> dict[str, dict[str, Any]]:
@@ -178,6 +179,45 @@ def test_the_managers_of_one_cluster_are_named_each_for_itself():
     settings = config.manager(wanted)
     assert settings["etcd_namespace"] == "/drystone/ns/c"
     assert config.etcd_endpoints(wanted)[2] == "c-etcd-2.c-etcd.ns.svc:2379"
+
+
+def test_every_client_is_given_every_manager_and_no_balanced_address():
+    wanted = build(ETCD)
+    control = [f"c-manager-{n}.c-managers.ns.svc:8461" for n in range(3)]
+    rest = [f"http://c-manager-{n}.c-managers.ns.svc:8460" for n in range(3)]
+    files = config.settings_files(wanted)
+    for name in ("server.toml", "beacon.toml", "block.toml"):
+        assert tomllib.loads(files[name])["managers"] == control, name
+    assert tomllib.loads(files["csi.toml"])["rest_urls"] == rest
+    nodes = config.nodes_map(wanted, {"n1": "rack"})["data"]
+    assert tomllib.loads(nodes["n1.toml"])["managers"] == control
+    assert manager.headless(wanted)["spec"]["clusterIP"] == "None"
+    assert manager.stateful_set(wanted)["spec"]["serviceName"] == "c-managers"
+
+
+def test_a_standby_is_ready():
+    pod = manager.stateful_set(build(ETCD))["spec"]["template"]["spec"]
+    # What every process answers once it listens: nothing that asks who leads.
+    assert pod["containers"][0]["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": 8490}
+
+
+def test_servers_see_the_identity_of_their_machine_and_cannot_write_it():
+    pod = daemons.server(build())["spec"]["template"]["spec"]
+    (seen,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "machine-id"]
+    assert seen == {"name": "machine-id", "mountPath": "/etc/machine-id", "readOnly": True}
+
+
+def test_a_guard_is_pinned_to_its_node_and_may_nothing():
+    body = guards.pod(build(), "n1")
+    pod = body["spec"]
+    assert body["metadata"]["name"] == "c-guard-n1"
+    term = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (rule,) = term["nodeSelectorTerms"][0]["matchFields"]
+    assert rule == {"key": "metadata.name", "operator": "In", "values": ["n1"]}
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "volumes" not in pod
 
 
 def test_tls_takes_the_place_of_the_word_insecure():

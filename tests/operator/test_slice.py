@@ -139,6 +139,20 @@ async def test_a_disk_that_holds_data_is_refused_and_named(lab):
     assert lab.manager.called("POST", "/nodes/a/drives") == []
 
 
+async def test_a_disk_that_was_pulled_out_can_be_given_up(lab):
+    wanted = {"device": "wwn:0x5", "path": None, "drive": None, "state": "pending", "reason": ""}
+    lab.manager.wanted["a"] = [wanted]
+    spec = {"nodeName": "a", "device": "wwn:0x5", "state": "In"}
+    lab.kube.put("storagedisks", custom("StorageDisk", "pulled", spec))
+    async with lab.running():
+        await until_serving(lab)
+        await lab.until_condition("storagedisks", "pulled", "Missing")
+        lab.kube.change("storagedisks", "pulled", NAMESPACE, {"spec": {"state": "Remove"}})
+        await lab.kube.until(lambda: lab.manager.wanted["a"] == [])
+        await lab.until_condition("storagedisks", "pulled", "Missing")
+    assert ("DELETE", "/nodes/a/drives/wwn:0x5", {}) in lab.manager.calls
+
+
 async def test_a_pool_waits_for_disks_on_enough_nodes_and_is_then_made(lab):
     pool = custom("StoragePool", "fast", {"copies": 3})
     lab.kube.put("storagepools", pool)
@@ -170,6 +184,49 @@ async def test_a_cluster_with_volumes_is_not_deleted_and_says_which(lab):
     labels = [n["metadata"]["labels"] for n in lab.kube.all("nodes")]
     assert not any("drystone.io/server" in found for found in labels)
     assert lab.kube.get("secrets", "c-master", NAMESPACE) is not None
+
+
+async def test_a_namespace_in_deletion_is_not_held_up(lab):
+    lab.manager.volumes = ["db"]
+    async with lab.running():
+        lab.kube.put("storagepools", custom("StoragePool", "fast", {"copies": 3}))
+        await until_serving(lab)
+        await lab.until_condition("storagepools", "fast", "Serving")
+        stamp = {"metadata": {"deletionTimestamp": "2026-11-21T12:00:00Z", "finalizers": ["k"]}}
+        lab.kube.change("namespaces", NAMESPACE, "", stamp)
+        lab.kube.remove("storagepools", "fast", NAMESPACE)
+        lab.kube.remove("storageclusters", "c", NAMESPACE)
+        await lab.kube.until(lambda: lab.kube.get("storageclusters", "c", NAMESPACE) is None)
+        assert lab.kube.get("storagepools", "fast", NAMESPACE) is None
+    assert "fast" in lab.manager.pools
+
+
+async def test_a_cluster_that_is_deleted_and_made_anew_takes_up_what_it_had(lab):
+    async with lab.running():
+        lab.kube.put("storagepools", custom("StoragePool", "fast", {"copies": 3}))
+        await until_serving(lab)
+        await lab.until_condition("storagepools", "fast", "Serving")
+        before = lab.kube.get("secrets", "c-master", NAMESPACE)
+        lab.kube.remove("storageclusters", "c", NAMESPACE)
+        await lab.kube.until(lambda: lab.kube.get("storageclusters", "c", NAMESPACE) is None)
+        # Nobody looks after it now, so nothing may hold it.
+        pool = lab.kube.get("storagepools", "fast", NAMESPACE)
+        assert pool["metadata"].get("finalizers", []) == []
+        lab.manager.calls.clear()
+        lab.kube.put("storageclusters", cluster())
+        await lab.until_condition("storageclusters", "c", "Serving")
+        await lab.kube.until(
+            lambda: all(
+                n["metadata"]["labels"].get("drystone.io/server") == "drystone.c"
+                for n in lab.kube.all("nodes")
+            )
+        )
+        await lab.kube.until(
+            lambda: lab.kube.get("storagepools", "fast", NAMESPACE)["metadata"]["finalizers"] != []
+        )
+    assert lab.kube.get("secrets", "c-master", NAMESPACE) == before
+    # Nodes that are registered need no token, and the pool is there.
+    assert lab.manager.calls == []
 
 
 async def test_an_event_is_posted_when_a_condition_turns_and_only_then(lab):

@@ -182,6 +182,9 @@ class Executor:
             if action.present and (seen.ready or seen.ready_since != action.away_since):
                 raise ConflictError(f"node {action.node} came back meanwhile", code="node_back")
             have = found.get("spec", {}).get("taints", [])
+            if action.present and any(_same_place(t) for t in have):
+                # Kubernetes takes one of a key and effect: a person's does the same and stays.
+                return None
             kept = [t for t in have if not _ours(t)]
             new = [*kept, _taint()] if action.present else kept
             return None if new == have else {"spec": {"taints": new}}
@@ -263,6 +266,10 @@ def _taint() -> Json:
         "value": names.TAINT_VALUE,
         "effect": names.TAINT_EFFECT,
     }
+
+
+def _same_place(taint: Json) -> bool:
+    return (taint.get("key"), taint.get("effect")) == (names.TAINT_KEY, names.TAINT_EFFECT)
 
 
 def _ours(taint: Json) -> bool:

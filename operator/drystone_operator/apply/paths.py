@@ -81,9 +81,11 @@ RESOURCES: Final[tuple[Resource, ...]] = (
     Resource("Deployment", "apps", "v1", "deployments", True, _WATCHED),
     Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", True, _CHILD),
     Resource("Event", "", "v1", "events", True, ("create",)),
-    # Pods: watched in the operator's namespaces; after a fence those of one node, anywhere.
-    Resource("Pod", "", "v1", "pods", True, ("list", "watch", "delete")),
-    # Cluster-wide.
+    # Pods: watched in the operator's namespaces, guards are made there; after a fence those of
+    # one node, anywhere.
+    Resource("Pod", "", "v1", "pods", True, ("list", "watch", "create", "delete")),
+    # Cluster-wide. Namespaces: the framework watches them; we ask whether one is being deleted.
+    Resource("Namespace", "", "v1", "namespaces", False, ("get", "list", "watch")),
     Resource("Node", "", "v1", "nodes", False, ("get", "list", "watch", "patch")),
     Resource("PersistentVolume", "", "v1", "persistentvolumes", False, _VOLUME),
     Resource("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", True, ("get",)),
@@ -93,6 +95,7 @@ BY_KIND: Final = {resource.kind: resource for resource in RESOURCES}
 
 CLUSTER_WIDE: Final[dict[str, tuple[str, ...]]] = {
     # What must be granted by a ClusterRole; everything else by a Role in each namespace.
+    "namespaces": ("get", "list", "watch"),
     "nodes": ("get", "list", "watch", "patch"),
     "persistentvolumes": _VOLUME,
     "persistentvolumeclaims": ("get",),

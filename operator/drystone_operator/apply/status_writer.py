@@ -112,4 +112,4 @@ def good(condition: Condition) -> bool:
     """Whether a person need not care: Ready and Secured are good, the others are not."""
     if condition.type in ("Ready", "Secured"):
         return condition.status is True
-    return condition.status is False or condition.type == "Progressing"
+    return condition.status is False or condition.type in ("Progressing", "Draining")

@@ -1,14 +1,16 @@
-"""Fail-over: a round of its own, often while a node is not well, never while all are.
+"""Fail-over: a round of its own, often while a node is not well, seldom while all are.
 
-It keeps two things in memory, both of which may be lost at any time: since when a node is silent,
-and which fence was proven for which absence. Lost, the wait begins anew and the fence, which is
-idempotent, is ordered and proven again. Nothing is ever done on the memory of a *former* absence.
+It keeps a few things in memory, which may be lost at any time: since when a node is silent, which
+fence was proven for which absence, and which nodes were looked at after they came back. Lost, the
+wait begins anew, the fence, which is idempotent, is ordered and proven again, and every node is
+looked at once more. Nothing is ever done on the memory of a *former* absence.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -24,13 +26,20 @@ from drystone_operator.handlers.world import World
 from drystone_operator.manager import views
 from drystone_operator.manager.client import ManagerClient
 from drystone_operator.models.common import Switch
-from drystone_operator.plan.actions import Fence
-from drystone_operator.plan.failover import Decision, NodeSigns, Proof, Step, decide
+from drystone_operator.plan.actions import DeletePod, Fence
+from drystone_operator.plan.failover import Decision, NodeSigns, Proof, Step, decide, stranded
 from drystone_operator.plan.views import EngineView, NodeView, PodView, Unanswered
 from drystone_operator.resources.base import Build
 
 STEPS_MAX: Final = 3
 """Fence, then taint and pods, then a look: a fail-over needs no more looks than that in a row."""
+
+SAMPLE_S: Final = 3.0
+"""Between two looks at who is connected while every node is well: silence counts from then on, and
+is over by the time that Kubernetes, which waits longer, calls the node lost."""
+
+AT_ONCE_MAX: Final = 8
+"""Nodes looked after at a time: a rack that fails waits for its slowest fence, not for the sum."""
 
 Place = tuple[str, str]
 """Namespace and name of a StorageCluster."""
@@ -42,9 +51,14 @@ _log = get_logger(__name__)
 class Memory:
     """What is remembered of one StorageCluster's nodes."""
 
-    silent: dict[str, tuple[str, float]] = field(default_factory=dict)
+    silent: dict[str, float] = field(default_factory=dict)
     proofs: dict[str, Proof] = field(default_factory=dict)
     decisions: dict[str, Decision] = field(default_factory=dict)
+    moved: dict[str, int] = field(default_factory=dict)
+    """How many pods were deleted, by node."""
+    looked_at: set[str] = field(default_factory=set)
+    """Nodes that are well, and were looked at since they came back or since our start."""
+    sampled_at: float | None = None
 
 
 class Failovers:
@@ -75,16 +89,75 @@ class Failovers:
         return dict(self._memory((namespace, name)).decisions)
 
     async def once(self, world: World, build: Build) -> None:
-        """Look after every node that is not well, one after the other."""
+        """Look after every node that is not well, and see who is silent."""
         memory = self._memory((build.namespace, build.name))
-        unwell = [n for n in world.nodes if _concerns(build, n) and not _well(n)]
+        mine = [n for n in world.nodes if _concerns(build, n)]
+        unwell = [n for n in mine if not _well(n)]
         self._forget(memory, {n.name for n in unwell})
         manager = self._managers.known(build)
-        for node in unwell:
+        if unwell or self._due(memory):
+            await self._sample(memory, mine, manager)
+        turn = asyncio.Semaphore(AT_ONCE_MAX)
+
+        async def look_after(node: NodeView) -> None:
+            async with turn:
+                try:
+                    await self._node(world, build, memory, node, manager)
+                except DrystoneError as error:
+                    _log.warning("failover_waits", node=node.name, error=str(error))
+
+        await asyncio.gather(*(look_after(node) for node in unwell))
+        back = next((n for n in mine if _well(n) and n.name not in memory.looked_at), None)
+        if back is not None and manager is not None:
+            await self._come_back(build, memory, back, manager)
+
+    async def _come_back(
+        self, build: Build, memory: Memory, node: NodeView, manager: ManagerClient
+    ) -> None:
+        """Have pods restarted whose volumes were taken away while the node was not ready.
+
+        It may have come back between the fence and the taint, or while no operator ran.
+        """
+        try:
+            engine = await views.look_at_nodes(manager)
+            if isinstance(engine, Unanswered):
+                return
+            pods = await pods_with_volumes(self._kube, node.name, self._driver)
+            held = await views.attachments(manager) if pods else {}
+            client = names.client_name(node.name)
+            dead = stranded(node.name, pods, held, cluster=engine.uuid, client=client)
+            await self._delete(build, manager, dead)
+        except DrystoneError as error:
+            _log.warning("failover_waits", node=node.name, error=str(error))
+            return
+        memory.looked_at.add(node.name)
+
+    async def _delete(
+        self, build: Build, manager: ManagerClient | None, pods: tuple[DeletePod, ...]
+    ) -> None:
+        """Delete every one; one that is refused keeps no other one waiting."""
+        failed: DrystoneError | None = None
+        for action in pods:
             try:
-                await self._node(world, build, memory, node, manager)
+                await self._executor(build.namespace).one(action, manager)
             except DrystoneError as error:
-                _log.warning("failover_waits", node=node.name, error=str(error))
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _due(self, memory: Memory) -> bool:
+        at = memory.sampled_at
+        return at is None or self._monotonic() - at >= SAMPLE_S
+
+    async def _sample(
+        self, memory: Memory, nodes: list[NodeView], manager: ManagerClient | None
+    ) -> None:
+        """See which nodes no manager has a connection of; a look without an answer is a break."""
+        engine = _unanswered() if manager is None else await views.look_at_nodes(manager)
+        memory.sampled_at = self._monotonic()
+        for node in nodes:
+            silent = isinstance(engine, EngineView) and not _connected(engine, node.name)
+            self._silent(memory, node.name, silent=silent)
 
     async def _node(
         self,
@@ -98,11 +171,16 @@ class Failovers:
             signs = await self._signs(world, build, memory, node, manager)
             decision = decide(signs, build.spec.failover.silence_seconds)
             self._note(memory, node.name, decision)
+            deletions = tuple(a for a in decision.actions if isinstance(a, DeletePod))
             for action in decision.actions:
+                if isinstance(action, DeletePod):
+                    continue
                 await self._executor(build.namespace).one(action, manager)
                 if isinstance(action, Fence):
                     # Only now, after the answer: before, the fence was ordered but not proven.
                     memory.proofs[node.name] = Proof(action.client, signs.away_since)
+            await self._delete(build, manager, deletions)
+            memory.moved[node.name] = memory.moved.get(node.name, 0) + len(deletions)
             if not any(isinstance(action, Fence) for action in decision.actions):
                 return
 
@@ -114,13 +192,13 @@ class Failovers:
         node: NodeView,
         manager: ManagerClient | None,
     ) -> NodeSigns:
-        engine = _unanswered() if manager is None else await views.look(manager)
+        engine = _unanswered() if manager is None else await views.look_at_nodes(manager)
         client = names.client_name(node.name)
         answers = isinstance(engine, EngineView)
         theirs = engine.node("client", client) if isinstance(engine, EngineView) else None
         server = engine.node("server", node.name) if isinstance(engine, EngineView) else None
-        connected = bool((theirs and theirs.connected) or (server and server.connected))
-        silent_s = self._silent(memory, node, silent=answers and not connected)
+        connected = isinstance(engine, EngineView) and _connected(engine, node.name)
+        silent_s = self._silent(memory, node.name, silent=answers and not connected)
         return NodeSigns(
             node=node.name,
             client=client,
@@ -137,6 +215,9 @@ class Failovers:
             pods=await self._pods(node, silent_s, build),
             maintenance=self._in_maintenance(world, build, node.name),
             enabled=build.spec.failover.out_of_service_taint is Switch.ENABLED,
+            kept_out=any(
+                t.key == names.TAINT_KEY and t.value != names.TAINT_VALUE for t in node.taints
+            ),
         )
 
     async def _pods(
@@ -148,16 +229,13 @@ class Failovers:
             return ()
         return await pods_with_volumes(self._kube, node.name, self._driver)
 
-    def _silent(self, memory: Memory, node: NodeView, *, silent: bool) -> float | None:
-        """For how long, without a break and in this absence."""
-        if node.ready is True or not silent:
-            memory.silent.pop(node.name, None)
+    def _silent(self, memory: Memory, node: str, *, silent: bool) -> float | None:
+        """For how long, without a break that was seen."""
+        if not silent:
+            memory.silent.pop(node, None)
             return None
         now = self._monotonic()
-        since = memory.silent.get(node.name)
-        if since is None or since[0] != node.ready_since:
-            since = memory.silent[node.name] = (node.ready_since, now)
-        return now - since[1]
+        return now - memory.silent.setdefault(node, now)
 
     def _in_maintenance(self, world: World, build: Build, node: str) -> bool:
         found = parse.nodes(world.of("StorageNode", build.namespace), self._now())
@@ -165,7 +243,7 @@ class Failovers:
 
     def _note(self, memory: Memory, node: str, decision: Decision) -> None:
         before = memory.decisions.get(node)
-        memory.decisions[node] = decision
+        memory.decisions[node] = replace(decision, pods_deleted=memory.moved.get(node, 0))
         if before is None or before.step is not decision.step:
             _log.info("failover_step", node=node, step=decision.step.value, why=decision.message)
             self._changed()
@@ -176,10 +254,10 @@ class Failovers:
             memory.decisions.pop(node)
             _log.info("failover_step", node=node, step=Step.WELL.value, why="the node is well")
             self._changed()
-        for node in set(memory.silent) | set(memory.proofs):
-            if node not in unwell:
-                memory.silent.pop(node, None)
-                memory.proofs.pop(node, None)
+        for node in set(memory.proofs) - unwell:
+            memory.proofs.pop(node)
+        memory.moved = {n: count for n, count in memory.moved.items() if n in unwell}
+        memory.looked_at -= unwell
 
     def _memory(self, place: Place) -> Memory:
         return self._memories.setdefault(place, Memory())
@@ -191,6 +269,13 @@ def _concerns(build: Build, node: NodeView) -> bool:
         node.labels.get(names.LABEL_NODE_SERVER),
         node.labels.get(names.LABEL_NODE_BLOCK),
     )
+
+
+def _connected(engine: EngineView, node: str) -> bool:
+    """Whether a process of ours on a node has a connection to a manager."""
+    client = engine.node("client", names.client_name(node))
+    server = engine.node("server", node)
+    return bool((client and client.connected) or (server and server.connected))
 
 
 def _well(node: NodeView) -> bool:

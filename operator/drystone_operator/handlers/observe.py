@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -133,24 +133,44 @@ def _pinned(body: Json) -> str:
     return ""
 
 
+async def namespace_goes(kube: Kube, namespace: str) -> bool:
+    """Whether a whole namespace is being deleted."""
+    found = await kube.get(BY_KIND["Namespace"].path(name=namespace))
+    return ((found or {}).get("metadata") or {}).get("deletionTimestamp") is not None
+
+
+async def read_pods(kube: Kube, build: Build) -> tuple[PodView, ...]:
+    """Pods of a StorageCluster as they are now; the watch may be a moment behind."""
+    found = [pod(body) async for body in kube.items(BY_KIND["Pod"].path(build.namespace))]
+    return tuple(p for p in found if p.labels.get(names.LABEL_CLUSTER) == build.name)
+
+
 async def pods_with_volumes(kube: Kube, node: str, driver: str) -> tuple[PodView, ...]:
-    """Pods on a node, of any namespace, that use a volume of ours."""
+    """Pods on a node, of any namespace, that use a volume of ours.
+
+    Those that ended use none any more, and what they say of a job's end must stay.
+    """
     found: list[PodView] = []
     pods = BY_KIND["Pod"].path()
     async for body in kube.items(pods, field_selector=f"spec.nodeName={node}"):
+        view = pod(body)
+        if view.finished:
+            continue
         namespace = str(body["metadata"]["namespace"])
-        for claim in claims(body):
-            if await _is_ours(kube, namespace, claim, driver):
-                found.append(pod(body))
-                break
+        handles = [await _handle(kube, namespace, claim, driver) for claim in claims(body)]
+        ours = tuple(handle for handle in handles if handle)
+        if ours:
+            found.append(replace(view, volumes=ours))
     return tuple(sorted(found, key=lambda p: (p.namespace, p.name)))
 
 
-async def _is_ours(kube: Kube, namespace: str, claim: str, driver: str) -> bool:
+async def _handle(kube: Kube, namespace: str, claim: str, driver: str) -> str:
+    """The handle of the volume behind a claim; empty = none, or not ours."""
     body = await kube.get(BY_KIND["PersistentVolumeClaim"].path(namespace, claim))
     volume = str(((body or {}).get("spec") or {}).get("volumeName") or "")
     if not volume:
-        return False
+        return ""
     found = await kube.get(BY_KIND["PersistentVolume"].path(name=volume))
     csi = ((found or {}).get("spec") or {}).get("csi") or {}
-    return csi.get("driver") == driver
+    # A volume of ours without a handle is none that could be asked about; it is ours all the same.
+    return str(csi.get("volumeHandle") or volume) if csi.get("driver") == driver else ""

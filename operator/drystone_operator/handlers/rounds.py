@@ -18,10 +18,12 @@ from drystone_operator.handlers.managers import Managers
 from drystone_operator.handlers.world import World
 from drystone_operator.manager import views
 from drystone_operator.manager.client import ManagerClient
+from drystone_operator.models.disk import DiskState
 from drystone_operator.plan import (
     cluster,
     deletion,
     disks,
+    drain,
     fuse_rollout,
     nodes,
     pools,
@@ -118,7 +120,8 @@ class Rounds:
             nodes=seen.world.nodes,
             ever_ran=ran or isinstance(seen.engine, EngineView),
             held=names.FINALIZER in (body["metadata"].get("finalizers") or ()),
-            pools_held=tuple(p.name for p in parse.pools(seen.objects("StoragePool")) if p.held),
+            pools=tuple(p.name for p in parse.pools(seen.objects("StoragePool")) if p.held),
+            namespace_goes=await observe.namespace_goes(self._around.kube, seen.build.namespace),
         )
         refusal = deletion.refusal(seen.build, wanted)
         if refusal is None:
@@ -130,20 +133,35 @@ class Rounds:
         """Nodes first: their fault sets are in the servers' settings."""
         build, executor = seen.build, self._around.executor(seen.build.namespace)
         failover = self._around.failover(build.namespace, build.name)
+        objects = parse.nodes(seen.objects("StorageNode"), self._around.now())
+        drains = await self._drains(seen, frozenset(o.node for o in objects))
         nodes_seen = nodes.NodesSeen(
             nodes=seen.world.nodes,
-            objects=parse.nodes(seen.objects("StorageNode"), self._around.now()),
+            objects=objects,
             engine=seen.engine,
             failover=failover,
+            draining=drains.conditions,
+            pods=seen.pods,
         )
         fault_sets = nodes.fault_sets(build, nodes_seen)
-        step = rollout.plan(_rollout_seen(seen, fault_sets, failover))
+        step = rollout.plan(_rollout_seen(seen, fault_sets, failover, drains.leaving))
         wanted, cluster_seen = await self._cluster_seen(seen, body, fault_sets, step)
         wanted = replace(wanted, not_deleted=not_deleted)
         await executor.run(nodes.plan(build, nodes_seen), seen.manager)
         await executor.run(cluster.plan(wanted, cluster_seen), seen.manager)
-        for action in (*step.actions, *await _fuse_step(seen)):
+        for action in (*drains.actions, *step.actions, *await _fuse_step(seen)):
             await executor.one(action, seen.manager)
+
+    async def _drains(self, seen: Seen, storage_nodes: frozenset[str]) -> drain.Drain:
+        """Letting a node go is decided from pods as they are, not as a watch had them last."""
+        if seen.build.spec.is_external:
+            return drain.Drain()
+        wanted = drain.DrainSeen(seen.world.nodes, storage_nodes, seen.pods, seen.engine)
+        first = drain.plan(seen.build, wanted)
+        if not first.lets_go:
+            return first
+        pods = await observe.read_pods(self._around.kube, seen.build)
+        return drain.plan(seen.build, replace(wanted, pods=pods))
 
     async def _cluster_seen(
         self, seen: Seen, body: Json, fault_sets: Mapping[str, str], step: rollout.Rollout
@@ -186,6 +204,10 @@ class Rounds:
         for disk in known:
             found = devices.get(disk.node)
             device = disks.find(disk, found)
+            if device is None and disk.state is DiskState.REMOVE:
+                # Pulled out, or its node is away: what is wanted there is taken back all the same.
+                device = await views.wanted_device(manager, disk.node, disk.device)
+                found = (device,) if device is not None else found
             place = (disk.node, device.id if device else disk.device)
             other = first.setdefault(place, disk.name)
             plan = disks.plan(disk, found, engine, duplicate_of="" if other == disk.name else other)
@@ -263,7 +285,10 @@ async def _fuse_step(seen: Seen) -> tuple[DeletePod, ...]:
 
 
 def _rollout_seen(
-    seen: Seen, fault_sets: Mapping[str, str], failover: Mapping[str, Decision]
+    seen: Seen,
+    fault_sets: Mapping[str, str],
+    failover: Mapping[str, Decision],
+    leaving: frozenset[str],
 ) -> rollout.RolloutSeen:
     build = seen.build
     workloads = seen.world.workloads_of(build.namespace, build.name)
@@ -275,5 +300,5 @@ def _rollout_seen(
         fault_sets=fault_sets,
         engine=seen.engine,
         strategy=build.spec.upgrade.strategy,
-        nodes_away=frozenset(away),
+        nodes_away=frozenset(away) | leaving,
     )

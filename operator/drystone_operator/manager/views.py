@@ -31,6 +31,25 @@ async def look(client: ManagerClient) -> EngineView | Unanswered:
     return _view(status, pools, volumes)
 
 
+async def look_at_nodes(client: ManagerClient) -> EngineView | Unanswered:
+    """What a fail-over needs: one request, since it looks often."""
+    try:
+        status = await client.get("/v1/status")
+    except DrystoneError as error:
+        return Unanswered(error.code, f"{error.message}.")
+    return _view(status, [], {"next_cursor": ""})
+
+
+async def attachments(client: ManagerClient) -> dict[str, frozenset[str]]:
+    """Which consuming nodes hold each volume, by the volume's id."""
+    return {
+        _text(volume, "id"): frozenset(
+            _text(held, "node") for held in _list(volume, "attachments") if isinstance(held, dict)
+        )
+        async for volume in client.items("/v1/volumes")
+    }
+
+
 async def volume_names(client: ManagerClient) -> tuple[str, ...] | None:
     """Names of volumes, the first page of them; None = could not be asked."""
     try:
@@ -64,6 +83,28 @@ async def devices(client: ManagerClient, node: str) -> tuple[Device, ...] | None
     if answer.get("connected") is False:
         return None
     return tuple(_device(d) for d in _list(answer, "items"))
+
+
+async def wanted_device(client: ManagerClient, node: str, which: str) -> Device | None:
+    """A device that a node shall serve and that its server does not see, by its id."""
+    try:
+        answer = await client.get(f"/v1/nodes/{segment(node)}/drives")
+    except DrystoneError:
+        return None
+    found = (d for d in _list(answer, "items") if _text(d, "device") == which)
+    told = next(found, None)
+    if told is None:
+        return None
+    return Device(
+        id=which,
+        path=_text(told, "path"),
+        size=0,
+        drive_class="",
+        state="absent",
+        drive=_text(told, "drive"),
+        wanted=_text(told, "state"),
+        reason=_text(told, "reason"),
+    )
 
 
 def _view(status: Json, pools: list[Json], volumes: Json) -> EngineView:
@@ -110,7 +151,8 @@ def _drive(data: Json) -> EngineDrive:
         resync_left=_number(data, "resync_bytes_left"),
         bad_blocks=_number(data, "bad_blocks"),
         in_sync=_number(counts, "in_sync"),
-        members=_number(counts, "in_sync") + _number(counts, "joining"),
+        joining=_number(counts, "joining"),
+        out=_number(counts, "out"),
     )
 
 
@@ -158,6 +200,7 @@ def _device(data: Json) -> Device:
         drive=_text(data, "drive"),
         wanted=_text(wanted, "state"),
         reason=_text(wanted, "reason"),
+        configured=data.get("configured") is True,
     )
 
 

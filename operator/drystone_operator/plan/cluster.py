@@ -23,6 +23,7 @@ from drystone_operator.plan.actions import (
     WriteStatus,
 )
 from drystone_operator.plan.local_volumes import local_volumes
+from drystone_operator.plan.nodes import taken_by
 from drystone_operator.plan.tls import NOTHING, TlsSeen
 from drystone_operator.plan.views import (
     EngineView,
@@ -155,7 +156,7 @@ def admissions(build: Build, seen: ClusterSeen) -> list[Action]:
 def _admitted(build: Build, seen: ClusterSeen) -> list[tuple[str, str, str, NodeView, str, str]]:
     rows: list[tuple[str, str, str, NodeView, str, str]] = []
     for node in sorted(seen.nodes, key=lambda n: n.name):
-        if len(node.name) > names.NODE_NAME_CHARS_MAX:
+        if len(node.name) > names.NODE_NAME_CHARS_MAX or taken_by(build, node):
             continue
         if node.name in seen.storage_nodes and not build.spec.is_external:
             for role in ("server", "beacon") if build.platform.beacon_pods else ("server",):

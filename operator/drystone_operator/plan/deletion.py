@@ -19,7 +19,8 @@ SHOWN_MAX: Final = 5  # names of volumes in the condition; a person then asks fo
 class DeletionSeen:
     """What decides: the volumes there are (None = could not be asked), and our node labels.
 
-    ``ever_ran``: some object of the cluster or its id is known, so there may be volumes.
+    ``ever_ran``: some object of the cluster or its id is known, so there may be volumes. ``pools``:
+    StoragePools that we hold. ``namespace_goes``: everything here is deleted, whatever we say.
     """
 
     volumes: tuple[str, ...] | None
@@ -27,20 +28,22 @@ class DeletionSeen:
     nodes: tuple[NodeView, ...]
     ever_ran: bool
     held: bool
-    pools_held: tuple[str, ...] = ()
-    """StoragePools with our finalizer: nobody is left to take it away once the cluster is gone."""
+    pools: tuple[str, ...] = ()
+    namespace_goes: bool = False
 
 
 def plan(build: Build, seen: DeletionSeen) -> Plan:
-    """Take our labels away and let the object go: only after ``refusal`` had nothing to say."""
+    """Take our labels away and let the objects go: only after ``refusal`` had nothing to say.
+
+    Pools too: without a StorageCluster nobody would look after them, and a deletion would hang.
+    """
     actions: list[Action] = [
         LabelNode(node.name, label, None)
         for node in sorted(seen.nodes, key=lambda n: n.name)
         for label in (names.LABEL_NODE_SERVER, names.LABEL_NODE_BLOCK)
         if node.labels.get(label) == build.instance
     ]
-    # The pools and their data stay; a namespace that is deleted must not wait for their objects.
-    actions += [SetFinalizer("StoragePool", p, present=False) for p in sorted(seen.pools_held)]
+    actions += [SetFinalizer("StoragePool", pool, present=False) for pool in sorted(seen.pools)]
     if seen.held:
         actions.append(SetFinalizer("StorageCluster", build.name, present=False))
     return Plan(tuple(actions))
@@ -49,6 +52,9 @@ def plan(build: Build, seen: DeletionSeen) -> Plan:
 def refusal(build: Build, seen: DeletionSeen) -> Condition | None:
     """Why it is not deleted, as its Ready condition; None = it may go."""
     if build.spec.is_external or not seen.ever_ran:
+        return None
+    if seen.namespace_goes:
+        # Pods, Secrets and settings go with it; to hold this one object back protects nothing.
         return None
     if seen.volumes is None:
         message = seen.engine.message if isinstance(seen.engine, Unanswered) else "No answer."
@@ -73,11 +79,13 @@ def refusal(build: Build, seen: DeletionSeen) -> Condition | None:
             "Ready",
             False,
             "Wiping",
-            "deletionPolicy is Wipe: set state: Remove on its StorageDisks, then it goes.",
+            "deletionPolicy is Wipe: delete its StoragePools and set state: Remove on its "
+            "StorageDisks, then it goes.",
         )
     return None
 
 
 def _drives(seen: DeletionSeen) -> bool:
+    """Whether a disk is still in use; one that was given up is down and nothing counts on it."""
     drives = seen.engine.drives if isinstance(seen.engine, EngineView) else ()
-    return any(drive.state != "gone" for drive in drives)
+    return any(drive.state == "up" or drive.needed for drive in drives if drive.state != "gone")

@@ -27,6 +27,9 @@ Json = dict[str, Any]
 TAKEABLE: Final = ("blank", "ours")
 """States of a device that its server may make a drive of, or open as the drive that it is."""
 
+NAMELESS: Final = "unnamed:"
+"""Ids of devices that nothing tells from another one; a manager takes none of them into use."""
+
 
 @dataclass(frozen=True, slots=True)
 class StorageDiskView:
@@ -59,9 +62,15 @@ def discovered(
     for node in sorted(devices):
         for device in devices[node]:
             known = any(d.node == node and is_device(d.device, device) for d in disks)
-            if not known and re.match(DEVICE_PATTERN, device.id) and _selected(build, device):
+            if not known and _nameable(device) and _selected(build, device):
                 found.append(Create(storage_disk(build, node, device)))
     return tuple(found)
+
+
+def _nameable(device: Device) -> bool:
+    """Whether an object may stand for it: its id must mean the same device tomorrow."""
+    named = not device.id.startswith(NAMELESS)
+    return named and re.match(DEVICE_PATTERN, device.id) is not None
 
 
 def _selected(build: Build, device: Device) -> bool:
@@ -122,15 +131,15 @@ def plan(
     drive = _drive(device, engine)
     if device is None:
         return _absent(disk, devices)
-    if disk.state is DiskState.IN:
-        return _in(disk, device, drive)
-    if disk.state is DiskState.REMOVE:
-        return _remove(disk, device, drive)
-    if disk.state is DiskState.AVAILABLE:
-        return _available(disk, device, drive)
-    later = f"State {disk.state.value} is not there yet; use In, or Remove."
+    if device.configured:
+        return _configured(disk, device, drive)
+    return _WANTED.get(disk.state, _later)(disk, device, drive)
+
+
+def _later(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
+    text = f"State {disk.state.value} is not there yet; use In, or Remove."
     phase = DiskPhase.UP if drive and drive.state == "up" else DiskPhase.AVAILABLE
-    return _say(disk, device, drive, phase, Condition("Ready", None, "NotSupported", later))
+    return _say(disk, device, drive, phase, Condition("Ready", None, "NotSupported", text))
 
 
 def refused(disk: StorageDiskView, device: Device | None, reason: str) -> WriteStatus:
@@ -159,14 +168,22 @@ def _absent(disk: StorageDiskView, devices: tuple[Device, ...] | None) -> DiskPl
     return _say(disk, None, None, DiskPhase.MISSING, Condition("Ready", False, "Missing", text))
 
 
+def _configured(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
+    """A drive of the server's own settings: shown, and taken in or out only there."""
+    up = drive is not None and drive.state == "up"
+    text = f"{device.path} is a drive of the server's own settings; it is managed there."
+    phase = DiskPhase.UP if up else DiskPhase.DOWN
+    return _say(disk, device, drive, phase, Condition("Ready", up, "InUse", text))
+
+
 def _in(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
     if drive is not None and drive.state == "up":
         text = f"Drive {drive.id} is up."
         return _say(disk, device, drive, DiskPhase.UP, Condition("Ready", True, "Up", text))
-    if drive is None and device.state not in TAKEABLE:
-        text = f"{device.path} is left alone: it holds {device.found or device.state}."
+    why_not = _untakeable(device, drive)
+    if why_not:
         return _say(
-            disk, device, None, DiskPhase.REFUSED, Condition("Ready", False, "Refused", text)
+            disk, device, None, DiskPhase.REFUSED, Condition("Ready", False, "Refused", why_not)
         )
     take = AddDrive(disk.node, device.id, disk.power_loss_protected)
     if device.wanted == "refused":
@@ -189,18 +206,33 @@ def _in(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> Dis
     return _say(disk, device, drive, DiskPhase.GONE if gone else DiskPhase.DOWN, condition)
 
 
+def _untakeable(device: Device, drive: EngineDrive | None) -> str:
+    if drive is not None:
+        return ""
+    if device.id.startswith(NAMELESS):
+        return (
+            f"{device.path} has neither a serial number nor a WWN that only it has, so it could "
+            "not be told from another disk after a restart."
+        )
+    if device.state not in TAKEABLE:
+        return f"{device.path} is left alone: it holds {device.found or device.state}."
+    return ""
+
+
 def _remove(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
-    if drive is None or drive.state == "gone" or (drive.state != "up" and not device.wanted):
+    """What is wanted of its server is taken back first, also where no drive came of it yet."""
+    up = drive is not None and drive.state == "up"
+    if not device.wanted and not up:
         text = "It is not in use; nothing on it was touched."
         return _say(disk, device, drive, DiskPhase.GONE, Condition("Ready", False, "Removed", text))
-    text = f"Drive {drive.id} leaves as soon as no data needs it."
-    phase = DiskPhase.UP if drive.state == "up" else DiskPhase.DOWN
-    condition = Condition("Ready", drive.state == "up", "Removing", text)
+    what = "The disk" if drive is None else f"Drive {drive.id}"
+    condition = Condition("Ready", up, "Removing", f"{what} leaves as soon as no data needs it.")
+    phase = DiskPhase.UP if up else DiskPhase.DOWN
     return _say(disk, device, drive, phase, condition, RemoveDrive(disk.node, device.id))
 
 
 def _available(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
-    if drive is not None:
+    if drive is not None and (drive.state == "up" or device.wanted):
         text = f"It is drive {drive.id} of this cluster; set state: In to keep it so."
         phase = DiskPhase.UP if drive.state == "up" else DiskPhase.DOWN
         condition = Condition("Ready", drive.state == "up", "InUse", text)
@@ -215,6 +247,13 @@ def _available(disk: StorageDiskView, device: Device, drive: EngineDrive | None)
     return _say(
         disk, device, None, DiskPhase.AVAILABLE, Condition("Ready", False, "NotBlank", text)
     )
+
+
+_WANTED: Final = {
+    DiskState.IN: _in,
+    DiskState.REMOVE: _remove,
+    DiskState.AVAILABLE: _available,
+}
 
 
 def _say(
@@ -241,8 +280,9 @@ def _device_fields(device: Device) -> Json:
         "model": device.model,
         "driveClass": device.drive_class,
         "found": device.found,
-        "capacity": rounded_quantity(device.size),
-        "capacityBytes": device.size,
+        # An absent one is known by its id alone.
+        "capacity": rounded_quantity(device.size) if device.size else None,
+        "capacityBytes": device.size or None,
     }
     return {key: value for key, value in found.items() if value not in ("", None)}
 

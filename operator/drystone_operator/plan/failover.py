@@ -8,7 +8,8 @@ moment since which the node is away, and never for a later one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from drystone_operator.plan.actions import Action, DeletePod, Fence, SetTaint
@@ -39,8 +40,8 @@ class Proof:
 class NodeSigns:
     """Everything that the decision looks at.
 
-    ``silent_s``: for how long, without a break, the node was NotReady for Kubernetes and no
-    process of ours on it was connected to a manager; None = not so now, or no manager answered.
+    ``silent_s``: for how long, without a break, managers said that no process of ours on it was
+    connected; None = one is, or no manager answered. ``tainted``: by us; ``kept_out``: by a person.
     """
 
     node: str
@@ -58,6 +59,7 @@ class NodeSigns:
     pods: tuple[PodView, ...] = ()
     maintenance: bool = False
     enabled: bool = True
+    kept_out: bool = False
 
     @property
     def proven(self) -> bool:
@@ -78,10 +80,43 @@ class Decision:
     step: Step
     actions: tuple[Action, ...]
     message: str
+    since: str = ""
+    fenced: bool = False
+    tainted: bool = False
+    pods_deleted: int = 0
 
 
 def decide(signs: NodeSigns, silence_s: float) -> Decision:
     """Take the next step for one node."""
+    found = _decide(signs, silence_s)
+    since = signs.away_since
+    return replace(found, since=since, fenced=signs.proven, tainted=signs.tainted)
+
+
+def stranded(
+    node: str,
+    pods: tuple[PodView, ...],
+    held: Mapping[str, frozenset[str]],
+    *,
+    cluster: str,
+    client: str,
+) -> tuple[DeletePod, ...]:
+    """Pods on a node that is back whose volumes were taken away from it meanwhile.
+
+    Their devices answer errors for ever, and nothing in Kubernetes sees it. ``held``: who has each
+    volume, read after the pods: a pod whose containers run has its volumes mounted, so its node
+    holds them, or lost them by a fence.
+    """
+    found: list[DeletePod] = []
+    for pod in pods:
+        ids = [h.partition("/")[2] for h in pod.volumes if h.startswith(f"{cluster}/")]
+        lost = any(i in held and client not in held[i] for i in ids)
+        if pod.node == node and pod.running and not pod.deleting and lost:
+            found.append(DeletePod(pod.namespace, pod.name, pod.uid))
+    return tuple(found)
+
+
+def _decide(signs: NodeSigns, silence_s: float) -> Decision:
     if signs.ready:
         return _returning(signs) if signs.tainted else Decision(Step.WELL, (), "the node is well")
     if signs.proven:
@@ -136,7 +171,7 @@ def _no_client(signs: NodeSigns) -> Decision:
 
 def _moving(signs: NodeSigns) -> Decision:
     actions: list[Action] = []
-    if not signs.tainted:
+    if not signs.tainted and not signs.kept_out:
         actions.append(SetTaint(signs.node, present=True, away_since=signs.away_since))
     actions += [DeletePod(p.namespace, p.name, p.uid, grace=0) for p in signs.pods]
     if actions:

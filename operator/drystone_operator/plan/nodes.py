@@ -10,7 +10,7 @@ from drystone_operator import names
 from drystone_operator.models.common import rounded_quantity
 from drystone_operator.plan.actions import Action, Create, Plan, WriteStatus
 from drystone_operator.plan.failover import Decision, Step
-from drystone_operator.plan.views import EngineView, NodeView, Unanswered
+from drystone_operator.plan.views import EngineView, NodeView, PodView, Unanswered
 from drystone_operator.resources.base import Build, labels, owner
 from drystone_operator.status import Condition
 
@@ -36,6 +36,8 @@ class NodesSeen:
     objects: tuple[StorageNodeView, ...]
     engine: EngineView | Unanswered
     failover: Mapping[str, Decision] = field(default_factory=dict)
+    draining: Mapping[str, Condition] = field(default_factory=dict)
+    pods: tuple[PodView, ...] = ()
 
 
 def plan(build: Build, seen: NodesSeen) -> Plan:
@@ -52,7 +54,7 @@ def plan(build: Build, seen: NodesSeen) -> Plan:
     for one in sorted(seen.objects, key=lambda o: (o.node != o.name, o.name)):
         duplicate = one.node in first
         first.add(one.node)
-        actions.append(status(one, seen, duplicate=duplicate))
+        actions.append(status(build, one, seen, duplicate=duplicate))
     return Plan(tuple(actions))
 
 
@@ -60,6 +62,15 @@ def selected(build: Build, node: NodeView) -> bool:
     """Whether the spec's selector takes a node."""
     wanted = build.spec.nodes.selector
     return all(node.labels.get(key) == value for key, value in wanted.items())
+
+
+def taken_by(build: Build, node: NodeView) -> str:
+    """The other StorageCluster (`namespace.name`) whose processes run there; empty = none.
+
+    Two of them would want the same ports and disks, and each would take the node from the other.
+    """
+    bears = (node.labels.get(names.LABEL_NODE_SERVER), node.labels.get(names.LABEL_NODE_BLOCK))
+    return next((other for other in bears if other and other != build.instance), "")
 
 
 def fault_sets(build: Build, seen: NodesSeen) -> dict[str, str]:
@@ -88,37 +99,46 @@ def storage_node(build: Build, node: NodeView) -> Json:
     }
 
 
-def status(one: StorageNodeView, seen: NodesSeen, *, duplicate: bool) -> WriteStatus:
+def status(build: Build, one: StorageNodeView, seen: NodesSeen, *, duplicate: bool) -> WriteStatus:
     """What to say of a node."""
     node = next((n for n in seen.nodes if n.name == one.node), None)
-    ready = _ready(one, node, seen, duplicate=duplicate)
-    conditions = (ready, _away(seen.failover.get(one.node)))
-    return WriteStatus("StorageNode", one.name, conditions, _fields(one, node, seen))
+    ready = _wrong(build, one, node, duplicate=duplicate) or _ready(one, seen)
+    conditions = [ready, _away(seen.failover.get(one.node))]
+    if one.node in seen.draining:
+        conditions.append(seen.draining[one.node])
+    return WriteStatus("StorageNode", one.name, tuple(conditions), _fields(one, node, seen))
 
 
-def _ready(
-    one: StorageNodeView, node: NodeView | None, seen: NodesSeen, *, duplicate: bool
-) -> Condition:
-    wrong = _wrong(one, node, duplicate=duplicate)
-    if wrong is not None:
-        return wrong
+def _ready(one: StorageNodeView, seen: NodesSeen) -> Condition:
     if isinstance(seen.engine, Unanswered):
         return Condition("Ready", None, "ManagerUnreachable", "No manager answers.")
     if one.maintenance:
         return Condition("Ready", False, "Maintenance", f"In maintenance: {one.maintenance}.")
-    return _served(one.node, seen.engine)
+    return _served(one.node, seen.engine, _last_words(one.node, seen))
 
 
-def _served(node: str, engine: EngineView) -> Condition:
+def _last_words(node: str, seen: NodesSeen) -> str:
+    """What the server said when it ended last, as far as it does not run."""
+    servers = (p for p in seen.pods if p.component == "server" and p.node == node and not p.ready)
+    said = next((p.said for p in servers if p.said), "")
+    return f" It ended with: {said}" if said else ""
+
+
+def _served(node: str, engine: EngineView, said: str) -> Condition:
     server = engine.node("server", node)
     if server is None:
-        return Condition(
-            "Ready", False, "Joining", "The server of this node has not registered yet."
-        )
+        text = f"The server of this node has not registered yet.{said}"
+        return Condition("Ready", False, "Joining", text)
     if not server.connected:
-        return Condition(
-            "Ready", False, "ServerDown", "The server of this node is not connected to a manager."
-        )
+        text = f"The server of this node is not connected to a manager.{said}"
+        if "token" in said:
+            # It has no identity, and the managers know one: the folder with it is gone.
+            text += (
+                " If the machine was installed anew, its identity is lost: "
+                f"`drystone node forget {node}` frees the name, and it joins as a new node. What "
+                "its disks hold is then given up, and copied from the others."
+            )
+        return Condition("Ready", False, "ServerDown", text)
     if server.beacon_connected is False:
         return Condition(
             "Ready", False, "BeaconDown", "The beacon of this node is not connected to a manager."
@@ -135,7 +155,9 @@ def _served(node: str, engine: EngineView) -> Condition:
     return Condition("Ready", True, "Serving", "Its server is connected and its disks are up.")
 
 
-def _wrong(one: StorageNodeView, node: NodeView | None, *, duplicate: bool) -> Condition | None:
+def _wrong(
+    build: Build, one: StorageNodeView, node: NodeView | None, *, duplicate: bool
+) -> Condition | None:
     if duplicate:
         return Condition(
             "Ready",
@@ -158,6 +180,15 @@ def _wrong(one: StorageNodeView, node: NodeView | None, *, duplicate: bool) -> C
             f"Kubernetes has no node {one.node}. If it is gone for good, "
             f"`drystone node forget {one.node}` frees its name.",
         )
+    other = taken_by(build, node)
+    if other:
+        return Condition(
+            "Ready",
+            False,
+            "NodeTaken",
+            f"Node {one.node} belongs to StorageCluster {other} (namespace.name). If that is gone: "
+            f"`kubectl label node {one.node} {names.LABEL_NODE_SERVER}- {names.LABEL_NODE_BLOCK}-`",
+        )
     return None
 
 
@@ -173,6 +204,15 @@ def _fields(one: StorageNodeView, node: NodeView | None, seen: NodesSeen) -> Jso
     found: Json = {}
     if node is not None:
         found["addresses"] = list(node.addresses[:16])
+    decision = seen.failover.get(one.node)
+    if decision is not None and decision.step is not Step.WELL and decision.since:
+        found["failover"] = {
+            "since": decision.since,
+            "step": decision.message[:253],
+            "fenced": decision.fenced,
+            "tainted": decision.tainted,
+            "podsDeleted": decision.pods_deleted,
+        }
     if isinstance(seen.engine, Unanswered):
         return found
     server = seen.engine.node("server", one.node)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from drystone_operator import names
 from drystone_operator.plan.views import NodeView, PodView, Taint, Workload
 
 Json = Mapping[str, Any]
+
+SAID_CHARS_MAX: Final = 500  # a sentence and a hint; conditions have 1024 altogether
 
 
 def node(body: Json) -> NodeView:
@@ -44,8 +46,23 @@ def pod(body: Json) -> PodView:
         template=str(annotations.get(names.ANNOTATION_TEMPLATE, "")),
         ready=_ready_condition(status)[0] == "True",
         deleting=metadata.get("deletionTimestamp") is not None,
+        finished=status.get("phase") in ("Succeeded", "Failed"),
+        running=status.get("phase") == "Running",
+        said=_said(status),
         labels=labels,
     )
+
+
+def _said(status: Json) -> str:
+    """Our programs end with a line `error: …` and often one `hint: …`; kubelet keeps them."""
+    for container in status.get("containerStatuses") or ():
+        for which in ("state", "lastState"):
+            ended = _part(_part(container, which), "terminated")
+            lines = str(ended.get("message") or "").strip().splitlines()[-2:]
+            told = [line for line in lines if line.startswith(("error: ", "hint: "))]
+            if told:
+                return "; ".join(line.partition(": ")[2] for line in told)[:SAID_CHARS_MAX] + "."
+    return ""
 
 
 def workload(body: Json, kind: str) -> Workload:

@@ -29,7 +29,7 @@ class RolloutSeen:
     engine: EngineView | Unanswered
     strategy: UpgradeStrategy = UpgradeStrategy.ROLLING_UPDATE
     nodes_away: frozenset[str] = frozenset()
-    """Nodes that are not ready, or in a fail-over."""
+    """Nodes that are not ready, in a fail-over, or let go for a drain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _missing(seen: RolloutSeen, engine: EngineView, node: str, others: list[PodV
     if down:
         return f"pod {down[0].name} is ready again"
     away = sorted(seen.nodes_away - {node})
-    return f"node {away[0]} is back" if away else ""
+    return f"node {away[0]} is back and uncordoned" if away else ""
 
 
 def _waits_for_port(pod: PodView, engine: EngineView) -> bool:

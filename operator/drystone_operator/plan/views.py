@@ -44,6 +44,14 @@ class PodView:
     template: str = ""
     ready: bool = False
     deleting: bool = False
+    finished: bool = False
+    """It ended, well or not, and does not start again."""
+    running: bool = False
+    """Its containers were started, so its volumes are mounted."""
+    said: str = ""
+    """The error and hint with which its process ended last."""
+    volumes: tuple[str, ...] = ()
+    """Handles of the volumes of ours that it uses, where they were asked for."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -93,7 +101,19 @@ class EngineDrive:
     resync_left: int = 0
     bad_blocks: int = 0
     in_sync: int = 0
-    members: int = 0
+    joining: int = 0
+    out: int = 0
+    """Placement groups that wait for this drive to come back or to begin with its copy."""
+
+    @property
+    def needed(self) -> bool:
+        """Whether any placement group counts on it."""
+        return bool(self.in_sync or self.joining or self.out)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has every copy that it shall have."""
+        return self.state == "up" and not self.joining and not self.out
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +196,5 @@ class Device:
     wanted: str = ""
     """How far its server is with taking it: pending, formatting, opening, up, refused."""
     reason: str = ""
+    configured: bool = False
+    """A drive of the server's own settings."""

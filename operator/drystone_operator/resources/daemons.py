@@ -56,6 +56,9 @@ def server(build: Build) -> Json:
         host_path("run", build.run_dir),
         host_path("dev", "/dev", "Directory"),
         host_path("udev", "/run/udev"),
+        # Tells a drive file from its copy on another machine. A machine without one gets an empty
+        # file, which says no more than none: a folder in its place would not do.
+        host_path("machine-id", "/etc/machine-id", "FileOrCreate"),
         *(host_path(f"folder-{n}", path) for n, path in enumerate(_folders(build))),
         *tls_volume(build),
     ]
@@ -66,6 +69,7 @@ def server(build: Build) -> Json:
         mount("run", build.run_dir),
         mount("dev", "/dev"),
         mount("udev", "/run/udev", read_only=True),
+        mount("machine-id", "/etc/machine-id", read_only=True),
         *(mount(f"folder-{n}", path) for n, path in enumerate(_folders(build))),
         *tls_mount(build),
     ]

@@ -43,7 +43,7 @@ def headless(build: Build) -> Json:
     found = thing(build, "Service", "v1", "manager", name=build.child("managers"))
     found["spec"] = {
         "clusterIP": "None",
-        # A standby is not ready and must be reached all the same: it says who leads.
+        # One that is still starting has its name all the same: nobody waits for a DNS cache.
         "publishNotReadyAddresses": True,
         "selector": selector(build, "manager"),
         "ports": [
@@ -121,6 +121,7 @@ def _container(build: Build) -> Json:
         {"name": "control", "containerPort": ports.control},
         {"name": "metrics", "containerPort": build.metrics_port("manager")},
     ]
+    # It answers once REST and the control channel listen, and whoever leads: a standby is ready.
     found["readinessProbe"] = readiness(build.metrics_port("manager"))
     found["securityContext"] = {
         "allowPrivilegeEscalation": False,

@@ -151,8 +151,10 @@ async def _listening(
     """Answer calls; first the control channel, then REST, which tells that all is there."""
     listener = listen_rest(settings)
     try:
+        several = settings.metadata == "etcd"
+        credentials = certificate.credentials() if certificate else None
         control, port = await start_control(
-            services, settings.control_listen, certificate.credentials() if certificate else None
+            services, settings.control_listen, credentials, several=several
         )
     except RuntimeError as error:
         listener.close()
