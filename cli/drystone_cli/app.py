@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
+from drystone_cli.kube import target
 from drystone_cli.output import Output, OutputOption, emit
 from drystone_common import __version__
 
@@ -28,8 +31,26 @@ app = typer.Typer(
 
 
 @app.callback()
-def root() -> None:
+def root(
+    kube: Annotated[
+        bool, typer.Option("--kube", help="The cluster of a Kubernetes, as kubectl reaches it.")
+    ] = False,
+    context: Annotated[
+        str, typer.Option(help="Context of the kubeconfig; implies --kube.", show_default=False)
+    ] = "",
+    namespace: Annotated[
+        str,
+        typer.Option(
+            "--namespace",
+            "-n",
+            help="Namespace of the StorageCluster; implies --kube.",
+            show_default=False,
+        ),
+    ] = "",
+) -> None:
     """Replicated block storage over plain drives."""
+    named = kube or context or namespace
+    target.choose(target.Target(context, namespace) if named else None)
 
 
 @app.command()
