@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
+from drystone_cli.doctor.command import doctor
 from drystone_cli.kube import target
 from drystone_cli.output import Output, OutputOption, emit
 from drystone_common import __version__
@@ -64,4 +65,5 @@ app.add_typer(volumes.app, name="volume")
 app.add_typer(pools.app, name="pool")
 app.add_typer(tasks.app, name="task")
 cluster.add_to(app)
+app.command("doctor")(doctor)
 processes.add_to(app)

@@ -67,12 +67,18 @@ class CliKube(FakeKube):
         wanted = request.query.get("labelSelector")
         if request.method == "DELETE" or not wanted or not isinstance(answer, web.Response):
             return answer
-        labels = dict(part.partition("=")[::2] for part in wanted.split(","))
         listed = json.loads(answer.text or "{}")
-        listed["items"] = [
-            i for i in listed["items"] if labels.items() <= i["metadata"].get("labels", {}).items()
-        ]
+        listed["items"] = [i for i in listed["items"] if _has(i, wanted)]
         return web.json_response(listed)
+
+
+def _has(item: Json, selector: str) -> bool:
+    labels = item["metadata"].get("labels", {})
+    for part in selector.split(","):
+        key, equals, value = part.partition("=")
+        if key not in labels or (equals and labels[key] != value):
+            return False
+    return True
 
 
 @dataclass
