@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
+from drystone_cli.bundle.command import bundle
 from drystone_cli.doctor.command import doctor
 from drystone_cli.kube import target
 from drystone_cli.output import Output, OutputOption, emit
@@ -66,4 +67,5 @@ app.add_typer(pools.app, name="pool")
 app.add_typer(tasks.app, name="task")
 cluster.add_to(app)
 app.command("doctor")(doctor)
+app.command("bundle")(bundle)
 processes.add_to(app)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from drystone_cli.doctor import cluster_checks, kube_facts, net, node_checks
 from drystone_cli.doctor.command import KUBELET_DIR, answer
-from drystone_cli.doctor.facts import KubeNode
+from drystone_cli.doctor.facts import ClusterFacts, KubeNode
 from drystone_cli.doctor.probes import Ask, Looked, Probes
 from drystone_cli.kube import reach, storage
 from drystone_cli.kube.api import Json, Kube
@@ -31,29 +31,37 @@ SERVICE: Final = "kubernetes.default.svc"
 def look(target: Target, kubelet_dir: str, image: str) -> dict[str, Any]:
     """Everything, for programs."""
     with reach.access(target) as to:
-        cluster = _cluster(to)
-        namespace = cluster.namespace if cluster else target.namespace or to.kubectl.namespace()
-        pods = _pods(to.kube, namespace, cluster)
-        ours = {str(p["spec"].get("nodeName")) for p in pods}
-        facts = kube_facts.gather(to.kube, namespace, cluster, ours)
-        drives: list[str] = []
-        if cluster:
-            failure, drives = _managers(to, cluster)
-            facts = replace(facts, managers=failure)
-        ask = Ask(
-            namespace=namespace,
-            kubelet_dir=_kubelet_dir(cluster, kubelet_dir),
-            image=image or _image(to.kube, namespace, pods),
-            pull_secrets=_pull_secrets(pods),
-            peers=peers(facts.nodes, net.by_host(drives)),
-            names=(SERVICE,),
-        )
-        looked = _looked(to, ask, [n for n in facts.nodes if n.ready], pods)
-    nodes = {name: each.facts for name, each in looked.items() if each.facts}
+        return looked(to, kubelet_dir, image, pods_may_be_made=True)
+
+
+def looked(to: Access, kubelet_dir: str, image: str, *, pods_may_be_made: bool) -> dict[str, Any]:
+    """The same for who has access already."""
+    cluster = _cluster(to)
+    namespace = cluster.namespace if cluster else to.target.namespace or to.kubectl.namespace()
+    pods = _pods(to.kube, namespace, cluster)
+    ours = {str(p["spec"].get("nodeName")) for p in pods}
+    facts = kube_facts.gather(to.kube, namespace, cluster, ours)
+    drives: list[str] = []
+    if cluster:
+        failure, drives = _managers(to, cluster)
+        facts = replace(facts, managers=failure)
+    ask = Ask(
+        namespace=namespace,
+        kubelet_dir=_kubelet_dir(cluster, kubelet_dir),
+        image=(image or _image(to.kube, namespace, pods)) if pods_may_be_made else "",
+        pull_secrets=_pull_secrets(pods),
+        peers=peers(facts.nodes, net.by_host(drives)),
+        names=(SERVICE,),
+    )
+    return _judged(facts, _looked(to, ask, [n for n in facts.nodes if n.ready], pods))
+
+
+def _judged(facts: ClusterFacts, seen: Mapping[str, Looked]) -> dict[str, Any]:
+    nodes = {name: each.facts for name, each in seen.items() if each.facts}
     facts = replace(
         facts,
-        not_probed={name: each.why for name, each in looked.items() if each.why},
-        clocks={name: each.clock for name, each in looked.items() if each.clock},
+        not_probed={name: each.why for name, each in seen.items() if each.why},
+        clocks={name: each.clock for name, each in seen.items() if each.clock},
     )
     findings = cluster_checks.check_cluster(facts, nodes)
     for each in nodes.values():

@@ -62,9 +62,14 @@ def manager(target: Target, timeout_s: float = TIMEOUT_S) -> Iterator[Rest]:
 
 
 @contextmanager
-def reached(to: Access, cluster: StorageCluster, timeout_s: float = TIMEOUT_S) -> Iterator[Rest]:
+def reached(
+    to: Access,
+    cluster: StorageCluster,
+    timeout_s: float = TIMEOUT_S,
+    tokens: dict[str, str] | None = None,
+) -> Iterator[Rest]:
     """A client of a StorageCluster's managers."""
-    tokens = given_token() or storage.tokens(to.kube, cluster)
+    tokens = tokens or given_token() or storage.tokens(to.kube, cluster)
     authority = storage.authority(to.kube, cluster)
     with ExitStack() as stack:
         urls = _urls(to, cluster, stack, secure=bool(authority))
