@@ -9,6 +9,7 @@ import typer
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
 from drystone_cli.bundle.command import bundle
 from drystone_cli.doctor.command import doctor
+from drystone_cli.events import events
 from drystone_cli.kube import target
 from drystone_cli.output import Output, OutputOption, emit
 from drystone_common import __version__
@@ -68,4 +69,5 @@ app.add_typer(tasks.app, name="task")
 cluster.add_to(app)
 app.command("doctor")(doctor)
 app.command("bundle")(bundle)
+app.command("events")(events)
 processes.add_to(app)
