@@ -189,3 +189,18 @@ def test_a_refused_token_and_a_missing_kubectl_are_told_with_what_to_do(world, m
     error = world.run("status").exception
     assert isinstance(error, NotFoundError)
     assert error.code == "no_kubectl"
+
+
+def test_a_volume_is_taken_off_a_lost_node_and_attaching_names_no_node_of_this_machine(world):
+    volume = {"id": "1", "name": "db", "publications": [{"node": "block-b", "mode": "rw"}],
+              "attachments": [{"node": "block-b"}]}  # fmt: skip
+    answers = {"GET /v1/volumes/db": volume, "POST /v1/volumes/1/unpublish": volume}
+    with manager(answers=answers) as served:
+        world.kube.put("pods", pod("manager", "a"))
+        world.pod_answers(f"{NAME}-manager-0", served.address)
+        refused = world.run("volume", "detach", "db", "--node", "block-b")
+        assert isinstance(refused.exception, NotFoundError)
+        done = world.run("volume", "detach", "db", "--node", "block-b", "--force", "-o", "json")
+        assert json.loads(done.stdout) == {"volume": "db", "detached": ["block-b"]}
+        attached = world.run("volume", "attach", "db")
+        assert isinstance(attached.exception, NotFoundError)
