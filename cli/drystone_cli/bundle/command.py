@@ -131,7 +131,7 @@ def _text(data: dict[str, Any]) -> str:
     content = ", ".join(f"{top} ({n})" if n > 1 else top for top, n in folders.items())
     lines = [
         f"{len(data['parts'])} parts: {content}",
-        f"{len(data['errors'])} parts could not be had: see errors.txt" if data["errors"] else "",
+        f"could not be had: {len(data['errors'])}, see errors.txt" if data["errors"] else "",
         "secrets were taken out; look it through before you give it away",
         f"{data['file']} ({size(data['bytes'])})",
     ]

@@ -28,7 +28,7 @@ def gathered(target: Target, since_s: int) -> Iterator[tuple[list[Part], Redacto
     with ExitStack() as stack:
         to = stack.enter_context(reach.access(target))
         cluster = _cluster(to, failures)
-        namespace = cluster.namespace if cluster else target.namespace or to.kubectl.namespace()
+        namespace = cluster.namespace if cluster else storage.namespace_without(to.kubectl, target)
         parts = list(kube_parts.object_parts(to.kube, namespace))
         parts += _pod_parts(to, namespace, since_s, failures)
         secrets: list[str] = []
@@ -78,4 +78,7 @@ def _doctor(to: Access) -> dict[str, Any]:
     """What `doctor` finds; no pods are made for it."""
     from drystone_cli.doctor import kube_command  # noqa: PLC0415 - its imports are not needed else
 
-    return kube_command.looked(to, KUBELET_DIR, image="", pods_may_be_made=False)
+    def silent(_done: int, _total: int, _word: str) -> None:
+        """The bundle's own bar is on the screen."""
+
+    return kube_command.looked(to, KUBELET_DIR, "", silent, pods_may_be_made=False)

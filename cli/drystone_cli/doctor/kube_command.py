@@ -16,7 +16,7 @@ from drystone_cli.kube.api import Json, Kube
 from drystone_cli.kube.reach import Access
 from drystone_cli.kube.storage import StorageCluster
 from drystone_cli.kube.target import Target
-from drystone_cli.output import progress
+from drystone_cli.output import Advance, progress
 from drystone_common.errors import DrystoneError, NotFoundError
 from drystone_storaged.agent.rest import LOOK_S
 
@@ -30,14 +30,16 @@ SERVICE: Final = "kubernetes.default.svc"
 
 def look(target: Target, kubelet_dir: str, image: str) -> dict[str, Any]:
     """Everything, for programs."""
-    with reach.access(target) as to:
-        return looked(to, kubelet_dir, image, pods_may_be_made=True)
+    with reach.access(target) as to, progress("looking at nodes") as advance:
+        return looked(to, kubelet_dir, image, advance, pods_may_be_made=True)
 
 
-def looked(to: Access, kubelet_dir: str, image: str, *, pods_may_be_made: bool) -> dict[str, Any]:
+def looked(
+    to: Access, kubelet_dir: str, image: str, advance: Advance, *, pods_may_be_made: bool
+) -> dict[str, Any]:
     """The same for who has access already."""
     cluster = _cluster(to)
-    namespace = cluster.namespace if cluster else to.target.namespace or to.kubectl.namespace()
+    namespace = cluster.namespace if cluster else storage.namespace_without(to.kubectl, to.target)
     pods = _pods(to.kube, namespace, cluster)
     ours = {str(p["spec"].get("nodeName")) for p in pods}
     facts = kube_facts.gather(to.kube, namespace, cluster, ours)
@@ -53,7 +55,8 @@ def looked(to: Access, kubelet_dir: str, image: str, *, pods_may_be_made: bool) 
         peers=peers(facts.nodes, net.by_host(drives)),
         names=(SERVICE,),
     )
-    return _judged(facts, _looked(to, ask, [n for n in facts.nodes if n.ready], pods))
+    ready = [n for n in facts.nodes if n.ready]
+    return _judged(facts, _looked(to, ask, ready, pods, advance))
 
 
 def _judged(facts: ClusterFacts, seen: Mapping[str, Looked]) -> dict[str, Any]:
@@ -137,15 +140,12 @@ def _pull_secrets(pods: Sequence[Json]) -> tuple[str, ...]:
 
 
 def _looked(
-    to: Access, ask: Ask, nodes: Sequence[KubeNode], pods: Sequence[Json]
+    to: Access, ask: Ask, nodes: Sequence[KubeNode], pods: Sequence[Json], advance: Advance
 ) -> dict[str, Looked]:
-    if not nodes:
-        return {}
     finished: list[str] = []
-    with progress("looking at nodes") as advance:
 
-        def done(name: str) -> None:
-            finished.append(name)
-            advance(len(finished), len(nodes), name)
+    def done(name: str) -> None:
+        finished.append(name)
+        advance(len(finished), len(nodes), name)
 
-        return Probes(to.kube, to.kubectl, time.time).look(ask, nodes, pods, done)
+    return Probes(to.kube, to.kubectl, time.time).look(ask, nodes, pods, done) if nodes else {}

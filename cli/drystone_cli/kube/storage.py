@@ -84,6 +84,12 @@ def find_cluster(kube: Kube, kubectl: Kubectl, target: Target) -> StorageCluster
     return found[0]
 
 
+def namespace_without(kubectl: Kubectl, target: Target) -> str:
+    """The namespace that is meant where no StorageCluster is yet."""
+    named = target.namespace or kubectl.namespace()
+    return USUAL_NAMESPACE if named == "default" and not target.namespace else named
+
+
 def clusters(kube: Kube, namespace: str) -> list[StorageCluster]:
     """Those of a namespace that are not refused as second ones."""
     path = f"{GROUP}/namespaces/{namespace}/storageclusters"
