@@ -89,10 +89,15 @@ class Manager:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     leads: bool = True
     valid: tuple[str, ...] = ()
+    slow: str = ""
+    """A path that is not answered before the end of the test."""
+    ended: threading.Event = field(default_factory=threading.Event)
     address: str = ""
 
     def answer(self, method: str, path: str, token: str) -> tuple[int, Json]:
         self.asked.append((method, path, token))
+        if path == self.slow:
+            self.ended.wait(60)
         if self.valid and token not in self.valid:
             return 401, {"code": "unauthenticated", "detail": "a valid token is needed"}
         if path == "/v1/health":
@@ -136,6 +141,7 @@ def manager(tls: tuple[str, str] | None = None, **fields: Any) -> Iterator[Manag
     try:
         yield made
     finally:
+        made.ended.set()
         server.shutdown()
         server.server_close()
         thread.join(5)

@@ -48,6 +48,11 @@ class World:
         file = self.folder / "kubectl.log"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
+    def running(self) -> list[int]:
+        """Processes of kubectl that live."""
+        pids = [int(f.name) for f in (self.folder / "pids").iterdir()]
+        return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
     def run(self, *argv: str) -> Result:
         """Run a command line of the plugin."""
         words = target.hoisted("kubectl-drystone", list(argv))
@@ -61,13 +66,17 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     with api(made.kube) as address:
         made.world["api"] = address
         made.write()
+        (tmp_path / "pids").mkdir()
         program = tmp_path / "bin" / "kubectl"
         program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{fake_kubectl.__file__}" "$@"\n')
+        program.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" -S -E "{fake_kubectl.__file__}" "$@"\n'
+        )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(program.parent), prepend=":")
         monkeypatch.setenv("FAKE_KUBE", str(tmp_path / "world.json"))
         monkeypatch.delenv("DRYSTONE_TOKEN_FILE", raising=False)
+        monkeypatch.delenv("DRYSTONE_CA_FILE", raising=False)
         made.kube.put("storageclusters", storage_cluster())
         made.kube.put("secrets", tokens_secret())
         try:

@@ -83,6 +83,7 @@ def main(argv: list[str]) -> None:
     world = json.loads(Path(os.environ["FAKE_KUBE"]).read_text())
     with Path(world["log"]).open("a") as log:
         log.write(json.dumps(argv) + "\n")
+    (Path(world["log"]).parent / "pids" / str(os.getpid())).touch()
     argv = [word for word in argv if not word.startswith("--context=")]
     if argv[0] == "config":
         print(world["namespace"], end="")

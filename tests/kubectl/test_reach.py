@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,7 +115,9 @@ def test_of_several_managers_the_leader_answers_and_one_without_an_answer_is_lef
     assert sorted(forwarded) == [f"pod/{NAME}-manager-{n}" for n in range(3)]
 
 
-def test_managers_with_certificates_are_verified_with_the_authority_of_the_cluster(world, tmp_path):
+def test_managers_with_certificates_are_verified_with_the_authority_of_the_cluster(
+    world, tmp_path, monkeypatch
+):
     now = datetime.now(UTC)
     authority = certificates.authority("ours", now)
     pair = certificates.issue(authority, ["127.0.0.1"], now)
@@ -126,11 +130,15 @@ def test_managers_with_certificates_are_verified_with_the_authority_of_the_clust
         world.pod_answers(f"{NAME}-manager-0", served.address)
         world.kube.put("configmaps", {**config, "data": {"ca.crt": authority.certificate}})
         assert world.run("task", "list").exit_code == 0
+        monkeypatch.setenv("DRYSTONE_CA_FILE", str(tmp_path / "ca"))
+        (tmp_path / "ca").write_text(authority.certificate)
         other = certificates.authority("foreign", now).certificate
         world.kube.put("configmaps", {**config, "data": {"ca.crt": other}})
+        assert world.run("task", "list").exit_code == 0, "the environment's file wins"
+        monkeypatch.delenv("DRYSTONE_CA_FILE")
         refused = world.run("task", "list")
         assert isinstance(refused.exception, UnavailableError)
-        assert len(served.asked) == 1, "no token goes to who cannot prove who it is"
+        assert len(served.asked) == 2, "no token goes to who cannot prove who it is"
 
 
 def test_a_cluster_elsewhere_is_asked_directly_with_the_secret_that_is_named(world):
@@ -204,3 +212,21 @@ def test_a_volume_is_taken_off_a_lost_node_and_attaching_names_no_node_of_this_m
         assert json.loads(done.stdout) == {"volume": "db", "detached": ["block-b"]}
         attached = world.run("volume", "attach", "db")
         assert isinstance(attached.exception, NotFoundError)
+
+
+def test_no_kubectl_stays_behind_whether_a_command_ends_or_is_ended(world):
+    with manager(answers={"GET /v1/tasks": TASKS}, slow="/v1/pools") as served:
+        world.kube.put("pods", pod("manager", "a"))
+        world.pod_answers(f"{NAME}-manager-0", served.address)
+        assert world.run("task", "list").exit_code == 0
+        assert world.running() == []
+        argv = [sys.executable, "-m", "drystone_cli", "--kube", "pool", "list"]
+        with subprocess.Popen(argv, stderr=subprocess.PIPE) as child:
+            until = time.monotonic() + 60
+            while not [path for _, path, _ in served.asked if path == "/v1/pools"]:
+                assert time.monotonic() < until, "the manager was never asked"
+                time.sleep(0.05)
+            assert len(world.running()) == 2, "a proxy and a port-forward"
+            child.terminate()
+            assert child.wait(30) == 128 + signal.SIGTERM
+        assert world.running() == []

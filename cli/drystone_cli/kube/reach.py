@@ -21,8 +21,10 @@ from drystone_cli.kube.roles import token_for
 from drystone_cli.kube.storage import StorageCluster
 from drystone_cli.kube.target import Target
 from drystone_common.errors import InvalidArgumentError, UnavailableError
+from drystone_common.files import read_limited
 from drystone_storaged.agent.rest import TIMEOUT_S, Rest, read_token
 
+CA_FILE_VARIABLE: Final = "DRYSTONE_CA_FILE"
 FORWARDS_MAX: Final = 7  # managers that are worth a kubectl each; three are usual
 
 
@@ -70,7 +72,7 @@ def reached(
 ) -> Iterator[Rest]:
     """A client of a StorageCluster's managers."""
     tokens = tokens or given_token() or storage.tokens(to.kube, cluster)
-    authority = storage.authority(to.kube, cluster)
+    authority = given_authority() or storage.authority(to.kube, cluster)
     with ExitStack() as stack:
         urls = _urls(to, cluster, stack, secure=bool(authority))
         rest = client(Endpoints(urls, tokens, authority), timeout_s)
@@ -117,6 +119,12 @@ def given_token() -> dict[str, str]:
     """A token that the environment names, in place of those in the Secret."""
     named = os.environ.get(TOKEN_FILE_VARIABLE)
     return {"admin": read_token(Path(named))} if named else {}
+
+
+def given_authority() -> str:
+    """Certificates that the environment names, in place of the cluster's."""
+    named = os.environ.get(CA_FILE_VARIABLE)
+    return read_limited(Path(named)).decode(errors="replace") if named else ""
 
 
 def _urls(
