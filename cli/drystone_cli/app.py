@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
+from drystone_cli.bundle.command import bundle
 from drystone_cli.context import CA_FILE_VARIABLE, ca_file_option
+from drystone_cli.doctor.command import doctor
+from drystone_cli.events import events
+from drystone_cli.kube import target
 from drystone_cli.output import Output, OutputOption, emit
 from drystone_common import __version__
 
@@ -42,9 +46,26 @@ def root(
             show_default=False,
         ),
     ] = None,
+    kube: Annotated[
+        bool, typer.Option("--kube", help="The cluster of a Kubernetes, as kubectl reaches it.")
+    ] = False,
+    context: Annotated[
+        str, typer.Option(help="Context of the kubeconfig; implies --kube.", show_default=False)
+    ] = "",
+    namespace: Annotated[
+        str,
+        typer.Option(
+            "--namespace",
+            "-n",
+            help="Namespace of the StorageCluster; implies --kube.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
     """Replicated block storage over plain drives."""
     ca_file_option.set(ca_file)
+    named = kube or context or namespace
+    target.choose(target.Target(context, namespace) if named else None)
 
 
 @app.command()
@@ -58,4 +79,7 @@ app.add_typer(volumes.app, name="volume")
 app.add_typer(pools.app, name="pool")
 app.add_typer(tasks.app, name="task")
 cluster.add_to(app)
+app.command("doctor")(doctor)
+app.command("bundle")(bundle)
+app.command("events")(events)
 processes.add_to(app)

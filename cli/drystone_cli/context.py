@@ -12,12 +12,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from drystone_cli.kube import target as kube_target
 from drystone_common.errors import (
     DataError,
+    DeadlineError,
     DeniedError,
     InvalidArgumentError,
     NotFoundError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from drystone_common.files import read_json
 from drystone_common.settings import DIR_VARIABLE, state_dir
@@ -50,6 +53,8 @@ class Cluster:
     block: dict[str, str] = field(default_factory=dict)
     ca_file: Path | None = None
     """CA certificates of the managers; None = the system's."""
+    kube: kube_target.Target | None = None
+    """Set where it runs in Kubernetes: then addresses and tokens are found there."""
 
 
 def chosen_dir(given: Path | None) -> Path:
@@ -58,7 +63,10 @@ def chosen_dir(given: Path | None) -> Path:
 
 
 def find_cluster() -> Cluster:
-    """From ``$DRYSTONE_URL``, several managers with commas, else from the folder's cluster.json."""
+    """In Kubernetes if the command line says so, else from ``$DRYSTONE_URL`` or the folder."""
+    target = kube_target.chosen()
+    if target is not None:
+        return Cluster("", "", kube=target)
     url = os.environ.get(URL_VARIABLE)
     if url:
         token_file = os.environ.get(TOKEN_FILE_VARIABLE)
@@ -128,11 +136,29 @@ def _rest(cluster: Cluster, timeout_s: float) -> Rest:
 @contextmanager
 def connected(cluster: Cluster, timeout_s: float = TIMEOUT_S) -> Iterator[Rest]:
     """A client of a cluster's manager; a refused token is told with what to do here."""
+    if cluster.kube is not None:
+        with _in_kubernetes(cluster.kube, timeout_s) as rest:
+            yield rest
+        return
     with _rest(cluster, timeout_s) as rest:
         try:
             yield rest
         except (UnauthenticatedError, DeniedError) as error:
             raise type(error)(error.message, code=error.code, hint=_TOKEN_HINT) from error
+
+
+@contextmanager
+def _in_kubernetes(target: kube_target.Target, timeout_s: float) -> Iterator[Rest]:
+    from drystone_cli.kube import reach  # noqa: PLC0415 - other command lines do not need it
+
+    with reach.manager(target, timeout_s) as rest:
+        try:
+            yield rest
+        except (UnavailableError, DeadlineError) as error:
+            if "drystone local" not in (error.hint or ""):
+                raise
+            hint = "see `kubectl get pods` in its namespace; volumes in use go on without managers"
+            raise type(error)(error.message, code=error.code, hint=hint) from error
 
 
 @contextmanager

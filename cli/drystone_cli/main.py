@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from drystone_common.errors import DrystoneError, ExitCode
+
+SIGNALLED: Final = 128  # how shells report an end by a signal
 
 
 def run_command_line() -> None:
@@ -19,8 +23,17 @@ def run_command_line() -> None:
     if processes.run_directly(sys.argv[1:]):
         return
     from drystone_cli.app import app  # noqa: PLC0415 - see above
+    from drystone_cli.kube import target  # noqa: PLC0415 - see above
 
-    app()
+    args = target.hoisted(sys.argv[0], sys.argv[1:])
+    if target.FLAG in args[:1] or args != sys.argv[1:]:
+        # Ended by a signal, it must still end the kubectl that it started.
+        signal.signal(signal.SIGTERM, _end)
+    app(args=args)
+
+
+def _end(number: int, _frame: object) -> None:
+    sys.exit(SIGNALLED + number)
 
 
 def main(run: Callable[[], object] = run_command_line) -> None:

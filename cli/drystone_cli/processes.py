@@ -1,4 +1,4 @@
-"""`drystone manager|server|beacon|block|…`: the processes of a cluster, each by its settings file."""
+"""`drystone manager|server|beacon|block|…`: the processes of a cluster, by their settings files."""
 
 from __future__ import annotations
 

@@ -13,12 +13,13 @@ from tests.unit.source_tree import ROOT, own_files, python_functions, rust_funct
 MODULE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 70
 
-# The only places that start programs: devices, the local cluster, mounts of the node plugin.
+# The only places that start programs: devices, the local cluster, mounts of the plugin, kubectl.
 STARTS_PROGRAMS = (
     "storaged/drystone_storaged/attach/",
     "storaged/drystone_storaged/local/",
     "csi/drystone_csi/mounts",
     "csi/drystone_csi/runner.py",
+    "cli/drystone_cli/kube/kubectl.py",
 )
 TALKS_TO_DATABASE = (
     "storaged/drystone_storaged/cluster/store_",

@@ -1,0 +1,1 @@
+"""`drystone bundle`: everything that support asks for, in one file, without secrets."""
