@@ -152,7 +152,9 @@ def test_a_beacon_gets_a_token_also_when_its_server_registered_long_before():
     server = EngineNode("n1", "server", connected=True)
     seen = cluster.ClusterSeen(
         secrets=SECRETS,
-        nodes=(node("n1", **{"drystone.io/server": "ns.c", "drystone.io/block": "ns.c"}),),
+        nodes=(
+            node("n1", ready=True, **{"drystone.io/server": "ns.c", "drystone.io/block": "ns.c"}),
+        ),
         storage_nodes={"n1": ""},
         engine=engine("n1", nodes=(server, EngineNode("block-n1", "client", connected=True))),
     )

@@ -33,7 +33,6 @@ def values() -> dict[str, Any]:
             "livenessprobe": images.name("livenessprobe"),
             "etcd": images.name("etcd"),
         },
-        "operator": {"tls": "Disabled", "beaconPods": "Disabled"},
     }
 
 
@@ -49,6 +48,7 @@ def storage_cluster(copies: int) -> dict[str, Any]:
                 "selector": {"classes": ["file"]}, "autoAdopt": "Blank", "folders": [DISKS],
             },
             "defaultPool": {"copies": copies},
+            "failover": {"silenceSeconds": 5},
         },
     }  # fmt: skip
 
