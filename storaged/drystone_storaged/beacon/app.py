@@ -169,7 +169,7 @@ async def serve(settings: BeaconSettings) -> None:
     boot = secrets.randbits(64) or 1
     core = attached(lambda: drystone_native.BeaconCore(settings.run_dir, boot))
     async with AsyncExitStack() as stack:
-        control = Control(settings.managers)
+        control = Control(settings.managers, settings.tls_ca_file)
         stack.push_async_callback(control.aclose)
         membership = await admitted(control, settings)
         address = await started(core, core_config(membership, boot, settings.listen))
