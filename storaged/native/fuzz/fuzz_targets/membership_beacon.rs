@@ -50,7 +50,7 @@ fn heartbeat(u: &mut Unstructured) -> Result<Vec<u8>> {
 }
 
 fn event(u: &mut Unstructured, now: u64) -> Result<Event> {
-    Ok(match u.int_in_range(0..=11u8)? {
+    Ok(match u.int_in_range(0..=12u8)? {
         0 => Event::Tick,
         1 => Event::Slots(u.arbitrary::<[u8; SLOTS]>()?.iter().map(|c| u64::from(*c)).collect()),
         2 => Event::Map { rev: Rev(number(u)?), read_at: u.arbitrary::<bool>()?.then_some(now) },
@@ -60,10 +60,11 @@ fn event(u: &mut Unstructured, now: u64) -> Result<Event> {
             voters: (0..u.int_in_range(0..=5)?).map(|n| Uuid([n; 16])).collect(),
             nodes: (0..u.int_in_range(0..=5)?).map(|n| Uuid([n; 16])).collect(),
         },
-        5 => Event::Revoke { rev: Rev(number(u)?) },
+        5 => Event::Hold { round: Rev(number(u)?), gone: u.arbitrary()? },
         6 => Event::AskVote(suspect(u)?),
         7 => Event::Release(suspect(u)?),
-        8 => Event::Datagram(u.arbitrary::<[u8; 40]>()?.to_vec()),
+        8 => Event::Server { counters: u.arbitrary::<[u8; SLOTS]>()?.iter().map(|c| u64::from(*c)).collect() },
+        9 => Event::Datagram(u.arbitrary::<[u8; 40]>()?.to_vec()),
         _ => Event::Datagram(heartbeat(u)?),
     })
 }

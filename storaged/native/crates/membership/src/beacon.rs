@@ -62,11 +62,6 @@ pub enum Event {
         /// Every node that has a beacon.
         nodes: Vec<Uuid>,
     },
-    /// No leases until the server's map is past `rev`.
-    Revoke {
-        /// Revision that must be passed.
-        rev: Rev,
-    },
     /// The server process is another one, or there is none: what its predecessor said is void.
     Server {
         /// Counters of the lease page at this moment; only what moves from here on is alive.
@@ -99,11 +94,6 @@ pub enum Action {
     Lease(Vec<Micros>),
     /// A lease waits for a ReadMap begun now or later.
     NeedMap,
-    /// The lease page is zero and stays so: proof for the manager. Carried out after the preceding `Lease`.
-    Revoked {
-        /// Revision asked for.
-        rev: Rev,
-    },
     /// Answer to `Hold`. Granted: the lease page is zero, and stays so until the suspicion ends. Carried out after the
     /// preceding `Lease`.
     Held {
@@ -135,7 +125,6 @@ pub struct BeaconCore {
     map_wanted_at: Option<Micros>,
     map_rev: Rev,
     map_read_at: Option<Micros>,
-    revoked: Option<Rev>,
     /// Until when the echoes of a majority carry a lease, and since when they did without a gap.
     echoed: Option<(Micros, Micros)>,
     voters_version: u64,
@@ -161,7 +150,6 @@ impl BeaconCore {
             map_wanted_at: None,
             map_rev: Rev(0),
             map_read_at: None,
-            revoked: None,
             echoed: None,
             voters_version: 0,
             voters: Vec::new(),
@@ -189,7 +177,6 @@ impl BeaconCore {
             Event::Map { rev, read_at } => self.map(rev, read_at),
             Event::Suspects { as_of, keys } => self.suspects(now, as_of, &keys),
             Event::Voters { version, voters, nodes } => self.set_voters(version, voters, nodes),
-            Event::Revoke { rev } => self.revoke(now, rev, out),
             Event::Server { counters } => self.server(now, &counters),
             Event::Hold { round, gone } => self.hold(now, round, gone, out),
             Event::AskVote(suspect) => self.vote(now, suspect, out),
@@ -259,24 +246,12 @@ impl BeaconCore {
     fn map(&mut self, rev: Rev, read_at: Option<Micros>) {
         self.map_rev = self.map_rev.max(rev);
         self.map_read_at = self.map_read_at.max(read_at);
-        if self.revoked.is_some_and(|revoked| self.map_rev > revoked) {
-            self.revoked = None;
-        }
     }
 
     fn set_voters(&mut self, version: u64, voters: Vec<Uuid>, nodes: Vec<Uuid>) {
         if version >= self.voters_version {
             (self.voters_version, self.voters, self.nodes) = (version, voters, nodes);
         }
-    }
-
-    fn revoke(&mut self, now: Micros, rev: Rev, out: &mut Vec<Action>) {
-        if self.map_rev <= rev {
-            self.revoked = self.revoked.max(Some(rev));
-            self.slots.void(now);
-        }
-        self.publish(out);
-        out.push(Action::Revoked { rev });
     }
 
     /// A restarted server must take no lease from what its predecessor had read, nor pass for as new as that one.
@@ -371,7 +346,7 @@ impl BeaconCore {
         let Some(until) = until else { return };
         let since = self.echoed.map_or(now, |(_, since)| since);
         self.echoed = Some((until, since));
-        if self.revoked.is_none() && !self.is_held() && self.map_rev >= self.peers.highest_map() {
+        if !self.is_held() && self.map_rev >= self.peers.highest_map() {
             self.slots.extend(now, until, since, self.map_read_at);
         }
     }

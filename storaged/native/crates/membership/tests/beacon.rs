@@ -102,24 +102,6 @@ fn a_server_with_an_older_map_than_its_peers_takes_no_lease() {
 }
 
 #[test]
-fn a_revoked_lease_stays_away_until_the_map_is_past_the_revision() {
-    let mut c = Cluster::new(3);
-    c.run(5);
-    c.answers = None;
-    c.event(1, Event::Revoke { rev: Rev(3) });
-    assert!(!c.has_lease(1));
-    c.run(3);
-    c.read_map(1, Rev(3));
-    c.run(3);
-    assert!(!c.has_lease(1));
-    for i in 0..3 {
-        c.read_map(i, Rev(4));
-    }
-    c.run(3);
-    assert!(c.has_lease(1));
-}
-
-#[test]
 fn a_pause_voids_the_lease() {
     let mut c = Cluster::new(3);
     c.run(5);

@@ -329,8 +329,6 @@ impl BeaconHandler {
             Action::Lease(page) => self.page.set(&page),
             Action::NeedMap if self.page.is_shared() => self.page.want_map(),
             Action::NeedMap => self.events.put(ServerEvent::NeedMap { at_least: Rev(0) }),
-            // Asked for by the simulator alone: a map's revision may move without the drop (ADR 0015).
-            Action::Revoked { .. } => {}
             // The page is zero by the Lease action before it.
             Action::Held { round, granted } => self.events.put(ServerEvent::Revoked { round, granted }),
             Action::Vote { suspect, granted } => {

@@ -1,9 +1,11 @@
 //! Beacon threads and the lease pages they write.
 
 use drystone_membership::beacon::{Action as BeaconAction, Event as BeaconEvent};
+use drystone_membership::Suspect;
 use drystone_types::consts::BEACON_PERIOD;
 
 use crate::event::{Ev, Life, News, Proc};
+use crate::net::node_uuid;
 use crate::world::World;
 
 impl World {
@@ -32,10 +34,12 @@ impl World {
                     self.nodes[n].page = page;
                 }
                 BeaconAction::NeedMap => self.read_map_server(n),
-                BeaconAction::Revoked { rev } => self.tell_managers(News::Revoked(n, rev)),
+                BeaconAction::Held { round, granted } => {
+                    let suspect = Suspect { node: node_uuid(n), round };
+                    self.tell_managers(News::Held(n, suspect, granted));
+                }
                 BeaconAction::Vote { suspect, granted } => self.tell_managers(News::Vote(n, suspect, granted)),
-                // Asked of a beacon process by the manager's Python side; here its core runs with the server.
-                BeaconAction::Held { .. } | BeaconAction::Quorum(_) => {}
+                BeaconAction::Quorum(_) => {}
             }
         }
     }

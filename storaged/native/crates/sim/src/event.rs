@@ -131,8 +131,8 @@ pub enum News {
     DriveError(DriveId),
     /// A drive answered QUIESCE.
     Quiesced(DriveId),
-    /// A beacon zeroed its lease page.
-    Revoked(usize, Rev),
+    /// Whether a beacon keeps its server's lease away until the suspicion ends.
+    Held(usize, Suspect, bool),
     /// Nodes a beacon does not hear.
     Silent(usize, [bool; 8]),
     /// A beacon's vote.

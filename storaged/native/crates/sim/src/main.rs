@@ -70,12 +70,13 @@ fn missing(counts: &Counts, seeds: u64) -> Vec<&'static str> {
 }
 
 /// Paths beside the faults: refusals, membership, recovery, resync, space, the network's tricks.
-const PATHS: [&str; 59] = [
+const PATHS: [&str; 60] = [
     "answer.nack_epoch",
     "answer.nack_gen",
     "answer.retry",
     "answer.need_ticket",
     "answer.bad_checksum",
+    "beacon.meets_another_server",
     "check.i12_layers",
     "check.i12_writes",
     "check.i15_acks",
@@ -95,8 +96,8 @@ const PATHS: [&str; 59] = [
     "drop.quiesced",
     "layer.frozen",
     "layer.frozen_by_next",
+    "lease.held",
     "lease.lost",
-    "lease.revoked",
     "manager.leader_changes",
     "net.datagrams_lost",
     "net.delayed",

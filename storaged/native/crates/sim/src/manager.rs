@@ -21,6 +21,18 @@ const PUSH_AGAIN: Time = 2_000_000;
 const EVIDENCE_MAX: Time = 5_000_000;
 /// Reports of a stall within a second that make the manager probe for a hung server.
 const STALLS_MIN: usize = 2;
+/// Reports of a stall count together within this time.
+const STALLS_WITHIN: Time = 1_500_000;
+/// A beacon that does not answer is given up after this, and so is a drop that the store refuses.
+const HOLD_MAX: Time = 1_000_000;
+
+/// A suspicion that the node's own beacon decides: REVOKE.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    /// The key, once it is known to be written.
+    suspect: Option<Suspect>,
+    at: Time,
+}
 
 /// A decided drop that is not in the store yet.
 #[derive(Clone, Debug)]
@@ -33,14 +45,12 @@ struct Plan {
     joiner: bool,
     /// Epochs in which the drive answered QUIESCE: a later one lets it answer reads again.
     epochs: Option<BTreeMap<u32, Epoch>>,
-    /// Map revision of a REVOKE: past it the server may take its lease again.
-    map: Option<Rev>,
     at: Time,
 }
 
 impl Plan {
     fn new(reason: DropReason, drives: Vec<DriveId>, nonces: Vec<(DriveId, u64)>, at: Time) -> Plan {
-        Plan { reason, drives, nonces, only: None, joiner: false, epochs: None, map: None, at }
+        Plan { reason, drives, nonces, only: None, joiner: false, epochs: None, at }
     }
     fn covers(&self, pg: u32, record: &PgRecord) -> bool {
         self.only.is_none_or(|only| only == pg)
@@ -64,6 +74,7 @@ pub struct Manager {
     elect_at: Time,
     push_at: Time,
     known: Vec<Suspect>,
+    holds: BTreeMap<Uuid, Hold>,
     inflight: Option<DropReason>,
     /// Drives that must not join for now.
     pub rest: BTreeMap<DriveId, Time>,
@@ -108,6 +119,7 @@ impl World {
             self.push_maps();
         }
         self.probe_stalled(m);
+        self.end_holds(m);
         let mut out = Vec::new();
         let now = self.now;
         self.managers[m].policy.tick(now, &mut out);
@@ -176,13 +188,7 @@ impl World {
                 self.learn(m, Evidence::DriveFailed(drive));
             }
             News::Quiesced(drive) => self.learn(m, Evidence::Quiesced(drive)),
-            News::Revoked(n, rev) => {
-                let nonces = self.nonces_of(n);
-                let drives = nonces.iter().map(|(d, _)| *d).collect();
-                self.counts.hit("lease.revoked");
-                let plan = Plan::new(DropReason::Dead(node_uuid(n)), drives, nonces, self.now);
-                self.plan(m, Plan { map: Some(rev), ..plan });
-            }
+            News::Held(n, suspect, granted) => self.held(m, n, suspect, granted),
         }
     }
 
@@ -202,8 +208,7 @@ impl World {
     }
 
     fn plan(&mut self, m: usize, plan: Plan) {
-        let same =
-            |p: &Plan| p.reason == plan.reason && p.drives == plan.drives && p.only == plan.only && p.map == plan.map;
+        let same = |p: &Plan| p.reason == plan.reason && p.drives == plan.drives && p.only == plan.only;
         if !self.managers[m].plans.iter().any(same) {
             self.managers[m].plans.push(plan);
         }
@@ -230,27 +235,79 @@ impl World {
         }
     }
 
-    /// A server that does not answer under a live beacon: its lease page is revoked.
+    /// A server that does not answer, and of which its beacon says that it is gone or stands still: the node is
+    /// suspected, and its beacon asked to keep the lease away.
     fn probe_stalled(&mut self, m: usize) {
-        let now = self.now;
-        let mut hung = Vec::new();
+        let (now, Some(leader)) = (self.now, self.managers[m].leader) else { return };
+        let mut stalled = Vec::new();
         for (drive, times) in &mut self.managers[m].stalls {
-            times.retain(|at| now - at < 1_500_000);
+            times.retain(|at| now - at < STALLS_WITHIN);
             if times.len() >= STALLS_MIN {
-                times.clear();
-                hung.push(*drive);
+                stalled.push(*drive);
             }
         }
-        for drive in hung {
+        for drive in stalled {
             let Some(n) = self.drives.iter().find(|d| d.id == drive).map(|d| d.node) else { continue };
-            let hung = self.frozen.get(&Proc::Server(n)).is_some_and(|t| *t > now);
-            let beacon_lives =
-                self.nodes[n].beacon.is_some() && self.frozen.get(&Proc::Beacon(n)).is_none_or(|t| *t <= now);
-            if hung && beacon_lives && self.cut_until(Place::Manager(m), Place::Node(n)).is_none() {
-                let (rev, life, delay) = (self.meta.map().revision, self.nodes[n].beacon_life, self.latency());
-                self.after(delay, Ev::Beacon(n, life, Box::new(BeaconEvent::Revoke { rev })));
+            let asked = self.managers[m].holds.contains_key(&node_uuid(n));
+            if !asked && self.stands_still(n) && self.cut_until(Place::Manager(m), Place::Node(n)).is_none() {
+                self.managers[m].stalls.remove(&drive);
+                self.managers[m].holds.insert(node_uuid(n), Hold { suspect: None, at: now });
+                self.call(Proc::Manager(m), Request::Suspect(leader, node_uuid(n)));
             }
         }
+    }
+
+    /// What a living beacon answers to REVOKE of round 0: nothing is written for a server that moves.
+    fn stands_still(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        let lives = self.frozen.get(&Proc::Beacon(n)).is_none_or(|t| *t <= self.now);
+        lives && node.beacon.as_ref().is_some_and(|b| !node.up || b.server_stands_still(self.now))
+    }
+
+    fn held(&mut self, m: usize, n: usize, suspect: Suspect, granted: bool) {
+        let asked = self.managers[m].holds.get(&suspect.node).is_some_and(|h| h.suspect == Some(suspect));
+        if !asked {
+            return;
+        }
+        if granted {
+            self.counts.hit("lease.held");
+            let nonces = self.nonces_of(n);
+            let drives = nonces.iter().map(|(d, _)| *d).collect();
+            self.plan(m, Plan::new(DropReason::LeaseOver(suspect), drives, nonces, self.now));
+        } else {
+            self.counts.hit("lease.not_held");
+            self.managers[m].holds.entry(suspect.node).and_modify(|h| h.at = 0);
+        }
+    }
+
+    /// A suspicion that led to no drop is withdrawn, until the store says that it is gone.
+    fn end_holds(&mut self, m: usize) {
+        let (now, Some(leader)) = (self.now, self.managers[m].leader) else { return };
+        let over: Vec<Uuid> =
+            self.managers[m].holds.iter().filter(|(_, h)| now - h.at >= HOLD_MAX).map(|(n, _)| *n).collect();
+        for node in over {
+            match self.managers[m].holds.get_mut(&node) {
+                Some(Hold { suspect: Some(suspect), at }) => {
+                    *at = now;
+                    let suspect = *suspect;
+                    self.call(Proc::Manager(m), Request::Unsuspect(leader, suspect));
+                }
+                // Its answer was lost: if the key stands it is learnt from the store.
+                _ => drop(self.managers[m].holds.remove(&node)),
+            }
+        }
+    }
+
+    /// A suspicion stands: the node's own beacon decides it, or the votes of the others.
+    fn written(&mut self, m: usize, suspect: Suspect) {
+        let now = self.now;
+        let Some(hold) = self.managers[m].holds.get_mut(&suspect.node) else {
+            return self.learn(m, Evidence::SuspectWritten(suspect));
+        };
+        *hold = Hold { suspect: Some(suspect), at: now };
+        let n = node_of(suspect.node);
+        let gone = !self.nodes[n].up;
+        self.tell_beacon(m, n, BeaconEvent::Hold { round: suspect.round, gone });
     }
 
     fn carry_out(&mut self, m: usize, actions: Vec<PolicyAction>) {
@@ -320,7 +377,7 @@ impl World {
                 for suspect in suspects {
                     if !self.managers[m].known.contains(&suspect) {
                         self.managers[m].known.push(suspect);
-                        self.learn(m, Evidence::SuspectWritten(suspect));
+                        self.written(m, suspect);
                     }
                 }
                 self.decide(m, rev, &records);
@@ -329,9 +386,13 @@ impl World {
             Answer::Suspected(Some(suspect)) if !self.managers[m].known.contains(&suspect) => {
                 self.counts.hit("suspect.written");
                 self.managers[m].known.push(suspect);
-                self.learn(m, Evidence::SuspectWritten(suspect));
+                self.written(m, suspect);
             }
             Answer::Unsuspected(suspect, true) => self.suspicion_over(m, suspect),
+            // Gone already, by a drop whose answer was lost.
+            Answer::Unsuspected(suspect, false) if self.managers[m].holds.contains_key(&suspect.node) => {
+                self.suspicion_over(m, suspect);
+            }
             _ => {}
         }
     }
@@ -345,9 +406,11 @@ impl World {
         manager.policy = DropPolicy::new(voters(nodes));
         manager.plans.clear();
         manager.known.clear();
+        manager.holds.clear();
     }
 
     fn suspicion_over(&mut self, m: usize, suspect: Suspect) {
+        self.managers[m].holds.remove(&suspect.node);
         self.learn(m, Evidence::SuspectGone(suspect.node));
         for n in 0..self.nodes.len() {
             self.tell_beacon(m, n, BeaconEvent::Release(suspect));
@@ -403,7 +466,6 @@ impl World {
                 if !changes.is_empty() {
                     conditions.suspect = Meta::suspect_of(plan.reason);
                     conditions.nonces = plan.nonces.clone();
-                    conditions.map = plan.map;
                     manager.inflight = Some(plan.reason);
                 } else if let (Some(suspect), false) =
                     (Meta::suspect_of(plan.reason), records.iter().any(|r| plan.drives.iter().any(|d| r.is_member(*d))))

@@ -62,8 +62,6 @@ pub struct Conditions {
     pub suspect: Option<Suspect>,
     /// Open nonces that must be unchanged.
     pub nonces: Vec<(DriveId, u64)>,
-    /// Map revision that must be unchanged.
-    pub map: Option<Rev>,
 }
 
 /// Why a transaction did not happen.
@@ -276,8 +274,7 @@ impl Meta {
     fn holds(&self, base: Rev, conditions: &Conditions) -> bool {
         let suspect = conditions.suspect.is_none_or(|s| self.suspects.get(&s.node) == Some(&s.round));
         let nonces = conditions.nonces.iter().all(|(d, n)| self.drives.get(d).is_some_and(|r| r.nonce == *n));
-        let map = conditions.map.is_none_or(|rev| rev == self.map_rev);
-        base == self.shard_rev && map && self.leads(conditions.leader) && suspect && nonces
+        base == self.shard_rev && self.leads(conditions.leader) && suspect && nonces
     }
     /// One transaction over PGs, on the shard as it was at revision `base`. Changes that the rules
     /// refuse for their PG are left out; the number made is returned, or what broke (an oracle's name).

@@ -7,7 +7,7 @@ use crate::runner::{run_guarded, Trace, Verdict};
 use crate::scenario;
 
 /// Rules whose absence must be noticed.
-pub const RULES: [(&str, Rule); 15] = [
+pub const RULES: [(&str, Rule); 16] = [
     ("W1", Rule::W1),
     ("R1", Rule::R1),
     ("R2", Rule::R2),
@@ -23,6 +23,7 @@ pub const RULES: [(&str, Rule); 15] = [
     ("A4", Rule::A4),
     ("SourceWins", Rule::SourceWins),
     ("ReadLease", Rule::ReadLease),
+    ("MeetServer", Rule::MeetServer),
 ];
 
 /// A rule by its name.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use drystone_membership::beacon::{BeaconConfig, BeaconCore, Event as BeaconEvent};
 use drystone_replica::{Config, Event, Replica};
 use drystone_types::consts::BEACON_PERIOD;
-use drystone_types::{ClusterMap, DriveId, Frame, Uuid};
+use drystone_types::{ClusterMap, DriveId, Frame, Rule, Uuid};
 
 use crate::device::Device;
 use crate::event::{Answer, Ev, Life, Proc, Request};
@@ -96,8 +96,10 @@ impl World {
         if self.nodes[n].beacon.is_some() {
             // It met another server before this one: no lease of that stays in the page.
             self.counts.hit("beacon.meets_another_server");
-            let counters = vec![self.now / 100_000; mine.len()];
-            self.beacon_event(n, self.nodes[n].beacon_life, BeaconEvent::Server { counters });
+            if self.rules.on(Rule::MeetServer) {
+                let counters = vec![self.now / 100_000; mine.len()];
+                self.beacon_event(n, self.nodes[n].beacon_life, BeaconEvent::Server { counters });
+            }
         } else {
             self.start_beacon(n, boot, mine.len());
         }

@@ -39,6 +39,8 @@ pub enum Rule {
     SourceWins,
     /// Reads need the lease.
     ReadLease,
+    /// A beacon takes back what it lent when it meets another server process.
+    MeetServer,
 }
 
 /// Which rules are in force.

@@ -69,7 +69,7 @@ impl Cluster {
                 Action::Vote { suspect, granted } => self.votes.push((i, suspect, granted)),
                 Action::NeedMap => self.need_map[i] = true,
                 Action::Held { round, granted } => self.held.push((i, round, granted)),
-                Action::Revoked { .. } | Action::Quorum(_) => {}
+                Action::Quorum(_) => {}
             }
         }
     }

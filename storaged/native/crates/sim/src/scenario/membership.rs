@@ -1,6 +1,8 @@
 //! Leases, votes, managers.
 
 use super::{Scenario, Script};
+use drystone_types::Rule;
+
 use crate::event::{Proc, Request};
 use crate::meta::{Change, Conditions};
 use crate::world::{Place, Time, World};
@@ -9,7 +11,7 @@ use crate::world::{Place, Time, World};
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("P9 a server hangs under a live beacon", None, hung_server),
-        Scenario::new("a server restarts under a live beacon", None, restarted_server),
+        Scenario::new("a server restarts under a live beacon", Some(Rule::MeetServer), restarted_server),
         Scenario::new("the last of three servers reads on while the beacons live", None, last_server),
         Scenario::new("P21 votes are promises", None, votes_are_promises),
         Scenario::new("B13 the drop takes longer than any timer", None, slow_drop),
