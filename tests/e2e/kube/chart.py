@@ -44,7 +44,7 @@ def storage_cluster(copies: int) -> dict[str, Any]:
         "kind": "StorageCluster",
         "metadata": {"name": CLUSTER, "namespace": NAMESPACE},
         "spec": {
-            "metadata": {"type": "sqlite"},
+            "metadata": {"type": "etcd", "etcd": {"managed": {"replicas": 3}}},
             "disks": {
                 "selector": {"classes": ["file"]}, "autoAdopt": "Blank", "folders": [DISKS],
             },
