@@ -37,6 +37,7 @@ class Resource:
 
 _OWN: Final = ("get", "list", "watch", "patch")
 _CHILD: Final = ("get", "create", "patch")
+_VOLUME: Final = ("get", "create", "patch")  # patched only to give a kept folder to its new claim
 _WATCHED: Final = ("get", "list", "watch", "create", "patch")
 
 RESOURCES: Final[tuple[Resource, ...]] = (
@@ -84,7 +85,7 @@ RESOURCES: Final[tuple[Resource, ...]] = (
     Resource("Pod", "", "v1", "pods", True, ("list", "watch", "delete")),
     # Cluster-wide.
     Resource("Node", "", "v1", "nodes", False, ("get", "list", "watch", "patch")),
-    Resource("PersistentVolume", "", "v1", "persistentvolumes", False, ("get", "create")),
+    Resource("PersistentVolume", "", "v1", "persistentvolumes", False, _VOLUME),
     Resource("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", True, ("get",)),
 )
 
@@ -93,7 +94,7 @@ BY_KIND: Final = {resource.kind: resource for resource in RESOURCES}
 CLUSTER_WIDE: Final[dict[str, tuple[str, ...]]] = {
     # What must be granted by a ClusterRole; everything else by a Role in each namespace.
     "nodes": ("get", "list", "watch", "patch"),
-    "persistentvolumes": ("get", "create"),
+    "persistentvolumes": _VOLUME,
     "persistentvolumeclaims": ("get",),
     "pods": ("list", "delete"),
 }

@@ -27,6 +27,8 @@ class DeletionSeen:
     nodes: tuple[NodeView, ...]
     ever_ran: bool
     held: bool
+    pools_held: tuple[str, ...] = ()
+    """StoragePools with our finalizer: nobody is left to take it away once the cluster is gone."""
 
 
 def plan(build: Build, seen: DeletionSeen) -> Plan:
@@ -37,6 +39,8 @@ def plan(build: Build, seen: DeletionSeen) -> Plan:
         for label in (names.LABEL_NODE_SERVER, names.LABEL_NODE_BLOCK)
         if node.labels.get(label) == build.instance
     ]
+    # The pools and their data stay; a namespace that is deleted must not wait for their objects.
+    actions += [SetFinalizer("StoragePool", p, present=False) for p in sorted(seen.pools_held)]
     if seen.held:
         actions.append(SetFinalizer("StorageCluster", build.name, present=False))
     return Plan(tuple(actions))

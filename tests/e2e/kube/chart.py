@@ -44,7 +44,7 @@ def storage_cluster(copies: int) -> dict[str, Any]:
         "kind": "StorageCluster",
         "metadata": {"name": CLUSTER, "namespace": NAMESPACE},
         "spec": {
-            "metadata": {"type": "sqlite"},
+            "metadata": {"type": "etcd", "etcd": {"managed": {"replicas": 3}}},
             "disks": {
                 "selector": {"classes": ["file"]}, "autoAdopt": "Blank", "folders": [DISKS],
             },
@@ -66,8 +66,8 @@ def install(lab: Lab) -> None:
     """Install, and wait until helm says that everything runs."""
     path = lab.folder / "values.json"
     path.write_text(json.dumps(values()))
-    _helm(lab, "upgrade", "--install", RELEASE, str(CHART), "--create-namespace", "--values", str(path),
-          "--wait", "--timeout", f"{HELM_S:.0f}s")  # fmt: skip
+    _helm(lab, "upgrade", "--install", RELEASE, str(CHART), "--create-namespace",
+          "--values", str(path), "--wait", "--timeout", f"{HELM_S:.0f}s")  # fmt: skip
 
 
 def uninstall(lab: Lab) -> None:
