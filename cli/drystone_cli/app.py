@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
 from drystone_cli.bundle.command import bundle
+from drystone_cli.context import CA_FILE_VARIABLE, ca_file_option
 from drystone_cli.doctor.command import doctor
 from drystone_cli.events import events
 from drystone_cli.kube import target
@@ -50,10 +52,20 @@ def root(
             show_default=False,
         ),
     ] = "",
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            help="CA certificates of the managers that $DRYSTONE_URL names, as PEM; default "
+            f"${CA_FILE_VARIABLE}.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Replicated block storage over plain drives."""
     named = kube or context or namespace
     target.choose(target.Target(context, namespace) if named else None)
+    ca_file_option.set(ca_file)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -26,7 +27,11 @@ from drystone_common.settings import DIR_VARIABLE, state_dir
 from drystone_storaged.agent.rest import TIMEOUT_S, Rest, read_token
 
 URL_VARIABLE: Final = "DRYSTONE_URL"
+CA_FILE_VARIABLE: Final = "DRYSTONE_CA_FILE"
 TOKEN_FILE_VARIABLE: Final = "DRYSTONE_TOKEN_FILE"  # noqa: S105 - the name of a variable
+
+ca_file_option: ContextVar[Path | None] = ContextVar("ca_file", default=None)
+"""``--ca-file`` of the command that runs: it stands before the command's name, for all of them."""
 
 DirOption = Annotated[
     Path | None,
@@ -48,6 +53,8 @@ class Cluster:
     block: dict[str, str] = field(default_factory=dict)
     kube: kube_target.Target | None = None
     """Set where it runs in Kubernetes: then addresses and tokens are found there."""
+    ca_file: Path | None = None
+    """CA certificates of the managers; None = the system's."""
 
 
 def chosen_dir(given: Path | None) -> Path:
@@ -75,7 +82,7 @@ def find_cluster() -> Cluster:
                 code="invalid_url",
                 hint="write it like http://127.0.0.1:8460; several managers with commas",
             )
-        return Cluster(url, _token(Path(token_file)))
+        return Cluster(url, _token(Path(token_file)), ca_file=_ca_file())
     file = state_dir() / "cluster.json"
     try:
         data = read_json(file)
@@ -89,6 +96,12 @@ def find_cluster() -> Cluster:
         return _parse(data)
     except (KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged: {error!r}", code="file_damaged") from error
+
+
+def _ca_file() -> Path | None:
+    """From ``--ca-file`` of the command line, else from the variable."""
+    chosen = ca_file_option.get() or os.environ.get(CA_FILE_VARIABLE)
+    return Path(chosen) if chosen else None
 
 
 def _parts(url: str) -> list[str]:
@@ -116,6 +129,10 @@ _TOKEN_HINT: Final = (
 )
 
 
+def _rest(cluster: Cluster, timeout_s: float) -> Rest:
+    return Rest(_parts(cluster.url), cluster.token, timeout_s=timeout_s, ca_file=cluster.ca_file)
+
+
 @contextmanager
 def connected(cluster: Cluster, timeout_s: float = TIMEOUT_S) -> Iterator[Rest]:
     """A client of a cluster's manager; a refused token is told with what to do here."""
@@ -123,7 +140,7 @@ def connected(cluster: Cluster, timeout_s: float = TIMEOUT_S) -> Iterator[Rest]:
         with _in_kubernetes(cluster.kube, timeout_s) as rest:
             yield rest
         return
-    with Rest(_parts(cluster.url), cluster.token, timeout_s=timeout_s) as rest:
+    with _rest(cluster, timeout_s) as rest:
         try:
             yield rest
         except (UnauthenticatedError, DeniedError) as error:

@@ -29,6 +29,9 @@ class CsiSettings(Settings):
     """Address of each manager's management API."""
     rest_url: str = ""
     """The same where there is one manager."""
+    tls_ca_file: str = ""
+    """CA certificates of the managers, PEM, taken up anew when the file changes; empty = the
+    system's, for addresses with https."""
     token_file: str
     """File with a token for it."""
     block_socket: str = ""
@@ -57,7 +60,7 @@ async def serve(settings: CsiSettings) -> None:
     """Serve until cancelled."""
     async with AsyncExitStack() as stack:
         token = await asyncio.to_thread(read_token, Path(settings.token_file))
-        manager = RestManager(manager_urls(settings), token)
+        manager = RestManager(manager_urls(settings), token, ca_file=settings.tls_ca_file)
         stack.push_async_callback(manager.aclose)
         block = None
         if settings.block_socket:

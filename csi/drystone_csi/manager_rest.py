@@ -40,6 +40,9 @@ from drystone_storaged.agent.failover import (
     fate,
     may_repeat,
 )
+from drystone_storaged.agent.https import FollowingTransport
+from drystone_storaged.agent.tls_errors import of_error
+from drystone_storaged.agent.trust import Trust, require_https
 
 REQUEST_TIMEOUT_S: Final = 30.0
 """The longest single answer: an unpublish that has to fence takes seconds, never half a minute."""
@@ -132,14 +135,21 @@ class RestManager:
         *,
         default_pool: str = "default",
         transport: httpx.AsyncBaseTransport | None = None,
+        ca_file: str = "",
     ) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._default_pool = default_pool
         self._uuid: str | None = None
         self._managers = Managers(urls)
+        trust = Trust(ca_file)
+        if trust:
+            require_https(self._managers.urls)
+            transport = transport or FollowingTransport(trust)
         self._http = httpx.AsyncClient(
-            headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport
-        )
+            headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport,
+            # Only ever the managers that were named: no proxy from the environment in between.
+            trust_env=False,
+        )  # fmt: skip
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -237,7 +247,7 @@ class RestManager:
                 met = fate(error) if self._managers.several else None
                 again = met is Fate.NOT_DONE or (met and may_repeat(method, path, body))
                 if not again or time.monotonic() >= until:
-                    raise self._typed(error, timeout) from error
+                    raise await asyncio.to_thread(self._typed, error, timeout) from error
                 await asyncio.sleep(PAUSE_S)
 
     async def _choose(self, until: float) -> None:
@@ -248,15 +258,14 @@ class RestManager:
                 try:
                     answer = await self._http.get(f"{url}{HEALTH}", timeout=left)
                 except httpx.HTTPError as error:
-                    self._managers.looked(url, None, f"does not answer ({type(error).__name__})")
+                    await asyncio.to_thread(self._managers.failed, url, error)
                     continue
                 if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
                     raise _problem(answer)
                 health = _read(_Health, answer).model_dump() if answer.is_success else None
                 if self._managers.looked(url, health, f"answers {answer.status_code}"):
                     return
-            if time.monotonic() >= until:
-                raise self._managers.nobody()
+            self._managers.give_up(late=time.monotonic() >= until)
             await asyncio.sleep(PAUSE_S)
 
     async def _request(
@@ -280,7 +289,8 @@ class RestManager:
             return error
         if isinstance(error, httpx.TimeoutException):
             return DeadlineError(f"the manager did not answer in {timeout_s:.0f} s")
-        return UnavailableError(
+        known = of_error(error, f"the manager at {self._managers.url}", self._managers.url)
+        return known or UnavailableError(
             f"the manager at {self._managers.url} cannot be reached: {error!r}",
             hint="volumes in use go on without it",
         )

@@ -52,6 +52,15 @@ MASTER_DIR: Final = "/etc/drystone/master"
 TOKENS_DIR: Final = "/etc/drystone/tokens"
 TLS_DIR: Final = "/etc/drystone/tls"
 
+CLUSTER_DOMAIN: Final = "cluster.local"
+"""Where a person says nothing else; only for names in certificates."""
+
+ANNOTATION_RENEW: Final = f"{GROUP}/renew"
+"""On the Secret of the authority, by a person: make another one."""
+
+ANNOTATION_NAMES: Final = f"{GROUP}/names"
+"""On the same Secret, by a person: more names for the managers' certificate, with commas."""
+
 NODE_NAME_CHARS_MAX: Final = 57
 """A consuming node registers as `block-<node>`, and names of the engine have 63 characters."""
 

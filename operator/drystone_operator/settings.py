@@ -53,7 +53,7 @@ class OperatorSettings(Settings):
     manager_urls: tuple[str, ...] = ()
     """Addresses of REST in place of the managers' names, for an operator outside the cluster."""
 
-    tls: bool = False
+    tls: bool = True
     """Make certificates and have REST and the control channel speak TLS."""
 
     beacon_pods: bool = True

@@ -9,7 +9,9 @@ from drystone_common.errors import ConflictError, DeadlineError, UnavailableErro
 from drystone_operator.manager import views
 from drystone_operator.manager.client import ManagerClient
 from drystone_operator.plan.views import EngineView, Unanswered
+from drystone_storaged.agent.trust import client_context
 from tests.operator.fake_manager import FakeManager
+from tests.storaged import tls_env
 
 URLS = ("http://m0", "http://m1", "http://m2")
 
@@ -117,3 +119,21 @@ async def test_nonsense_in_an_answer_reads_as_not_known():
     assert isinstance(view, EngineView)
     assert (view.nodes[0].name, view.nodes[0].connected, view.drives[0].id) == ("", False, 0)
     assert view.health == "unknown"
+
+
+async def test_a_manager_with_tls_is_verified_with_the_authority(tmp_path):
+    ours, another = tls_env.authority(), tls_env.authority("another")
+    folder = tmp_path / "m"
+    folder.mkdir()
+    async with tls_env.managing(folder, tls_env.leaf(ours)) as started:
+        token = (folder / "admin").read_text()
+        for by, expected in ((ours, ""), (another, "certificate_unknown_ca")):
+            verify = client_context(by.certificate.encode(), "the CA of the cluster")
+            client = ManagerClient([started.rest], token, timeout_s=20.0, verify=verify)
+            if expected:
+                with pytest.raises(UnavailableError, match="not trusted here") as caught:
+                    await client.get("/v1/cluster")
+                assert caught.value.code == expected
+            else:
+                assert (await client.get("/v1/cluster"))["uuid"]
+            await client.aclose()

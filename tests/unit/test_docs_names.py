@@ -169,7 +169,7 @@ def test_every_metric_is_documented_and_the_reverse():
         feed=SimpleNamespace(latest=lambda: None),
         sessions=SimpleNamespace(all=lambda _role: []),
     )
-    known = exposed(server) | exposed(block) | exposed(manager_metrics(services))
+    known = exposed(server) | exposed(block) | exposed(manager_metrics(services, float))
     words = quoted(section(DOCS / "operations.md", "Metrics"))
     shown = {word.partition("{")[0] for word in words if word.startswith("drystone_")}
     assert shown == known

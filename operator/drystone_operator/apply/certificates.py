@@ -12,12 +12,13 @@ from ipaddress import ip_address
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS: Final = 3650
-"""Every client trusts it by a file, so changing it is a person's step: it outlives hardware."""
+"""The next one is made after two thirds of it: people who keep copies have years to follow."""
 
 LEAF_DAYS: Final = 90
 """Short, because it is renewed without anybody; managers take the new one up as they run."""
@@ -42,7 +43,21 @@ class Known:
     """What a certificate says."""
 
     hosts: tuple[str, ...]
+    not_before: datetime
     not_after: datetime
+
+    @property
+    def life_s(self) -> float:
+        """For how long it was made."""
+        return (self.not_after - self.not_before).total_seconds()
+
+    def left_s(self, now: datetime) -> float:
+        """How much of it is to come; below zero where it is over."""
+        return (self.not_after - now).total_seconds()
+
+    def used(self, now: datetime) -> float:
+        """Share of it that is over."""
+        return 1 - self.left_s(now) / self.life_s if self.life_s > 0 else 1.0
 
 
 def authority(name: str, now: datetime) -> Pair:
@@ -101,12 +116,30 @@ def read(pem: str) -> Known | None:
     """What a certificate says; None = it is none."""
     try:
         found = x509.load_pem_x509_certificate(pem.encode())
-        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+        hosts = _hosts(found)
+    except ValueError:
         return None
-    hosts = [*names.get_values_for_type(x509.DNSName)]
-    hosts += [str(address) for address in names.get_values_for_type(x509.IPAddress)]
-    return Known(tuple(hosts), found.not_valid_after_utc.astimezone(UTC))
+    begin, end = found.not_valid_before_utc, found.not_valid_after_utc
+    return Known(hosts, begin.astimezone(UTC), end.astimezone(UTC))
+
+
+def is_issued(pem: str, by: str) -> bool:
+    """Whether an authority signed a certificate."""
+    try:
+        issuer = x509.load_pem_x509_certificate(by.encode())
+        x509.load_pem_x509_certificate(pem.encode()).verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _hosts(found: x509.Certificate) -> tuple[str, ...]:
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    return (*names.get_values_for_type(x509.DNSName), *addresses)
 
 
 def _general(host: str) -> x509.GeneralName:

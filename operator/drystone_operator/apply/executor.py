@@ -56,6 +56,7 @@ class Executor:
             do.ReadoptVolume: self._readopt_volume,
             do.CreateSecret: self._create_secret,
             do.IssueCertificate: self._issue,
+            do.RenewAuthority: self._renew,
             do.AddJoinToken: self._add_join_token,
             do.DropJoinTokens: self._drop_join_tokens,
             do.LabelNode: self._label_node,
@@ -120,6 +121,20 @@ class Executor:
         made = secrets.certificate(data, action.hosts, self._now())
         labels = {names.LABEL_MANAGED_BY: names.FIELD_MANAGER}
         await self._put_secret(secrets.secret(action.secret, self._namespace, made, labels))
+
+    async def _renew(self, action: do.RenewAuthority, _: ManagerClient | None) -> None:
+        path = self._path("Secret", action.secret)
+        data = ((await self._kube.get(path)) or {}).get("data") or {}
+        name = f"drystone {self._namespace}/{action.secret}"
+        if action.step == "promote":
+            change = {"data": secrets.promoted(data)}
+        else:
+            annotations = {names.ANNOTATION_RENEW: None}
+            change = {
+                "metadata": {"annotations": annotations},
+                "data": secrets.successor(data, name, self._now()),
+            }
+        await self._kube.merge(path, change)
 
     async def _put_secret(self, body: Json) -> None:
         """Create it, or put what it holds into the one that is there."""

@@ -48,6 +48,27 @@ def authority(name: str, now: datetime) -> dict[str, str]:
     return {"ca.crt": made.certificate, "ca.key": made.key}
 
 
+def successor(data: Json, name: str, now: datetime) -> Json:
+    """The change by which a Secret of an authority gets the next one, if it has none yet."""
+    if data.get("next.crt") and data.get("next.key"):
+        return {}
+    made = authority(name, now)
+    return {"next.crt": encode(made["ca.crt"]), "next.key": encode(made["ca.key"])}
+
+
+def promoted(data: Json) -> Json:
+    """The change by which the next authority becomes the one that signs."""
+    if not (data.get("next.crt") and data.get("next.key")):
+        return {}
+    return {
+        "old.crt": data.get("ca.crt"),
+        "ca.crt": data["next.crt"],
+        "ca.key": data["next.key"],
+        "next.crt": None,
+        "next.key": None,
+    }
+
+
 def certificate(data: Json, hosts: Sequence[str], now: datetime) -> dict[str, str]:
     """A certificate that the authority in ``data`` (as Kubernetes keeps it) signed."""
     from drystone_operator.apply import certificates  # noqa: PLC0415 - as above

@@ -10,6 +10,7 @@ import httpx
 from drystone_operator.handlers.observe import Secrets
 from drystone_operator.manager.client import ManagerClient
 from drystone_operator.resources.base import Build
+from drystone_storaged.agent.trust import client_context
 
 Transport = Callable[[], httpx.AsyncBaseTransport | None]
 
@@ -59,4 +60,4 @@ class Managers:
 
 
 def _verify(authority: str) -> ssl.SSLContext | bool:
-    return ssl.create_default_context(cadata=authority) if authority else True
+    return client_context(authority.encode(), "the CA of the cluster") if authority else True

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from drystone_operator import names
 from drystone_operator.apply import secrets
 from drystone_operator.apply.interface import Kube
 from drystone_operator.apply.paths import BY_KIND
 from drystone_operator.plan.local_volumes import HOSTNAME, to_readopt, volume_names, wanted
 from drystone_operator.plan.read import claims, pod
-from drystone_operator.plan.tls import TlsSeen
+from drystone_operator.plan.tls import LEAF_S, TlsSeen, extra_names
 from drystone_operator.plan.views import PodView
 from drystone_operator.resources.base import Build
 
@@ -72,11 +73,29 @@ async def read_tls(kube: Kube, build: Build, now: datetime) -> TlsSeen:
     # Imported here: only a cluster with TLS needs it.
     from drystone_operator.apply import certificates  # noqa: PLC0415
 
-    authority = await _text(kube, build, "ca", "ca.crt")
-    known = certificates.read(await _text(kube, build, "tls", "tls.crt"))
-    if known is None:
-        return TlsSeen(authority)
-    return TlsSeen(authority, known.hosts, (known.not_after - now).total_seconds())
+    secret = await kube.get(BY_KIND["Secret"].path(build.namespace, build.child("ca"))) or {}
+    data = secret.get("data") or {}
+    pems = {
+        key: secrets.decode(str(data.get(key, ""))) for key in ("ca.crt", "next.crt", "old.crt")
+    }
+    authority, successor, former = (certificates.read(pems[key]) for key in pems)
+    pem = await _text(kube, build, "tls", "tls.crt")
+    known = certificates.read(pem)
+    annotations = (secret.get("metadata") or {}).get("annotations") or {}
+    return TlsSeen(
+        pems["ca.crt"],
+        known.hosts if known else (),
+        known.left_s(now) if known else 0.0,
+        known.life_s if known else LEAF_S,
+        issued=certificates.is_issued(pem, pems["ca.crt"]),
+        used=authority.used(now) if authority else 0.0,
+        asked=bool(annotations.get(names.ANNOTATION_RENEW)),
+        successor=pems["next.crt"] if successor else "",
+        successor_age_s=(now - successor.not_before).total_seconds() if successor else 0.0,
+        former=pems["old.crt"] if former and former.left_s(now) > 0 else "",
+        published=await _authority(kube, build),
+        extra=extra_names(str(annotations.get(names.ANNOTATION_NAMES, ""))),
+    )
 
 
 async def _text(kube: Kube, build: Build, component: str, key: str) -> str:

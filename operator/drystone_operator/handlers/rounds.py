@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from drystone_common.errors import ConflictError, DrystoneError, InvalidArgumentError
+from drystone_common.errors import ConflictError, DataError, DrystoneError, InvalidArgumentError
 from drystone_common.logs import get_logger
 from drystone_operator import names
 from drystone_operator.apply.executor import Executor
@@ -93,7 +93,10 @@ class Rounds:
 
     async def _look(self, world: World, build: Build) -> Seen:
         secrets = await observe.read_secrets(self._around.kube, build)
-        manager = await self._around.managers.client(build, secrets)
+        try:
+            manager = await self._around.managers.client(build, secrets)
+        except DataError as error:  # what is to be verified with, is none
+            return Seen(world, build, secrets, None, Unanswered(error.code, f"{error.message}."))
         engine = cluster.NOT_ASKED if manager is None else await views.look(manager)
         return Seen(world, build, secrets, manager, engine)
 

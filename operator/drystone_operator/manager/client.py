@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import httpx
 
 from drystone_common.errors import DeadlineError, DrystoneError, UnavailableError
 from drystone_storaged.agent.rest import problem
+from drystone_storaged.agent.tls_errors import of_error
 
 ANSWER_BYTES_MAX: Final = 64 << 20  # as every client of ours: a page of 1000 is a few MiB
 PAGE: Final = 1000
@@ -117,7 +119,10 @@ class ManagerClient:
                 f"the manager at {url} did not answer in {self._timeout_s:g} s"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise UnavailableError(f"the manager at {url} cannot be reached: {error!r}") from error
+            known = await asyncio.to_thread(of_error, error, f"the manager at {url}", url)
+            raise known or UnavailableError(
+                f"the manager at {url} cannot be reached: {error!r}"
+            ) from error
         data = _json(answer)
         if answer.is_success:
             return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from drystone_operator.status import Condition
 
@@ -67,6 +67,19 @@ class IssueCertificate:
     def __str__(self) -> str:
         """Where it goes."""
         return f"certificate for {len(self.hosts)} names into Secret/{self.secret}"
+
+
+@dataclass(frozen=True, slots=True)
+class RenewAuthority:
+    """Make the next authority beside the one that signs, or let it sign from now on."""
+
+    secret: str
+    step: Literal["prepare", "promote"]
+
+    def __str__(self) -> str:
+        """What becomes of it."""
+        what = "next authority into" if self.step == "prepare" else "next authority signs from"
+        return f"{what} Secret/{self.secret}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +271,7 @@ Action = (
     | ReadoptVolume
     | CreateSecret
     | IssueCertificate
+    | RenewAuthority
     | AddJoinToken
     | DropJoinTokens
     | LabelNode

@@ -97,9 +97,11 @@ def degraded(engine: EngineView | Unanswered) -> Condition:
 
 def secured(build: Build) -> Condition:
     """Whether REST and control speak TLS."""
-    if build.spec.is_external:
-        urls = build.rest_urls
-        safe = all(url.startswith("https://") for url in urls)
+    external = build.spec.external
+    if external is not None:
+        # Without the CA the control channel has nothing to verify with, and is in clear text.
+        https = all(url.startswith("https://") for url in build.rest_urls)
+        safe = https and external.ca_secret_ref is not None
     else:
         safe = build.tls
     if safe:

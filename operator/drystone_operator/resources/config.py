@@ -82,7 +82,7 @@ def manager(build: Build) -> dict[str, TomlValue]:
     }
     values |= tls_files(build, server=True)
     if not build.tls:
-        # Stands until every daemon speaks TLS; said in the Secured condition, not hidden.
+        # A person switched TLS off; said in the Secured condition, not hidden.
         values["insecure_listen"] = True
     return values | metadata(build)
 
@@ -172,8 +172,9 @@ def tls_files(build: Build, *, server: bool = False) -> dict[str, Any]:
     external = build.spec.external
     if not build.tls and not (external and external.ca_secret_ref):
         return {}
-    values = {"tls_ca_file": f"{names.TLS_DIR}/ca.crt"}
-    if server:
-        values["tls_cert_file"] = f"{names.TLS_DIR}/tls.crt"
-        values["tls_key_file"] = f"{names.TLS_DIR}/tls.key"
-    return values
+    if not server:
+        return {"tls_ca_file": f"{names.TLS_DIR}/ca.crt"}
+    return {
+        "tls_cert_file": f"{names.TLS_DIR}/tls.crt",
+        "tls_key_file": f"{names.TLS_DIR}/tls.key",
+    }

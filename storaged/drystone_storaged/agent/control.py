@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -16,6 +17,8 @@ import stamina
 from drystone_common.errors import DrystoneError, InvalidArgumentError, UnavailableError
 from drystone_common.logs import get_logger
 from drystone_storaged.agent.status import error_of
+from drystone_storaged.agent.tls_errors import SECURE, of_text, speaks_tls, trouble
+from drystone_storaged.agent.trust import Trust
 from drystone_storaged.proto import control_pb2_grpc
 
 CALL_TIMEOUT_S: Final = 5.0
@@ -56,6 +59,8 @@ _KEEPALIVE_OF_SEVERAL: Final = (
     ("grpc.http2.ping_timeout_ms", 2_000),
 )
 
+_CLOSED: Final = "Socket closed"  # how gRPC tells of a peer that did not like our first bytes
+
 _T = TypeVar("_T")
 _log = get_logger(__name__)
 
@@ -75,7 +80,7 @@ def left_with_its_manager() -> bool:
 class Control:
     """The managers, of which the first that answers is used. Make it inside the event loop."""
 
-    def __init__(self, managers: Sequence[str]) -> None:
+    def __init__(self, managers: Sequence[str], ca_file: str | Path = "") -> None:
         if not managers:
             raise InvalidArgumentError(
                 "no manager address is set",
@@ -86,11 +91,13 @@ class Control:
         self._current = 0
         self._turn = 0
         self._credential = ""
-        self._away = False
+        self._away = ""
+        self._trust = Trust(ca_file)
         self._options = (*_OPTIONS, *(_KEEPALIVE_OF_SEVERAL if managers[1:] else _KEEPALIVE))
-        self._channel = grpc.aio.insecure_channel(self._addresses[0], options=self._options)
+        self._channel = self._open()
         self.stub = control_pb2_grpc.ControlStub(self._channel)
         self._retired: list[asyncio.Task[None]] = []
+        self._look: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -117,16 +124,25 @@ class Control:
         """Leave the manager of a turn; what is under way there is begun anew at the next one.
 
         Many calls fail with one manager: the first moves all on, later ones change nothing.
+        The next one may be the same one, verified with other CA certificates.
         """
-        if len(self._addresses) == 1 or turn != self._turn:
+        if turn != self._turn:
+            return
+        if not self._trust.refresh() and len(self._addresses) == 1:
             return
         self._turn += 1
         self._current = (self._current + 1) % len(self._addresses)
         old = self._channel
-        self._channel = grpc.aio.insecure_channel(self.address, options=self._options)
+        self._channel = self._open()
         self.stub = control_pb2_grpc.ControlStub(self._channel)
         self._retired = [task for task in self._retired if not task.done()]
         self._retired.append(asyncio.create_task(old.close()))
+
+    def _open(self) -> grpc.aio.Channel:
+        if not self._trust:
+            return grpc.aio.insecure_channel(self.address, options=self._options)
+        credentials = grpc.ssl_channel_credentials(root_certificates=self._trust.pem)
+        return grpc.aio.secure_channel(self.address, credentials, options=self._options)
 
     async def call(
         self,
@@ -190,16 +206,39 @@ class Control:
             raise
 
     def _lost(self, error: grpc.aio.AioRpcError) -> None:
-        """Say it once, not at every repetition."""
-        if not self._away:
-            self._away = True
-            _log.warning("manager_unreachable", manager=self.address, detail=error.details())
+        """Say it once, not at every repetition; again when it turns out to be another cause."""
+        details = error.details() or ""
+        known = of_text(details, f"manager {self.address}") if self._trust else None
+        why = known.code if known else "away"
+        if self._away in (why, SECURE) or (self._away and not known):
+            return
+        self._away = why
+        if known:
+            _log.warning(
+                "manager_unreachable", manager=self.address, detail=known.message, hint=known.hint
+            )
+            return
+        _log.warning("manager_unreachable", manager=self.address, detail=details)
+        if not self._trust and _CLOSED in details:
+            self._look = asyncio.create_task(self._speaks_tls(self.address))
+
+    async def _speaks_tls(self, address: str) -> None:
+        """A manager that closes what it does not understand may be one with TLS."""
+        host, _, port = address.rpartition(":")
+        if port.isdecimal() and await asyncio.to_thread(speaks_tls, host.strip("[]"), int(port)):
+            known = trouble(SECURE, f"manager {address}")
+            self._away = self._away and SECURE
+            _log.warning(
+                "manager_unreachable", manager=address, detail=known.message, hint=known.hint
+            )
 
     def _reached(self) -> None:
         if self._away:
-            self._away = False
+            self._away = ""
             _log.info("manager_reached", manager=self.address)
 
     async def aclose(self) -> None:
         """Close the connection."""
+        if self._look is not None:
+            self._look.cancel()
         await self._channel.close()

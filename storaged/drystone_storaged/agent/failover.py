@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx
 
 from drystone_common.errors import DrystoneError, InvalidArgumentError, UnavailableError
+from drystone_storaged.agent.tls_errors import of_error
 
 HEALTH: Final = "/v1/health"
 PROBE_S: Final = 1.0  # a manager that lives says in milliseconds whether it leads
@@ -72,6 +73,7 @@ class Managers:
         self._current = 0
         self._known = len(self.urls) == 1
         self._said: dict[str, str] = {}
+        self._tls: dict[str, DrystoneError] = {}
 
     @property
     def url(self) -> str:
@@ -96,9 +98,25 @@ class Managers:
         """Take over what a manager said of itself; whether it leads."""
         if health is not None and health.get("leader") is True:
             self._current, self._known = self.urls.index(url), True
+            self._tls.clear()
             return True
         self._said[url] = said or "is a standby"
+        self._tls.pop(url, None)
         return False
+
+    def failed(self, url: str, error: Exception) -> None:
+        """A manager could not be asked; in an event loop call it in a thread."""
+        self.looked(url, None, f"does not answer ({type(error).__name__})")
+        known = of_error(error, f"the manager at {url}", url)
+        if known is not None:
+            self._said[url], self._tls[url] = f"cannot be used ({known.code})", known
+
+    def give_up(self, *, late: bool) -> None:
+        """After a round without a leader: raise where another one would find none either."""
+        if len(self._tls) == len(self.urls):
+            raise next(iter(self._tls.values()))  # no election changes a certificate
+        if late:
+            raise self.nobody()
 
     def doubt(self) -> None:
         """The next call looks first."""

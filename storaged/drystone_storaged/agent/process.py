@@ -25,6 +25,8 @@ class DaemonSettings(Settings):
     """Folder of the identity and of what must survive a restart."""
     managers: list[str]
     """`host:port` of the control channel of every manager."""
+    tls_ca_file: str = ""
+    """CA certificates of the managers, PEM, taken up anew when the file changes; empty = no TLS."""
     join_token_file: str = ""
     """File with the one-time token of the first registration."""
     metrics_listen: str = ""

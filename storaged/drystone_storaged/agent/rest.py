@@ -35,6 +35,8 @@ from drystone_storaged.agent.failover import (
     fate,
     may_repeat,
 )
+from drystone_storaged.agent.tls_errors import of_error
+from drystone_storaged.agent.trust import Trust, require_https
 
 TIMEOUT_S: Final = 30.0  # the longest single answer: a fence that has to be proven
 LOOK_S: Final = 5.0  # a look that a person waits for: a manager that lives needs milliseconds
@@ -72,6 +74,7 @@ class Rest:
     """Calls ``/v1``; use it as a context manager. ``token`` goes into every request.
 
     Of several managers the one that leads is asked, also when that changes, within ``timeout_s``.
+    With ``ca_file`` they are verified with its certificates, else with the system's.
     """
 
     def __init__(
@@ -81,11 +84,16 @@ class Rest:
         *,
         transport: httpx.BaseTransport | None = None,
         timeout_s: float = TIMEOUT_S,
+        ca_file: Path | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._managers = Managers(urls)
+        trust = Trust(ca_file)
+        if trust:
+            require_https(self._managers.urls)
         self._timeout_s = timeout_s
         self._http = httpx.Client(
+            verify=trust.context() if trust else True,
             headers=headers, timeout=timeout_s, transport=transport,
             # Only ever the manager that was named: no proxy from the environment in between.
             trust_env=False,
@@ -172,7 +180,7 @@ class Rest:
                 try:
                     answer = self._http.get(f"{url}{HEALTH}", timeout=left)
                 except httpx.HTTPError as error:
-                    self._managers.looked(url, None, f"does not answer ({type(error).__name__})")
+                    self._managers.failed(url, error)
                     continue
                 data = _json(answer)
                 if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -180,8 +188,7 @@ class Rest:
                 said = "" if answer.is_success else str(data.get("detail") or answer.status_code)
                 if self._managers.looked(url, data if answer.is_success else None, said):
                     return
-            if time.monotonic() >= until:
-                raise self._managers.nobody()
+            self._managers.give_up(late=time.monotonic() >= until)
             time.sleep(PAUSE_S)
 
     def _request(
@@ -211,7 +218,8 @@ class Rest:
                 hint="it is frozen or overloaded: `drystone local status` tells, `drystone local "
                 f"start` with its name wakes it{unsure}",
             )
-        return UnavailableError(
+        known = of_error(error, f"the manager at {self.base_url}", self.base_url)
+        return known or UnavailableError(
             f"the manager at {self.base_url} cannot be reached: {error}",
             hint="see `drystone local status`; volumes in use go on without it",
         )

@@ -20,6 +20,7 @@ from drystone_common.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from drystone_storaged.agent.tls_errors import of_text
 
 CODE_METADATA: Final = "drystone-code"
 HINT_METADATA: Final = "drystone-hint"
@@ -78,6 +79,10 @@ def error_of(call: grpc.aio.AioRpcError, peer: str) -> DrystoneError:
     found: dict[str, str] = {}
     for key, value in call.trailing_metadata() or ():
         found[key] = value.decode(errors="replace") if isinstance(value, bytes) else value
+    if call.code() is grpc.StatusCode.UNAVAILABLE and CODE_METADATA not in found:
+        known = of_text(call.details() or "", peer)
+        if known is not None:
+            return known
     message = f"{peer}: {call.details() or call.code().name}"[:TEXT_CHARS_MAX]
     return kind(message, code=found.get(CODE_METADATA), hint=found.get(HINT_METADATA))
 

@@ -212,7 +212,7 @@ async def serve(settings: BlockSettings) -> None:
     file = IdentityFile(Path(settings.state_dir))
     identity = file.load_or_create(settings.name)
     async with AsyncExitStack() as stack:
-        control = Control(settings.managers)
+        control = Control(settings.managers, settings.tls_ca_file)
         stack.push_async_callback(control.aclose)
         registrant = Registrant(control_pb2.ROLE_CLIENT, settings.join_token_file)
         membership = await register(control, file, identity, registrant)

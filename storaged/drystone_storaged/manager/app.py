@@ -28,6 +28,7 @@ from drystone_storaged.manager.rest.server import STOP_S, cannot_listen, listen_
 from drystone_storaged.manager.secrets_files import load_admin_token, load_master, load_tokens
 from drystone_storaged.manager.services import Environment, Services, build
 from drystone_storaged.manager.settings import ManagerSettings
+from drystone_storaged.manager.tls import ServerCertificate, server_certificate
 
 log = get_logger(__name__)
 
@@ -47,12 +48,13 @@ class Running:
 async def running(settings: ManagerSettings) -> AsyncIterator[Running]:
     """Start a manager; leaving the context stops it."""
     check_listen(settings)
+    certificate = server_certificate(settings)
     tokens = _tokens(settings)
     store = await open_store(settings)
     try:
         services = build(await patiently(store, lambda: _environment(settings, store)))
         try:
-            async with _serving(settings, services, tokens) as started:
+            async with _serving(settings, services, tokens, certificate) as started:
                 yield started
         finally:
             await services.close()
@@ -93,7 +95,10 @@ async def _environment(settings: ManagerSettings, store: MetadataStore) -> Envir
 
 @contextlib.asynccontextmanager
 async def _serving(
-    settings: ManagerSettings, services: Services, tokens: dict[str, str]
+    settings: ManagerSettings,
+    services: Services,
+    tokens: dict[str, str],
+    certificate: ServerCertificate | None,
 ) -> AsyncIterator[Running]:
     leader = LeaderLoop(services.leadership, services.take_over, services.ring_all)
 
@@ -106,8 +111,10 @@ async def _serving(
     # At once: what follows may take longer than the lease lasts on a busy machine.
     tasks = [asyncio.create_task(supervise("leader", leader.run))]
     try:
-        async with _listening(settings, services, tokens) as started:
+        async with _listening(settings, services, tokens, certificate) as started:
             loops = _loops(settings, services)
+            if certificate is not None:
+                loops["certificate"] = certificate.run
             tasks += [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
             log.info("manager is ready", rest=started.rest, control=started.control)
             yield started
@@ -136,22 +143,30 @@ def _loops(
 
 @contextlib.asynccontextmanager
 async def _listening(
-    settings: ManagerSettings, services: Services, tokens: dict[str, str]
+    settings: ManagerSettings,
+    services: Services,
+    tokens: dict[str, str],
+    certificate: ServerCertificate | None,
 ) -> AsyncIterator[Running]:
     """Answer calls; first the control channel, then REST, which tells that all is there."""
     listener = listen_rest(settings)
     try:
-        control, port = await start_control(services, settings.control_listen)
+        control, port = await start_control(
+            services, settings.control_listen, certificate.credentials() if certificate else None
+        )
     except RuntimeError as error:
         listener.close()
         raise cannot_listen(settings.control_listen) from error
-    rest, address = await start_rest(settings, services, tokens, listener)
+    rest, address = await start_rest(
+        settings, services, tokens, listener, certificate.context if certificate else None
+    )
     control_address = f"{settings.control_listen.rpartition(':')[0]}:{port}"
     atomic_write_json(
         settings.state_dir / "endpoints.json", {"rest": address, "control": control_address}
     )
     try:
-        async with serving_metrics(manager_metrics(services), settings.metrics_listen):
+        metrics = manager_metrics(services, certificate.ends if certificate else None)
+        async with serving_metrics(metrics, settings.metrics_listen):
             yield Running(services, address, control_address)
     finally:
         await asyncio.gather(control.stop(STOP_S), rest.stop())
@@ -159,6 +174,8 @@ async def _listening(
 
 def check_listen(settings: ManagerSettings) -> None:
     """Without TLS only loopback, unless the operator says that the network is trusted."""
+    # With TLS this holds for metrics too, which have none: they hold no secret, and every other
+    # process of a node serves its own in the same way.
     listens = [settings.control_listen]
     if settings.metrics_listen:
         listens.append(settings.metrics_listen)
@@ -168,11 +185,12 @@ def check_listen(settings: ManagerSettings) -> None:
         host, _, port = listen.rpartition(":")
         if not port.isdecimal() or int(port) > PORT_MAX or not host:
             raise InvalidArgumentError(f"{listen[:80]!a} is not host:port", code="invalid_listen")
-        if not settings.insecure_listen and not _is_loopback(host.strip("[]")):
+        if not settings.tls and not settings.insecure_listen and not _is_loopback(host.strip("[]")):
             raise InvalidArgumentError(
                 f"{listen} is not a loopback address and there is no TLS",
                 code="insecure_listen",
-                hint="use 127.0.0.1 or a unix socket; on a trusted network set `insecure_listen`",
+                hint="set `tls_cert_file` and `tls_key_file`, use 127.0.0.1 or a unix socket; on a "
+                "network that you trust with tokens in clear text set `insecure_listen`",
             )
 
 

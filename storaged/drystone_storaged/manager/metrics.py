@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from drystone_common import __version__
 from drystone_common.metrics import Metrics
 from drystone_storaged.manager.services import Services
 
 
-def manager_metrics(services: Services) -> Metrics:
+def manager_metrics(
+    services: Services, certificate_ends: Callable[[], float] | None = None
+) -> Metrics:
     """Gauges over the services; a scrape costs a few lookups."""
     metrics = Metrics("manager", __version__)
     gauge = metrics.gauge
@@ -23,4 +27,8 @@ def manager_metrics(services: Services) -> Metrics:
     gauge("client_sessions", "Connected block daemons.").set_function(
         lambda: float(len(services.sessions.all("client")))
     )
+    if certificate_ends is not None:
+        gauge(
+            "certificate_expiry_seconds", "End of the certificate in use, seconds since the epoch."
+        ).set_function(certificate_ends)
     return metrics

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from drystone_common.settings import Settings
 
@@ -53,6 +55,13 @@ class ManagerSettings(Settings):
     control_listen: str = "127.0.0.1:8461"
     """Host and port of the control channel."""
 
+    tls_cert_file: Path | None = None
+    """Certificate of REST and the control channel, PEM, with what stands between it and the CA;
+    taken up anew when the file changes."""
+
+    tls_key_file: Path | None = None
+    """Its key, PEM, without a password."""
+
     insecure_listen: bool = False
     """Allow addresses that are not loopback without TLS: tokens travel in clear text."""
 
@@ -72,6 +81,17 @@ class ManagerSettings(Settings):
 
     log_level: str = "INFO"
     """Level of the log."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file belong together: give both or neither")
+        return self
+
+    @property
+    def tls(self) -> bool:
+        """Whether REST and the control channel speak TLS."""
+        return self.tls_cert_file is not None
 
     @property
     def master_path(self) -> Path:

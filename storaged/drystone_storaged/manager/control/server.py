@@ -41,10 +41,15 @@ class ControlServicer(RegistrationCalls, DriveCalls, VolumeCalls, control_pb2_gr
         self._services = services
 
 
-async def start_control(services: Services, listen: str) -> tuple[grpc.aio.Server, int]:
-    """Listen; gives the server and its port."""
+async def start_control(
+    services: Services, listen: str, credentials: grpc.ServerCredentials | None = None
+) -> tuple[grpc.aio.Server, int]:
+    """Listen, with TLS where there are credentials; gives the server and its port."""
     server = grpc.aio.server(options=OPTIONS)
     control_pb2_grpc.add_ControlServicer_to_server(ControlServicer(services), server)
-    port = server.add_insecure_port(listen)
+    if credentials is None:
+        port = server.add_insecure_port(listen)
+    else:
+        port = server.add_secure_port(listen, credentials)
     await server.start()
     return server, port

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from email.utils import formatdate
 from typing import Final
 
@@ -82,8 +83,13 @@ async def start_rest(
     services: Services,
     tokens: dict[str, str],
     listener: socket.socket,
+    tls: ssl.SSLContext | None = None,
 ) -> tuple[RestServer, str]:
-    """Serve on a socket that listens; gives the server and its address."""
+    """Serve on a socket that listens; gives the server and its address.
+
+    A unix socket stays without TLS: who may open it is what its mode says.
+    """
+    secure = tls if settings.rest_socket is None else None
     config = uvicorn.Config(
         create_app(services, tokens),
         log_config=None,
@@ -94,6 +100,7 @@ async def start_rest(
         # More than every CSI pod and script of a cluster together; beyond it 503.
         limit_concurrency=512,
         h11_max_incomplete_event_size=16 << 10,
+        ssl_context_factory=(lambda _config, _default: secure) if secure else None,
     )
     server = RestServer(config)
     services.spawn(server.run_to_end(listener), "rest")
@@ -101,7 +108,8 @@ async def start_rest(
     if settings.rest_socket:
         return server, f"unix:{settings.rest_socket}"
     host = settings.rest_listen.rpartition(":")[0]
-    return server, f"http://{host}:{listener.getsockname()[1]}"
+    scheme = "https" if secure else "http"
+    return server, f"{scheme}://{host}:{listener.getsockname()[1]}"
 
 
 def listen_rest(settings: ManagerSettings) -> socket.socket:
