@@ -54,3 +54,8 @@ def hoisted(program: str, argv: Sequence[str]) -> list[str]:
         else:
             rest.append(word)
     return [*front, *rest]
+
+
+def meant(hoisted: Sequence[str]) -> bool:
+    """Whether arguments in that order name a Kubernetes."""
+    return bool(hoisted) and hoisted[0].partition("=")[0] in (FLAG, *WITH_VALUE)
