@@ -29,7 +29,7 @@ def run_command_line() -> None:
     if target.meant(args):
         # Ended by a signal, it must still end the kubectl that it started.
         signal.signal(signal.SIGTERM, _end)
-    app(args=args)
+    app(args=args, prog_name=target.shown_name(sys.argv[0]))
 
 
 def _end(number: int, _frame: object) -> None:

@@ -36,6 +36,11 @@ def choose(target: Target | None) -> None:
     _chosen.set(target)
 
 
+def shown_name(program: str) -> str:
+    """What a person typed for this program."""
+    return "kubectl drystone" if Path(program).name == PLUGIN else "drystone"
+
+
 def hoisted(program: str, argv: Sequence[str]) -> list[str]:
     """The arguments with what names the Kubernetes in front.
 
