@@ -30,10 +30,10 @@ def run_command_line() -> None:
     from drystone_cli.kube import target  # noqa: PLC0415 - see above
 
     args = target.hoisted(sys.argv[0], sys.argv[1:])
-    if target.FLAG in args[:1] or args != sys.argv[1:]:
+    if target.meant(args):
         # Ended by a signal, it must still end the kubectl that it started.
         signal.signal(signal.SIGTERM, _end)
-    app(args=args)
+    app(args=args, prog_name=target.shown_name(sys.argv[0]))
 
 
 def _end(number: int, _frame: object) -> None:
