@@ -37,15 +37,6 @@ app = typer.Typer(
 
 @app.callback()
 def root(
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--ca-file",
-            help="CA certificates of the managers that $DRYSTONE_URL names, as PEM; default "
-            f"${CA_FILE_VARIABLE}.",
-            show_default=False,
-        ),
-    ] = None,
     kube: Annotated[
         bool, typer.Option("--kube", help="The cluster of a Kubernetes, as kubectl reaches it.")
     ] = False,
@@ -61,11 +52,20 @@ def root(
             show_default=False,
         ),
     ] = "",
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            help="CA certificates of the managers that $DRYSTONE_URL names, as PEM; default "
+            f"${CA_FILE_VARIABLE}.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Replicated block storage over plain drives."""
-    ca_file_option.set(ca_file)
     named = kube or context or namespace
     target.choose(target.Target(context, namespace) if named else None)
+    ca_file_option.set(ca_file)
 
 
 @app.command()

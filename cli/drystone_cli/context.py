@@ -51,10 +51,10 @@ class Cluster:
     """Addresses of the managers, with commas between them."""
     token: str
     block: dict[str, str] = field(default_factory=dict)
-    ca_file: Path | None = None
-    """CA certificates of the managers; None = the system's."""
     kube: kube_target.Target | None = None
     """Set where it runs in Kubernetes: then addresses and tokens are found there."""
+    ca_file: Path | None = None
+    """CA certificates of the managers; None = the system's."""
 
 
 def chosen_dir(given: Path | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +19,9 @@ def run_command_line() -> None:
     The daemons are started without the command tree: it costs a quarter of a second to import,
     and a local cluster starts many of them.
     """
+    # gRPC tells of each failed handshake on stderr, in a form of its own between our lines of
+    # JSON; we say it ourselves, once. It reads this when it is loaded, so before all else.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from drystone_cli import processes  # noqa: PLC0415 - see above
 
     if processes.run_directly(sys.argv[1:]):
@@ -26,10 +30,10 @@ def run_command_line() -> None:
     from drystone_cli.kube import target  # noqa: PLC0415 - see above
 
     args = target.hoisted(sys.argv[0], sys.argv[1:])
-    if target.FLAG in args[:1] or args != sys.argv[1:]:
+    if target.meant(args):
         # Ended by a signal, it must still end the kubectl that it started.
         signal.signal(signal.SIGTERM, _end)
-    app(args=args)
+    app(args=args, prog_name=target.shown_name(sys.argv[0]))
 
 
 def _end(number: int, _frame: object) -> None:

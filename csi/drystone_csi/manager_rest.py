@@ -146,8 +146,10 @@ class RestManager:
             require_https(self._managers.urls)
             transport = transport or FollowingTransport(trust)
         self._http = httpx.AsyncClient(
-            headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport
-        )
+            headers=headers, timeout=REQUEST_TIMEOUT_S, transport=transport,
+            # Only ever the managers that were named: no proxy from the environment in between.
+            trust_env=False,
+        )  # fmt: skip
 
     async def aclose(self) -> None:
         """Close the connections."""

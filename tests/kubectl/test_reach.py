@@ -50,7 +50,9 @@ TASKS: dict[str, Any] = {"items": [], "next_cursor": None}
     ],
 )
 def test_what_names_the_kubernetes_may_stand_anywhere(program, given, wanted):
-    assert target.hoisted(program, given.split()) == wanted.split()
+    found = target.hoisted(program, given.split())
+    assert found == wanted.split()
+    assert target.meant(found) == (wanted.startswith("-"))
 
 
 def test_a_plain_command_line_imports_nothing_of_kubernetes():

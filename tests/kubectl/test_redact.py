@@ -49,6 +49,7 @@ KEPT = [
     "the join token is not valid",
     "image: ghcr.io/drystone@sha256:" + HEX,
     "containerID: containerd://" + HEX,
+    "VolumeAttachment csi-" + HEX,
     "uid: 1b4e28ba-2fa1-11d2-883f-0016d3cca427",
     "requiredDuringSchedulingIgnoredDuringExecution",
     '{"event": "drive_formatted", "drive": 7, "bytes": 8589934592}',

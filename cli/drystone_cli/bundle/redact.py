@@ -42,7 +42,8 @@ _PAIR: Final = re.compile(
     re.IGNORECASE,
 )
 _HEX_KEY: Final = re.compile(
-    r"(?<![0-9a-fA-F:/])[0-9a-fA-F]{64}(?![0-9a-fA-F])"  # a colon or slash: a digest, a container
+    # After a colon or slash it is a digest or a container, after `csi-` a VolumeAttachment.
+    r"(?<![0-9a-fA-F:/])(?<!csi-)[0-9a-fA-F]{64}(?![0-9a-fA-F])"
 )
 _RANDOM: Final = re.compile(r"(?<![A-Za-z0-9_+/=-])[A-Za-z0-9_-]{32,}={0,2}(?![A-Za-z0-9_+/=-])")
 """Tokens of ours have 32 or 43 such characters; names of Kubernetes have no capitals."""

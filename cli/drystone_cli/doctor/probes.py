@@ -25,8 +25,9 @@ POD_S: Final = 120
 PODS_LEFT_S: Final = 600.0
 POLL_S: Final = 0.5
 
-HOST_COMPONENTS: Final = ("server", "block")
-"""On the node's own network, in this order: what they see of it is true of the node."""
+HOST_COMPONENTS: Final = ("block", "server")
+"""On the node's own network: what they see of it is true of the node. `block` has the folder of
+its kernel's modules too, so it comes first."""
 MOUNTS_COMPONENT: Final = "csi-node"
 """Has kubelet's folder."""
 CONTAINERS: Final = {MOUNTS_COMPONENT: "csi"}
@@ -186,6 +187,8 @@ def pod(ask: Ask, node: KubeNode, run: str) -> Json:
                 "name": "doctor",
                 "image": ask.image,
                 "args": command(ask, node, ports=True)[1:],
+                # The image's first process is not the first of the node, and would complain.
+                "env": [{"name": "TINI_SUBREAPER", "value": ""}],
                 "securityContext": {"privileged": True, "runAsUser": 0, "runAsGroup": 0},
                 "volumeMounts": [
                     {"name": name, "mountPath": path, "readOnly": True}

@@ -13,7 +13,7 @@ from typing import Final
 
 import httpx
 
-from drystone_cli.context import TOKEN_FILE_VARIABLE
+from drystone_cli.context import CA_FILE_VARIABLE, TOKEN_FILE_VARIABLE, ca_file_option
 from drystone_cli.kube import storage
 from drystone_cli.kube.api import Kube
 from drystone_cli.kube.kubectl import Kubectl
@@ -24,7 +24,6 @@ from drystone_common.errors import InvalidArgumentError, UnavailableError
 from drystone_common.files import read_limited
 from drystone_storaged.agent.rest import TIMEOUT_S, Rest, read_token
 
-CA_FILE_VARIABLE: Final = "DRYSTONE_CA_FILE"
 FORWARDS_MAX: Final = 7  # managers that are worth a kubectl each; three are usual
 
 
@@ -122,8 +121,8 @@ def given_token() -> dict[str, str]:
 
 
 def given_authority() -> str:
-    """Certificates that the environment names, in place of the cluster's."""
-    named = os.environ.get(CA_FILE_VARIABLE)
+    """Certificates that the command line or the environment names, in place of the cluster's."""
+    named = ca_file_option.get() or os.environ.get(CA_FILE_VARIABLE)
     return read_limited(Path(named)).decode(errors="replace") if named else ""
 
 

@@ -36,6 +36,11 @@ def choose(target: Target | None) -> None:
     _chosen.set(target)
 
 
+def shown_name(program: str) -> str:
+    """What a person typed for this program."""
+    return "kubectl drystone" if Path(program).name == PLUGIN else "drystone"
+
+
 def hoisted(program: str, argv: Sequence[str]) -> list[str]:
     """The arguments with what names the Kubernetes in front.
 
@@ -54,3 +59,8 @@ def hoisted(program: str, argv: Sequence[str]) -> list[str]:
         else:
             rest.append(word)
     return [*front, *rest]
+
+
+def meant(hoisted: Sequence[str]) -> bool:
+    """Whether arguments in that order name a Kubernetes."""
+    return bool(hoisted) and hoisted[0].partition("=")[0] in (FLAG, *WITH_VALUE)
