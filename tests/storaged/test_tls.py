@@ -33,6 +33,7 @@ from tests.storaged.etcd_server import Etcd
 from tests.storaged.manager_env import until
 from tests.storaged.managers_env import cluster, depose
 from tests.storaged.tls_env import ask, authority, leaf, managing, mounted, session, settings, shown
+from tests.unit import source_tree
 
 PROCESS_S = 180.0  # a process of ours that starts on a machine with other work
 
@@ -67,6 +68,16 @@ async def test_both_channels_are_used_by_whoever_trusts_the_ca(folder):
         async with session(folder, started.rest, control):
             assert await read_map(control) >= 0
         await control.aclose()
+
+
+def test_every_daemon_verifies_its_managers():
+    calls = [
+        call
+        for path in (source_tree.ROOT / "storaged" / "drystone_storaged").rglob("*.py")
+        for call in re.findall(r"\bControl\((settings[^)]*)\)", path.read_text())
+    ]
+    assert len(calls) >= 2, "server and block daemon at least"
+    assert set(calls) == {"settings.managers, settings.tls_ca_file"}
 
 
 async def test_the_newest_version_is_agreed_upon_and_old_ones_are_refused(folder):
