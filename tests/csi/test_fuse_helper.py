@@ -212,7 +212,7 @@ async def test_outside_of_a_container_devices_outlive_their_helper_too(tmp_path,
         getattr(helper, how)()
         if helper.process is not None:
             await asyncio.to_thread(helper.wait)
-        assert await asyncio.to_thread(Path(device.path).read_bytes) == bytes(64 * MIB)
+        assert await asyncio.to_thread(Path(str(device.path)).read_bytes) == bytes(64 * MIB)
         helper.start()
         assert await helper.attach(spec(server)) == device
     finally:
