@@ -19,12 +19,15 @@ from tests.csi.nbd_peer import wait_for
 class HelperPod:
     """`drystone fuse-helper` with process and mount namespaces of its own.
 
-    As in a container, everything in it dies with its first process, and its mounts with it.
+    As in a container, everything in it dies with its first process, and its mounts with it. With
+    ``contained`` off it runs as a service of the machine does.
     """
 
     def __init__(
-        self, folder: Path, *, state: Path | None = None, stop_wait_s: float = 0.0
-    ) -> None:
+        self, folder: Path, *, state: Path | None = None, stop_wait_s: float = 0.0,
+        contained: bool = True,
+    ) -> None:  # fmt: skip
+        self._contained = contained
         self.state = state or folder / "state"
         self.socket = folder / "run" / "fuse.sock"
         self.mount = folder / "fs"
@@ -39,13 +42,13 @@ class HelperPod:
 
     def start(self) -> None:
         """Start, and return when it answers."""
+        program = [
+            sys.executable, "-m", "drystone_cli", "fuse-helper", "--config", str(self._settings),
+        ]  # fmt: skip
         # A container has none of the node's own mounts, so it keeps none of them in being.
         inside = f'umount --lazy "{self.mount}" 2>&-; exec "$@"'
-        argv = [
-            "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside,
-            "sh", sys.executable, "-m", "drystone_cli", "fuse-helper", "--config",
-            str(self._settings),
-        ]  # fmt: skip
+        box = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside]
+        argv = [*box, "sh", *program] if self._contained else program
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -64,6 +67,8 @@ class HelperPod:
     def init(self) -> int:
         """The first process of the container, as seen from here."""
         assert self.process is not None
+        if not self._contained:
+            return self.process.pid
         tasks = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return int(tasks.read_text().split()[0])
 
@@ -84,7 +89,7 @@ class HelperPod:
             first = self.init()
             self.process.kill()  # --kill-child
             # The last of a container to go, after every process in it.
-            wait_for(lambda: not alive(first), "the container is gone")
+            wait_for(lambda: not alive(first), "the helper is gone")
         self.wait()
 
     async def attach(self, spec: AttachSpec) -> Device:

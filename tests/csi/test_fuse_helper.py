@@ -15,6 +15,7 @@ import pytest
 
 from drystone_common.errors import ConflictError, UnavailableError
 from drystone_storaged.attach import sysfs
+from drystone_storaged.attach.fuse import FuseAttacher
 from drystone_storaged.attach.fuse_process import find_program
 from drystone_storaged.attach.interface import AttachSpec, Endpoint
 from tests.csi.fuse_node import HelperPod
@@ -200,6 +201,35 @@ async def test_a_stop_waits_until_the_last_volume_is_detached(tmp_path, server):
         assert pod.bound() == []
     finally:
         pod.kill()
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+async def test_outside_of_a_container_devices_outlive_their_helper_too(tmp_path, server, how):
+    helper = HelperPod(tmp_path, contained=False)
+    helper.start()
+    try:
+        device = await helper.attach(spec(server))
+        getattr(helper, how)()
+        if helper.process is not None:
+            await asyncio.to_thread(helper.wait)
+        assert await asyncio.to_thread(Path(str(device.path)).read_bytes) == bytes(64 * MIB)
+        helper.start()
+        assert await helper.attach(spec(server)) == device
+    finally:
+        await clean(helper, server)
+        helper.kill()
+    assert helper.bound() == []
+    assert helper.folders() == []
+
+
+async def test_a_process_of_another_container_is_never_killed_by_its_number_there(pod, server):
+    await pod.attach(spec(server))
+    outside = FuseAttacher(pod.state / "fuse", find_program() or Path("missing"))
+    with pytest.raises(ConflictError) as caught:
+        await outside.detach(VOLUME, force=True)
+    assert caught.value.code == "fuse_process_elsewhere"
+    assert await outside.alive(VOLUME) is not None
+    await pod.client().detach(VOLUME)
 
 
 async def test_a_second_helper_is_refused(pod, tmp_path):

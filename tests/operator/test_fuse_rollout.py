@@ -85,12 +85,14 @@ def test_where_fuse_may_be_used_block_asks_the_helper(attacher):
     assert helper["state_dir"] == tomllib.loads(files["block.toml"])["state_dir"]
 
 
-@pytest.mark.parametrize(
-    ("spec", "platform"),
-    [({"csi": {"attacher": "nbd"}}, {}), ({}, {"fuse_pods": False})],
-)
-def test_where_it_is_not_used_there_is_nothing_of_it(spec, platform):
-    found = made(spec, **platform)
+def test_where_another_attacher_is_wanted_only_what_runs_already_has_its_settings():
+    found = made({"csi": {"attacher": "nbd"}})
+    assert "DaemonSet/c-fuse" not in found
+    assert "fuse.toml" in found["ConfigMap/c-settings"]["data"]
+
+
+def test_where_it_is_switched_off_there_is_nothing_of_it():
+    found = made(fuse_pods=False)
     assert "DaemonSet/c-fuse" not in found
     files = found["ConfigMap/c-settings"]["data"]
     assert "fuse.toml" not in files
@@ -100,6 +102,13 @@ def test_where_it_is_not_used_there_is_nothing_of_it(spec, platform):
 def test_the_fuse_pod_ends_by_itself_before_it_is_killed():
     template = daemons.fuse(build())["spec"]["template"]["spec"]
     assert template["terminationGracePeriodSeconds"] > config.fuse(build())["stop_wait_s"]
+
+
+def test_the_fuse_pod_is_never_evicted_for_memory():
+    wanted = build({**SQLITE, "placement": {"priorityClassName": "high"}})
+    for made_by, priority in ((daemons.fuse, "system-node-critical"), (daemons.block, "high")):
+        template = made_by(wanted)["spec"]["template"]["spec"]
+        assert template["priorityClassName"] == priority
 
 
 def test_no_mount_of_the_fuse_pod_reaches_the_node():

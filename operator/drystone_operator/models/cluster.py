@@ -27,7 +27,6 @@ from drystone_operator.models.common import (
     Name,
     Port,
     SecretRef,
-    Switch,
     Wanted,
 )
 from drystone_operator.models.pool import PoolShape
@@ -148,8 +147,8 @@ class StorageClusterSpec(Wanted):
 
     @property
     def uses_fuse(self) -> bool:
-        """Whether nodes may need the FUSE helper's pod."""
-        return self.csi.driver is Switch.ENABLED and self.csi.attacher in {"auto", "fuse"}
+        """Whether block daemons may make devices by FUSE."""
+        return self.csi.attacher in {"auto", "fuse"}
 
     @property
     def secrets(self) -> tuple[SecretRef, ...]:

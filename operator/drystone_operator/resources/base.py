@@ -99,11 +99,6 @@ class Build:
         return self.platform.tls and not self.spec.is_external
 
     @property
-    def fuse_pods(self) -> bool:
-        """Whether nodes have a pod for the FUSE processes: where that attacher may be used."""
-        return self.platform.fuse_pods and self.spec.uses_fuse
-
-    @property
     def rest_urls(self) -> tuple[str, ...]:
         """Addresses of REST, one for each manager: clients go round them."""
         if self.spec.external is not None:

@@ -14,7 +14,7 @@ def children(build: Build, fault_sets: Mapping[str, str]) -> tuple[Json, ...]:
     found: list[Json] = [config.settings_map(build)]
     if not build.spec.is_external:
         found += _storage(build, fault_sets)
-    if build.fuse_pods:
+    if build.platform.fuse_pods and build.spec.uses_fuse:
         # Before the block daemons, which ask it for every device.
         found.append(daemons.fuse(build))
     found.append(daemons.block(build))

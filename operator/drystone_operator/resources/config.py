@@ -50,7 +50,8 @@ def settings_files(build: Build) -> dict[str, str]:
         if build.platform.beacon_pods:
             files["beacon.toml"] = beacon(build)
     files["block.toml"] = block(build)
-    if build.fuse_pods:
+    if build.platform.fuse_pods:
+        # Also where the attacher is another one by now: volumes attached before have FUSE still.
         files["fuse.toml"] = fuse(build)
     files["csi.toml"] = csi(build)
     return {name: toml(values) for name, values in files.items()}
@@ -160,7 +161,7 @@ def block(build: Build) -> dict[str, TomlValue]:
         "socket": f"{build.run_dir}/block.sock",
         "attacher": build.spec.csi.attacher,
     }
-    if build.fuse_pods:
+    if build.platform.fuse_pods:
         values["fuse_helper_socket"] = fuse_socket(build)
     return values | tls_files(build)
 

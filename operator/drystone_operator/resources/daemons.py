@@ -26,6 +26,8 @@ from drystone_operator.resources.base import (
 TOLERATE_ALL: Json = {"operator": "Exists"}
 """A node that is drained, pressed or fenced has to keep its copies served all the same."""
 
+NODE_CRITICAL: Final = "system-node-critical"
+
 BIDIRECTIONAL = "Bidirectional"
 
 GRACE_S: Final = 60  # long enough for an orderly stop: drives closed, devices handed over
@@ -192,7 +194,16 @@ def fuse(build: Build) -> Json:
     ]
     # More than its own wait, so that it ends by itself.
     grace_s = config.FUSE_STOP_WAIT_S + FUSE_GRACE_MORE_S
-    return daemon_set(build, "fuse", main, volumes, names.LABEL_NODE_BLOCK, grace_s=grace_s)
+    return daemon_set(
+        build,
+        "fuse",
+        main,
+        volumes,
+        names.LABEL_NODE_BLOCK,
+        grace_s=grace_s,
+        # Never a lesser class: kubelet would evict it when the node's memory gets short.
+        priority=NODE_CRITICAL,
+    )
 
 
 def daemon_set(
@@ -203,6 +214,7 @@ def daemon_set(
     node_label: str,
     *,
     grace_s: int = GRACE_S,
+    priority: str = "",
 ) -> Json:
     """A DaemonSet on the nodes that bear our label; nodes get it once their token is made."""
     found = thing(build, "DaemonSet", "apps/v1", component)
@@ -216,7 +228,7 @@ def daemon_set(
         "hostNetwork": True,
         "dnsPolicy": "ClusterFirstWithHostNet",
         "nodeSelector": {node_label: build.instance},
-        "priorityClassName": build.spec.placement.priority_class_name or "system-node-critical",
+        "priorityClassName": priority or build.spec.placement.priority_class_name or NODE_CRITICAL,
         "terminationGracePeriodSeconds": grace_s,
         "containers": [main],
         "volumes": list(volumes),

@@ -164,9 +164,23 @@ class FuseProcess:
         pid = stat.get("pid")
         if not isinstance(pid, int) or pid <= 1:
             raise DataError("the FUSE process told no process id", code="bad_answer")
+        if not await asyncio.to_thread(self._is_mine, pid):
+            raise ConflictError(
+                f"the FUSE process of {self.folder.name} lives in another container",
+                code="fuse_process_elsewhere",
+                hint="set fuse_helper_socket, or close what has the device open and detach again",
+            )
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         await sysfs.until(lambda: not _alive(pid), "FUSE process dies", QUIT_WAIT_S)
+
+    def _is_mine(self, pid: int) -> bool:
+        """Whether that number means the same process here: containers count for themselves."""
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return str(self._control).encode() in words
 
     def mounted(self) -> bool:
         """Whether its file system is mounted in this mount namespace, served or not."""
