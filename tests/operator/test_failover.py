@@ -256,3 +256,23 @@ async def test_a_lost_node_that_a_person_tainted_keeps_that_taint_and_loses_its_
         await lab.until_condition("storagenodes", "a", "Away", "Fenced")
     assert lab.kube.get("nodes", "a")["spec"]["taints"] == [theirs]
     assert lab.kube.get("pods", "done", "shop") is not None
+
+
+async def test_a_node_that_comes_back_between_taint_and_deletion_is_cleaned_up(lab):
+    place = ("DELETE", "/api/v1/namespaces/shop/pods/db-0")
+    async with lab.running():
+        await until_serving(lab)
+        put_pod(lab, "db-0", "a", "data-db-0")
+        lab.kube.refusing[place] = 500
+        lose(lab, "a")
+        await lab.until_condition("storagenodes", "a", "Suspected", "Fenced")
+        lab.now = 60.0
+        await lab.kube.until(lambda: tainted(lab, "a"))
+    # Another operator finds a node that is ready, tainted, and has a pod with a dead device.
+    come_back(lab, "a")
+    async with lab.running():
+        await lab.kube.until(lambda: not tainted(lab, "a"))
+        assert lab.kube.get("pods", "db-0", "shop") is not None
+        del lab.kube.refusing[place]
+        await lab.kube.until(lambda: lab.kube.get("pods", "db-0", "shop") is None)
+    assert fences(lab, "a") == 1
