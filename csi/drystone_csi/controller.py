@@ -80,7 +80,9 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
             attributes[ATTRIBUTE_MKFS] = parameters.mkfs_options
         with self._locks.hold(name):
             try:
-                volume = await self._manager.create_volume(name, size, parameters.pool, attributes)
+                volume = await self._manager.create_volume(
+                    name, size, parameters.pool, {**parameters.claim, **attributes}
+                )
             except AlreadyExistsError as error:
                 volume = await self._compatible(name, request, attributes, parameters.pool, error)
             except DrystoneError as error:
@@ -101,7 +103,9 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
     ) -> Volume:
         """Accept the volume that has the name if it is what the request asks for."""
         volume = await self._manager.get_volume(name)
-        same = dict(volume.attributes) == attributes and pool in {None, volume.pool}
+        claim = set(check.PARAMETERS_CLAIM.values())
+        kept = {key: value for key, value in volume.attributes.items() if key not in claim}
+        same = kept == attributes and pool in {None, volume.pool}
         if same and sizes.fits(volume.size, request.capacity_range):
             return volume
         raise AlreadyExistsError(

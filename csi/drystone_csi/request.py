@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from drystone_common.errors import InvalidArgumentError, NotFoundError
@@ -18,6 +18,13 @@ DEFAULT_FS: Final = FileSystem.EXT4
 PARAMETER_POOL: Final = "pool"
 PARAMETER_FS: Final = "csi.storage.k8s.io/fstype"
 PARAMETER_MKFS: Final = "mkfsOptions"
+# What the external provisioner adds of itself, and under which attribute the volume keeps it: an
+# operator sees whose volume it is. It is told, never asked for, so no answer depends on it.
+PARAMETERS_CLAIM: Final = {
+    "csi.storage.k8s.io/pvc/namespace": "csi.pvcNamespace",
+    "csi.storage.k8s.io/pvc/name": "csi.pvcName",
+    "csi.storage.k8s.io/pv/name": "csi.pvName",
+}
 CONTEXT_FS: Final = "fsType"
 CONTEXT_MKFS: Final = "mkfsOptions"
 CONTEXT_MODE: Final = "mode"
@@ -70,6 +77,8 @@ class Parameters:
     pool: str | None
     fs: FileSystem | None
     mkfs_options: str | None
+    claim: Mapping[str, str] = field(default_factory=dict)
+    """Attributes that say which claim the volume is for."""
 
     def context(self) -> dict[str, str]:
         """What the node has to know again when it stages the volume."""
@@ -195,7 +204,7 @@ def mkfs_options(text: str, fs: FileSystem) -> tuple[str, ...]:
 def parameters(values: Mapping[str, str]) -> Parameters:
     """Check StorageClass parameters; any that is not known is refused, for a typo must show."""
     known = {PARAMETER_POOL, PARAMETER_FS, PARAMETER_MKFS}
-    unknown = sorted(set(values) - known)
+    unknown = sorted(set(values) - known - set(PARAMETERS_CLAIM))
     if unknown:
         which = ", ".join(ascii(name[:60]) for name in unknown[:5])
         raise InvalidArgumentError(
@@ -206,5 +215,8 @@ def parameters(values: Mapping[str, str]) -> Parameters:
     pool = values.get(PARAMETER_POOL)
     fs = file_system(values.get(PARAMETER_FS, ""))
     return Parameters(
-        parse_name(pool, "pool name") if pool else None, fs, values.get(PARAMETER_MKFS) or None
+        parse_name(pool, "pool name") if pool else None,
+        fs,
+        values.get(PARAMETER_MKFS) or None,
+        {name: values[key] for key, name in PARAMETERS_CLAIM.items() if values.get(key)},
     )

@@ -195,8 +195,9 @@ def run(config: Path | None) -> None:
     """Run `drystone operator` to its end."""
     settings = load_settings(OperatorSettings, file=config)
     configure_logging("operator", level=settings.log_level)
-    # kopf tells of each event that it hands on; what matters is told by us.
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    # They tell of each event that is handed on and of each call; what matters is told by us.
+    for noisy in ("kopf", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     run_daemon(lambda: serve(settings))
 
 

@@ -86,6 +86,23 @@ async def test_known_parameters_reach_the_node_in_the_volume_context(driver):
     assert dict(volume.volume_context) == {"mkfsOptions": options}
 
 
+async def test_what_the_provisioner_adds_names_the_claim_and_decides_nothing(driver):
+    claim = {
+        "csi.storage.k8s.io/pvc/namespace": "shop",
+        "csi.storage.k8s.io/pvc/name": "data-db-0",
+        "csi.storage.k8s.io/pv/name": "pvc-1",
+    }
+    volume = await driver.create(parameters=claim)
+    assert driver.record(volume).attributes == {
+        "csi.name": "pvc-1",
+        "csi.pvcNamespace": "shop",
+        "csi.pvcName": "data-db-0",
+        "csi.pvName": "pvc-1",
+    }
+    assert not volume.volume_context
+    assert (await driver.create()).volume_id == volume.volume_id
+
+
 @pytest.mark.parametrize(
     ("size", "limit", "capability"),
     [(200 * MIB, 0, mount("xfs")), (GIB, GIB - 1, mount()), (GIB - 1, GIB - 1, mount())],

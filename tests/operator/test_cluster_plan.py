@@ -9,6 +9,7 @@ import pytest
 
 from drystone_operator.plan import cluster, deletion
 from drystone_operator.plan.actions import Create
+from drystone_operator.plan.local_volumes import to_readopt
 from drystone_operator.plan.views import PgCounts, Unanswered, Workload
 from tests.operator.wanted import ETCD, EXTERNAL, NODES, build, engine, node, pod
 
@@ -166,6 +167,34 @@ def test_a_volume_that_exists_is_not_made_again_and_its_node_is_not_taken_twice(
     assert nodes == [["n1"], ["n3"]]
 
 
+def test_a_kept_volume_whose_claim_was_deleted_is_given_to_the_new_one():
+    seen = cluster.ClusterSeen(
+        secrets=SECRETS, nodes=NODES, local_volumes={"ns-c-etcd-0": "n2"},
+        released_volumes=("ns-c-etcd-0",), engine=engine("n1"),
+    )  # fmt: skip
+    assert "readopt PersistentVolume/ns-c-etcd-0" in str(cluster.plan(wanted(ETCD), seen))
+
+
+@pytest.mark.parametrize(
+    ("phase", "claim", "path", "is_ours"),
+    [
+        ("Released", {"uid": "1", "namespace": "ns"}, "/var/lib/drystone/c/etcd-0", True),
+        ("Bound", {"uid": "1", "namespace": "ns"}, "/var/lib/drystone/c/etcd-0", False),
+        ("Released", {"namespace": "ns"}, "/var/lib/drystone/c/etcd-0", False),
+        ("Released", {"uid": "1", "namespace": "other"}, "/var/lib/drystone/c/etcd-0", False),
+        ("Released", {"uid": "1", "namespace": "ns"}, "/etc", False),
+    ],
+)
+def test_only_a_released_folder_of_this_cluster_is_given_to_a_new_claim(
+    phase, claim, path, is_ours
+):
+    body = {
+        "spec": {"claimRef": claim, "hostPath": {"path": path}},
+        "status": {"phase": phase},
+    }
+    assert to_readopt(build(), body) is is_ours
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -245,6 +274,14 @@ def test_a_cluster_that_never_ran_is_deleted_at_once():
     seen = seen_at_deletion(volumes=None, engine=DEAF, ever_ran=False)
     assert deletion.refusal(build(), seen) is None
     assert str(deletion.plan(build(), seen)) == "release StorageCluster/c"
+
+
+def test_with_the_cluster_its_pools_are_let_go_too_so_that_no_namespace_waits_for_them():
+    seen = seen_at_deletion(nodes=(), pools_held=("q", "default"))
+    assert str(deletion.plan(build(), seen)) == dedent("""\
+        release StoragePool/default
+        release StoragePool/q
+        release StorageCluster/c""")
 
 
 def test_wiping_waits_until_the_disks_were_removed():

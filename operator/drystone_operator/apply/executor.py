@@ -16,6 +16,7 @@ from drystone_operator.apply.paths import BY_KIND
 from drystone_operator.apply.status_writer import StatusWriter
 from drystone_operator.manager.client import ManagerClient
 from drystone_operator.plan import actions as do
+from drystone_operator.plan.local_volumes import RELEASED
 from drystone_operator.plan.read import node
 from drystone_operator.resources.base import digest
 from drystone_operator.resources.children import key
@@ -52,6 +53,7 @@ class Executor:
         self._handlers: dict[type, Callable[[Any, ManagerClient | None], Awaitable[None]]] = {
             do.Apply: self._apply,
             do.Create: self._create,
+            do.ReadoptVolume: self._readopt_volume,
             do.CreateSecret: self._create_secret,
             do.IssueCertificate: self._issue,
             do.AddJoinToken: self._add_join_token,
@@ -93,6 +95,14 @@ class Executor:
 
     async def _create(self, action: do.Create, _: ManagerClient | None) -> None:
         await self._kube.create(self._path(action.body["kind"]), action.body)
+
+    async def _readopt_volume(self, action: do.ReadoptVolume, _: ManagerClient | None) -> None:
+        def change(found: Json) -> Json | None:
+            if (found.get("status") or {}).get("phase") != RELEASED:
+                return None
+            return {"spec": {"claimRef": {"uid": None, "resourceVersion": None}}}
+
+        await self._change(self._path("PersistentVolume", action.name), change)
 
     async def _create_secret(self, action: do.CreateSecret, _: ManagerClient | None) -> None:
         name = f"drystone {self._namespace}/{action.name}"

@@ -37,6 +37,7 @@ class Resource:
 
 _OWN: Final = ("get", "list", "watch", "patch")
 _CHILD: Final = ("get", "create", "patch")
+_VOLUME: Final = ("get", "create", "patch")  # patched only to give a kept folder to its new claim
 _WATCHED: Final = ("get", "list", "watch", "create", "patch")
 
 RESOURCES: Final[tuple[Resource, ...]] = (
@@ -86,7 +87,7 @@ RESOURCES: Final[tuple[Resource, ...]] = (
     # Cluster-wide. Namespaces: the framework watches them; we ask whether one is being deleted.
     Resource("Namespace", "", "v1", "namespaces", False, ("get", "list", "watch")),
     Resource("Node", "", "v1", "nodes", False, ("get", "list", "watch", "patch")),
-    Resource("PersistentVolume", "", "v1", "persistentvolumes", False, ("get", "create")),
+    Resource("PersistentVolume", "", "v1", "persistentvolumes", False, _VOLUME),
     Resource("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", True, ("get",)),
 )
 
@@ -96,7 +97,7 @@ CLUSTER_WIDE: Final[dict[str, tuple[str, ...]]] = {
     # What must be granted by a ClusterRole; everything else by a Role in each namespace.
     "namespaces": ("get", "list", "watch"),
     "nodes": ("get", "list", "watch", "patch"),
-    "persistentvolumes": ("get", "create"),
+    "persistentvolumes": _VOLUME,
     "persistentvolumeclaims": ("get",),
     "pods": ("list", "delete"),
 }

@@ -11,7 +11,7 @@ from drystone_operator import names
 from drystone_operator.apply import secrets
 from drystone_operator.apply.interface import Kube
 from drystone_operator.apply.paths import BY_KIND
-from drystone_operator.plan.local_volumes import HOSTNAME, volume_names, wanted
+from drystone_operator.plan.local_volumes import HOSTNAME, to_readopt, volume_names, wanted
 from drystone_operator.plan.read import claims, pod
 from drystone_operator.plan.tls import TlsSeen
 from drystone_operator.plan.views import PodView
@@ -85,15 +85,25 @@ async def _text(kube: Kube, build: Build, component: str, key: str) -> str:
     return secrets.decode(str(((found or {}).get("data") or {}).get(key, "")))
 
 
-async def read_local_volumes(kube: Kube, build: Build) -> dict[str, str]:
-    """Node (by its host name) of each local volume that exists."""
+@dataclass(frozen=True, slots=True)
+class LocalVolumes:
+    """The volumes that are folders of nodes: each one's node, and those whose claim is gone."""
+
+    nodes: Mapping[str, str]
+    released: tuple[str, ...]
+
+
+async def read_local_volumes(kube: Kube, build: Build) -> LocalVolumes:
+    """Look at each that can be there."""
     found: dict[str, str] = {}
+    released: list[str] = []
     for component, count in wanted(build):
         for name in volume_names(build, component, count):
             body = await kube.get(BY_KIND["PersistentVolume"].path(name=name))
             if body is not None:
                 found[name] = _pinned(body)
-    return found
+                released += [name] if to_readopt(build, body) else []
+    return LocalVolumes(found, tuple(released))
 
 
 def _pinned(body: Json) -> str:

@@ -108,7 +108,7 @@ class Rounds:
             nodes=seen.world.nodes,
             ever_ran=ran or isinstance(seen.engine, EngineView),
             held=names.FINALIZER in (body["metadata"].get("finalizers") or ()),
-            pools=tuple(p.name for p in parse.pools(seen.objects("StoragePool")) if p.held),
+            pools_held=tuple(p.name for p in parse.pools(seen.objects("StoragePool")) if p.held),
             namespace_goes=await observe.namespace_goes(self._around.kube, seen.build.namespace),
         )
         refusal = deletion.refusal(seen.build, wanted)
@@ -160,6 +160,7 @@ class Rounds:
             finalizers=tuple(metadata.get("finalizers") or ()),
             known_uuid=str((body.get("status") or {}).get("clusterUUID") or ""),
         )
+        local = await observe.read_local_volumes(self._around.kube, build)
         found = [(o.get("status") or {}).get("state") for o in seen.objects("StorageDisk")]
         return wanted, cluster.ClusterSeen(
             secrets=seen.secrets.keys,
@@ -167,7 +168,8 @@ class Rounds:
             pods=seen.pods,
             nodes=seen.world.nodes,
             storage_nodes=fault_sets,
-            local_volumes=await observe.read_local_volumes(self._around.kube, build),
+            local_volumes=local.nodes,
+            released_volumes=local.released,
             engine=seen.engine,
             rollout=step.message if step.outdated else "",
             available_disks=found.count("Available"),

@@ -33,6 +33,17 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadoptVolume:
+    """Let the claim that is made anew have a PersistentVolume whose claim was deleted."""
+
+    name: str
+
+    def __str__(self) -> str:
+        """Which."""
+        return f"readopt PersistentVolume/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class CreateSecret:
     """Make a Secret whose content is random, once. ``content``: master, tokens, authority."""
 
@@ -244,6 +255,7 @@ class WriteStatus:
 Action = (
     Apply
     | Create
+    | ReadoptVolume
     | CreateSecret
     | IssueCertificate
     | AddJoinToken

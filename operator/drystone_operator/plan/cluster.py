@@ -18,6 +18,7 @@ from drystone_operator.plan.actions import (
     DropJoinTokens,
     LabelNode,
     Plan,
+    ReadoptVolume,
     SetFinalizer,
     WriteStatus,
 )
@@ -65,6 +66,8 @@ class ClusterSeen:
     """Fault set of every StorageNode, by the name of its node; empty = its own."""
     local_volumes: Mapping[str, str] = field(default_factory=dict)
     """Node of every local volume that exists, by the volume's name."""
+    released_volumes: tuple[str, ...] = ()
+    """Those of them whose claim was deleted."""
     engine: EngineView | Unanswered = NOT_ASKED
     rollout: str = ""
     """How far the update of the servers is, in words; empty = there is none."""
@@ -82,6 +85,7 @@ def plan(wanted: ClusterWanted, seen: ClusterSeen) -> Plan:
     actions += [
         Create(body) for body in local_volumes(wanted.build, seen.nodes, seen.local_volumes)
     ]
+    actions += [ReadoptVolume(name) for name in sorted(seen.released_volumes)]
     fault_sets = {} if wanted.build.spec.is_external else seen.storage_nodes
     actions += [Apply(body) for body in children(wanted.build, fault_sets)]
     actions += admissions(wanted.build, seen)

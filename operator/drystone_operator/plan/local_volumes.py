@@ -15,6 +15,8 @@ from drystone_operator.resources.manager import claim_shape, local_class
 
 Json = dict[str, Any]
 
+RELEASED: Final = "Released"
+
 HOSTNAME: Final = "kubernetes.io/hostname"
 
 
@@ -55,6 +57,22 @@ def volume_name(build: Build, component: str, ordinal: int) -> str:
 def volume_names(build: Build, component: str, count: int) -> tuple[str, ...]:
     """All of a component."""
     return tuple(volume_name(build, component, n) for n in range(count))
+
+
+def to_readopt(build: Build, body: Json) -> bool:
+    """Whether a volume of ours waits for a claim that is gone, and so for ever.
+
+    A namespace that was deleted took the claim along. The claim that is made anew has the old
+    one's name but not its identity, and must not find another, empty folder.
+    """
+    spec = body.get("spec") or {}
+    claim, path = spec.get("claimRef") or {}, (spec.get("hostPath") or {}).get("path", "")
+    return (
+        (body.get("status") or {}).get("phase") == RELEASED
+        and bool(claim.get("uid"))
+        and claim.get("namespace") == build.namespace
+        and str(path).startswith(build.state_dir(""))
+    )
 
 
 def _choose(build: Build, nodes: tuple[NodeView, ...], taken: set[str]) -> NodeView | None:

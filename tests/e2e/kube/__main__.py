@@ -14,7 +14,8 @@ from tests.e2e.kube.shell import Steps
 from tests.e2e.lib.stop import end_in_order
 from tests.e2e.lib.waits import NotSeenError
 
-SCENARIOS: Final = {"plain": plain.run, "operated": operated.run}
+SCENARIOS: Final = {"plain": plain.run, "operated": operated.run, "short": operated.short}
+WHOLE: Final = ("plain", "operated")
 
 NODE_ACTIONS: Final = {
     "start": "power on, with the disk that it had",
@@ -50,10 +51,14 @@ def _parser() -> argparse.ArgumentParser:
         ("down", "take the lab away, with everything that it made"),
         ("plain", "end to end with plain manifests, in the lab that is up"),
         ("operated", "end to end with chart and operator, in the lab that is up"),
+        ("short", "its short form: a volume is used, and a node dies"),
     ):
         commands.add_parser(name, help=text)
     e2e = commands.add_parser("e2e", help="start the lab, test the image in it, take it away")
     e2e.add_argument("--keep", action="store_true", help="leave the lab up, to look into it")
+    e2e.add_argument("--short", action="store_true", help="only the short form")
+    some = commands.add_parser("some", help="named scenarios with chart and operator, left as is")
+    some.add_argument("scenario", nargs="+", choices=list(operated.SCENARIOS))
     load = commands.add_parser("load", help="import an image archive into every node")
     load.add_argument("archive", type=Path)
     for name, text in NODE_ACTIONS.items():
@@ -79,20 +84,23 @@ def _run(arguments: argparse.Namespace, lab: Lab, steps: Steps) -> None:
         cluster.need_up(lab)
         SCENARIOS[command](lab, steps)
     elif command == "e2e":
-        _end_to_end(lab, steps, keep=arguments.keep)
+        _end_to_end(lab, steps, ("short",) if arguments.short else WHOLE, keep=arguments.keep)
+    elif command == "some":
+        cluster.need_up(lab)
+        operated.some(lab, steps, tuple(arguments.scenario))
     else:
         cluster.need_up(lab)
         _node(arguments, lab)
 
 
-def _end_to_end(lab: Lab, steps: Steps, *, keep: bool) -> None:
+def _end_to_end(lab: Lab, steps: Steps, names: tuple[str, ...], *, keep: bool) -> None:
     """In a lab of its own, unless one is up already, which then stays."""
     keep = keep or cluster.is_up(lab)
     cluster.up(lab, steps)
     try:
-        for name, scenario in SCENARIOS.items():
-            steps.say(f"scenario {name}")
-            scenario(lab, steps)
+        for name in names:
+            steps.say(f"end to end: {name}")
+            SCENARIOS[name](lab, steps)
     except (LabError, NotSeenError):
         with contextlib.suppress(LabError):
             evidence.show(lab)

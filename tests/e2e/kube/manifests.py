@@ -66,7 +66,7 @@ token_file = "/etc/drystone/tokens/operate"
 def foundation(tokens: Mapping[str, str]) -> Iterator[Object]:
     """Namespace, rights, settings, tokens (role to token), and the manager."""
     yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    yield _object("v1", "ServiceAccount", CLUSTER)
+    yield object_("v1", "ServiceAccount", CLUSTER)
     yield {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRoleBinding",
@@ -76,11 +76,11 @@ def foundation(tokens: Mapping[str, str]) -> Iterator[Object]:
         },
         "subjects": [{"kind": "ServiceAccount", "name": CLUSTER, "namespace": NAMESPACE}],
     }  # fmt: skip
-    yield {**_object("v1", "ConfigMap", f"{CLUSTER}-settings"), "data": dict(SETTINGS)}
+    yield {**object_("v1", "ConfigMap", f"{CLUSTER}-settings"), "data": dict(SETTINGS)}
     lines = "".join(f"{role} {token}\n" for role, token in tokens.items())
     yield secret("tokens", {"tokens": lines, **tokens})
     yield {
-        **_object("v1", "Service", f"{CLUSTER}-manager"),
+        **object_("v1", "Service", f"{CLUSTER}-manager"),
         "spec": {
             "selector": {"app": f"{CLUSTER}-manager"},
             "ports": [{"name": "rest", "port": REST}, {"name": "control", "port": CONTROL}],
@@ -92,7 +92,7 @@ def foundation(tokens: Mapping[str, str]) -> Iterator[Object]:
 def secret(name: str, values: Mapping[str, str]) -> Object:
     """A Secret of the cluster."""
     data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
-    return {**_object("v1", "Secret", f"{CLUSTER}-{name}"), "data": data}
+    return {**object_("v1", "Secret", f"{CLUSTER}-{name}"), "data": data}
 
 
 def _manager() -> Object:
@@ -192,32 +192,38 @@ def _csi_node() -> Object:
     return _workload("DaemonSet", f"{CLUSTER}-csi-node", _pod([driver, registrar], volumes))
 
 
-def claim(name: str, size: str) -> Object:
+def claim(
+    name: str, size: str, *, block: bool = False, storage_class: str = STORAGE_CLASS
+) -> Object:
     """A claim for a volume."""
     spec = {
-        "accessModes": ["ReadWriteOnce"], "storageClassName": STORAGE_CLASS,
+        "accessModes": ["ReadWriteOnce"], "storageClassName": storage_class,
+        "volumeMode": "Block" if block else "Filesystem",
         "resources": {"requests": {"storage": size}},
     }  # fmt: skip
-    return {**_object("v1", "PersistentVolumeClaim", name, "default"), "spec": spec}
+    return {**object_("v1", "PersistentVolumeClaim", name, "default"), "spec": spec}
 
 
 def user(name: str, claim_name: str, node: str) -> Object:
     """A pod that has the volume at /data and waits to be told what to do."""
     spec = {**_user_pod(claim_name), "nodeSelector": {"kubernetes.io/hostname": node}}
-    return {**_object("v1", "Pod", name, "default"), "spec": spec}
+    return {**object_("v1", "Pod", name, "default"), "spec": spec}
 
 
 def deployment(name: str, node: str) -> Object:
     """The same in a Deployment that rather has it on a node, and elsewhere if that is lost."""
-    wish = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
-    preferred = [{"weight": 100, "preference": {"matchExpressions": [wish]}}]
     pod = _user_pod(name)
-    pod["affinity"] = {
-        "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}
-    }
+    pod["affinity"] = rather_on(node)
     found = _workload("Deployment", name, pod, replicas=1, strategy={"type": "Recreate"})
     found["metadata"]["namespace"] = "default"
     return found
+
+
+def rather_on(node: str) -> Object:
+    """The affinity of a pod that should be on a node, but need not."""
+    wish = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    preferred = [{"weight": 100, "preference": {"matchExpressions": [wish]}}]
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
 
 
 def _user_pod(claim_name: str) -> Object:
@@ -233,7 +239,8 @@ def _user_pod(claim_name: str) -> Object:
     }
 
 
-def _object(version: str, kind: str, name: str, namespace: str = NAMESPACE) -> Object:
+def object_(version: str, kind: str, name: str, namespace: str = NAMESPACE) -> Object:
+    """The beginning of an object."""
     return {
         "apiVersion": version,
         "kind": kind,
@@ -244,7 +251,7 @@ def _object(version: str, kind: str, name: str, namespace: str = NAMESPACE) -> O
 def _workload(kind: str, name: str, pod: Object, **spec: object) -> Object:
     labels = {"app": name}
     template = {"metadata": {"labels": labels}, "spec": pod}
-    found = _object("apps/v1", kind, name)
+    found = object_("apps/v1", kind, name)
     return {**found, "spec": {"selector": {"matchLabels": labels}, "template": template, **spec}}
 
 

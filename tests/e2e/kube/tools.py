@@ -17,6 +17,7 @@ from tests.e2e.kube.shell import Steps, run
 KUBERNETES: Final = "v1.34.4"
 ETCD: Final = "v3.6.11"
 HELM: Final = "v3.21.4"
+HELM_4: Final = "v4.3.1"  # the chart is tested with both
 PROVISIONER: Final = "v6.3.0"
 ATTACHER: Final = "v4.12.0"
 RESIZER: Final = "v2.2.0"
@@ -63,9 +64,8 @@ class Group:
 
 def program_name(package: str) -> str:
     """Name of the program that a package becomes here."""
-    if package == "go.etcd.io/etcd/server/v3":
-        return "etcd"
-    return package.rpartition("/")[2]
+    special = {"go.etcd.io/etcd/server/v3": "etcd", "helm.sh/helm/v4/cmd/helm": "helm4"}
+    return special.get(package) or package.rpartition("/")[2]
 
 
 def groups() -> tuple[Group, ...]:
@@ -100,6 +100,7 @@ def groups() -> tuple[Group, ...]:
         ),
         Group("etcd", ("go.etcd.io/etcd/server/v3",), (f"go.etcd.io/etcd/server/v3@{ETCD}",)),
         Group("helm", ("helm.sh/helm/v3/cmd/helm",), (f"helm.sh/helm/v3@{HELM}",)),
+        Group("helm4", ("helm.sh/helm/v4/cmd/helm",), (f"helm.sh/helm/v4@{HELM_4}",)),
     )
 
 

@@ -39,13 +39,18 @@ def leaves_nothing(lab: Lab, kubectl: Kubectl, volumes: Callable[[], int], steps
     """Delete the claim, and see everything go that it brought; ``volumes`` counts the cluster's."""
     kubectl.delete("pvc", "notes")
     kubectl.wait_gone("pvc", "notes", deadline_s=WAIT_S)
-    for kind in ("persistentvolume", "volumeattachment"):
-        wait_for(lambda kind=kind: not kubectl.items(kind), f"no {kind} left", WAIT_S)  # type: ignore[misc]
+    wait_for(lambda: not _ours(kubectl), "no PersistentVolume of the driver left", WAIT_S)
+    wait_for(lambda: not kubectl.items("volumeattachment"), "no VolumeAttachment left", WAIT_S)
     wait_for(lambda: volumes() == 0, "no volume left", WAIT_S)
     devices = [name for number in lab.numbers() for name in loops.noted(lab.node(number))]
     if devices:
         raise LabError(f"devices are left: {', '.join(devices)}")
     steps.say("claim deleted: no volume, attachment or device is left")
+
+
+def _ours(kubectl: Kubectl) -> list[dict[str, Any]]:
+    found = kubectl.items("persistentvolume")
+    return [v for v in found if v["spec"].get("csi", {}).get("driver") == manifests.DRIVER]
 
 
 def running(found: dict[str, Any]) -> bool:
