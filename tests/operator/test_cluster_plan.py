@@ -299,7 +299,7 @@ def test_a_cluster_that_never_ran_is_deleted_at_once():
 
 
 def test_with_the_cluster_its_pools_are_let_go_too_so_that_no_namespace_waits_for_them():
-    seen = seen_at_deletion(nodes=(), pools=("q", "default"))
+    seen = seen_at_deletion(nodes=(), pools_held=("q", "default"))
     assert str(deletion.plan(build(), seen)) == dedent("""\
         release StoragePool/default
         release StoragePool/q

@@ -63,6 +63,17 @@ def fences(lab: Lab, name: str) -> int:
     return len(lab.manager.called("POST", f"/clients/block-{name}/fence"))
 
 
+async def until_silent(lab: Lab, name: str) -> None:
+    """Until its silence is being counted: only from then on does time matter."""
+    await lab.kube.until(
+        lambda: (
+            lab.condition("storagenodes", name, "Fenced")
+            .get("message", "")
+            .startswith("The node is silent")
+        )
+    )
+
+
 def failover(lab: Lab, name: str) -> dict[str, Any]:
     status = (lab.kube.get("storagenodes", name, NAMESPACE) or {}).get("status") or {}
     return dict(status.get("failover") or {})
@@ -75,7 +86,7 @@ async def test_the_pods_of_a_lost_node_go_after_the_fence_and_the_taint(lab):
         put_pod(lab, "other", "a", "theirs", driver="csi.other.io")
         put_pod(lab, "elsewhere", "b", "data-b")
         lose(lab, "a")
-        await lab.until_condition("storagenodes", "a", "Suspected", "Fenced")
+        await until_silent(lab, "a")
         assert fences(lab, "a") == 0
         lab.now = 60.0
         await lab.kube.until(lambda: lab.kube.get("pods", "db-0", "shop") is None)
@@ -100,7 +111,7 @@ async def test_without_a_proof_nothing_is_moved_however_long_it_takes(lab):
         await until_serving(lab)
         put_pod(lab, "db-0", "a", "data-db-0")
         lose(lab, "a")
-        await lab.until_condition("storagenodes", "a", "Suspected", "Fenced")
+        await until_silent(lab, "a")
         lab.now = 60.0
         await lab.kube.until(lambda: fences(lab, "a") > 3)
         assert not tainted(lab, "a")
@@ -138,14 +149,14 @@ async def test_an_operator_that_restarts_in_the_middle_goes_on(lab):
         await until_serving(lab)
         put_pod(lab, "db-0", "a", "data-db-0")
         lose(lab, "a")
-        await lab.until_condition("storagenodes", "a", "Suspected", "Fenced")
+        await until_silent(lab, "a")
         lab.now = 60.0
         await lab.kube.until(lambda: tainted(lab, "a"))
     put_pod(lab, "late", "a", "data-late")
     async with lab.running():
         await asyncio.sleep(0)
         first = fences(lab, "a")
-        await lab.until_condition("storagenodes", "a", "Suspected", "Fenced")
+        await until_silent(lab, "a")
         lab.now = 120.0
         await lab.kube.until(lambda: lab.kube.get("pods", "late", "shop") is None)
         assert fences(lab, "a") == first + 1
@@ -178,7 +189,7 @@ async def test_a_node_that_comes_back_after_the_fence_has_its_pods_restarted(lab
         put_pod(lab, "whole", "b", "data-b")
         lab.kube.refusing[NODE_A] = 500
         lose(lab, "a")
-        await lab.until_condition("storagenodes", "a", "Suspected", "Fenced")
+        await until_silent(lab, "a")
         lab.now = 60.0
         await lab.kube.until(lambda: fences(lab, "a") > 0)
         assert not tainted(lab, "a")
@@ -217,7 +228,7 @@ async def test_one_pod_that_cannot_be_deleted_keeps_no_other_one(lab):
         place = ("DELETE", "/api/v1/namespaces/shop/pods/db-0")
         lab.kube.refusing[place] = 403
         lose(lab, "a")
-        await lab.until_condition("storagenodes", "a", "Suspected", "Fenced")
+        await until_silent(lab, "a")
         lab.now = 60.0
         await lab.kube.until(lambda: lab.kube.get("pods", "db-1", "shop") is None)
         assert lab.kube.get("pods", "db-0", "shop") is not None
@@ -250,9 +261,29 @@ async def test_a_lost_node_that_a_person_tainted_keeps_that_taint_and_loses_its_
         lab.kube.change("nodes", "a", "", {"spec": {"taints": [theirs]}})
         lose(lab, "a")
         lab.kube.change("nodes", "a", "", {"spec": {"taints": [theirs]}})
-        await lab.until_condition("storagenodes", "a", "Suspected", "Fenced")
+        await until_silent(lab, "a")
         lab.now = 60.0
         await lab.kube.until(lambda: lab.kube.get("pods", "db-0", "shop") is None)
         await lab.until_condition("storagenodes", "a", "Away", "Fenced")
     assert lab.kube.get("nodes", "a")["spec"]["taints"] == [theirs]
     assert lab.kube.get("pods", "done", "shop") is not None
+
+
+async def test_a_node_that_comes_back_between_taint_and_deletion_is_cleaned_up(lab):
+    place = ("DELETE", "/api/v1/namespaces/shop/pods/db-0")
+    async with lab.running():
+        await until_serving(lab)
+        put_pod(lab, "db-0", "a", "data-db-0")
+        lab.kube.refusing[place] = 500
+        lose(lab, "a")
+        await until_silent(lab, "a")
+        lab.now = 60.0
+        await lab.kube.until(lambda: tainted(lab, "a"))
+    # Another operator finds a node that is ready, tainted, and has a pod with a dead device.
+    come_back(lab, "a")
+    async with lab.running():
+        await lab.kube.until(lambda: not tainted(lab, "a"))
+        assert lab.kube.get("pods", "db-0", "shop") is not None
+        del lab.kube.refusing[place]
+        await lab.kube.until(lambda: lab.kube.get("pods", "db-0", "shop") is None)
+    assert fences(lab, "a") == 1

@@ -36,11 +36,16 @@ async def until_serving(lab: Lab) -> None:
 async def test_a_storage_cluster_gets_all_its_objects_and_becomes_ready(lab):
     async with lab.running():
         await until_serving(lab)
+        await lab.kube.until(lambda: "c-guard" in names(lab, "poddisruptionbudgets"))
     status = lab.kube.get("storageclusters", "c", NAMESPACE)["status"]
     assert status["nodes"] == {"total": 3, "ready": 3}
     assert status["capacity"] == "3Ti"
     assert status["observedGeneration"] == 1
-    assert names(lab, "poddisruptionbudgets") == {"c-manager", "c-csi-controller"}
+    assert names(lab, "poddisruptionbudgets") == {
+        "c-manager",
+        "c-csi-controller",
+        "c-guard",
+    }
     assert names(lab, "services") == {"c-manager", "c-managers"}
     assert names(lab, "storagenodes") == {"a", "b", "c"}
 

@@ -120,7 +120,7 @@ class Rounds:
             nodes=seen.world.nodes,
             ever_ran=ran or isinstance(seen.engine, EngineView),
             held=names.FINALIZER in (body["metadata"].get("finalizers") or ()),
-            pools=tuple(p.name for p in parse.pools(seen.objects("StoragePool")) if p.held),
+            pools_held=tuple(p.name for p in parse.pools(seen.objects("StoragePool")) if p.held),
             namespace_goes=await observe.namespace_goes(self._around.kube, seen.build.namespace),
         )
         refusal = deletion.refusal(seen.build, wanted)

@@ -19,8 +19,8 @@ SHOWN_MAX: Final = 5  # names of volumes in the condition; a person then asks fo
 class DeletionSeen:
     """What decides: the volumes there are (None = could not be asked), and our node labels.
 
-    ``ever_ran``: some object of the cluster or its id is known, so there may be volumes. ``pools``:
-    StoragePools that we hold. ``namespace_goes``: everything here is deleted, whatever we say.
+    ``ever_ran``: some object of the cluster or its id is known, so there may be volumes.
+    ``namespace_goes``: everything here is deleted, whatever we say.
     """
 
     volumes: tuple[str, ...] | None
@@ -28,7 +28,8 @@ class DeletionSeen:
     nodes: tuple[NodeView, ...]
     ever_ran: bool
     held: bool
-    pools: tuple[str, ...] = ()
+    pools_held: tuple[str, ...] = ()
+    """StoragePools with our finalizer: nobody is left to take it away once the cluster is gone."""
     namespace_goes: bool = False
 
 
@@ -43,7 +44,8 @@ def plan(build: Build, seen: DeletionSeen) -> Plan:
         for label in (names.LABEL_NODE_SERVER, names.LABEL_NODE_BLOCK)
         if node.labels.get(label) == build.instance
     ]
-    actions += [SetFinalizer("StoragePool", pool, present=False) for pool in sorted(seen.pools)]
+    # The pools and their data stay; a namespace that is deleted must not wait for their objects.
+    actions += [SetFinalizer("StoragePool", p, present=False) for p in sorted(seen.pools_held)]
     if seen.held:
         actions.append(SetFinalizer("StorageCluster", build.name, present=False))
     return Plan(tuple(actions))
