@@ -58,8 +58,10 @@ def make_disks(lab: Lab) -> None:
     for number in lab.numbers():
         folder = lab.node(number) / "disks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "disk-1.img").open("wb") as file:
-            file.truncate(DISK_BYTES)
+        disk = folder / "disk-1.img"
+        if not disk.exists():  # one that is in use is not blank
+            with disk.open("wb") as file:
+                file.truncate(DISK_BYTES)
 
 
 def install(lab: Lab) -> None:
