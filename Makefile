@@ -75,4 +75,4 @@ kube-demo: image ## The same with Drystone installed and a tour to follow; `make
 	@scripts/kube.sh demo
 
 kube-e2e: image ## Test the image in that Kubernetes, from install to removal. KIND=1: in one that kind makes.
-	@scripts/kube.sh $(if $(KIND),kind,e2e)
+	@scripts/kube.sh $(if $(filter-out 0,$(KIND)),kind,e2e)

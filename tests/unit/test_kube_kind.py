@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.kube import chart, demo, kind, operated, settings
+from tests.e2e.kube import (
+    chart,
+    cluster,
+    demo,
+    evidence,
+    kind,
+    kubectl,
+    operated,
+    settings,
+    shell,
+)
 from tests.unit.source_tree import ROOT
 
 
@@ -101,3 +111,39 @@ def test_the_pod_of_the_tour_mounts_the_claim_that_comes_with_it(lab):
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert deployment["metadata"]["namespace"] == claim["metadata"]["namespace"]
     assert demo.WRITE in pod["containers"][0]["command"]
+
+
+@pytest.mark.parametrize(("there", "installs"), [(None, 1), ("main", 0)])
+def test_the_demonstration_leaves_what_is_installed_as_it_is(
+    monkeypatch, capsys, lab, there, installs
+):
+    done = []
+    lab.folder.mkdir(parents=True)
+    monkeypatch.setattr(cluster, "up", lambda lab, steps: done.append("up"))
+    monkeypatch.setattr(operated, "some", lambda lab, steps, names: done.append(names))
+    monkeypatch.setattr(kubectl.Kubectl, "try_run", lambda self, *words: there)
+    demo.run(lab, shell.Steps())
+    assert done == ["up", *[()] * installs]
+    assert (lab.folder / demo.FILE).exists()
+    assert demo.tour(lab) in capsys.readouterr().out
+
+
+def test_a_run_in_kind_that_fails_deletes_its_cluster_and_nothing_else(monkeypatch, lab, tmp_path):
+    ran = []
+
+    def program(argv, **_):
+        ran.append(" ".join(argv[:3]))
+        if argv[:2] == ["kind", "create"]:
+            raise settings.LabError("no room")
+
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(kind, "run_program", program)
+    monkeypatch.setattr(evidence, "show", lambda lab: None)
+    monkeypatch.setattr(chart, "DISK_BYTES", 1)
+    monkeypatch.setenv("DRYSTONE_IMAGE_ARCHIVE", str(tmp_path / "image.tar"))
+    (tmp_path / "image.tar").touch()
+    with pytest.raises(settings.LabError, match="no room"):
+        kind.run(lab, shell.Steps())
+    delete = "kind delete cluster"
+    assert ran == ["docker info", delete, "kind create cluster", delete]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.tar"]

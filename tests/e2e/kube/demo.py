@@ -27,7 +27,7 @@ STOPS: Final = (
         "placement groups: 64 of 64 in sync; drives and nodes are up",
     ),
     (
-        "kubectl apply -f {file}; kubectl rollout status deploy/{name}; kubectl get pvc,pod -o wide",
+        "kubectl apply -f {file}; kubectl rollout status deploy/{name}; kubectl get pvc,pod",
         "claim {name} is Bound in a second, its pod Running on {victim} in about five",
     ),
     (

@@ -86,6 +86,7 @@ def need() -> None:
         raise LabError(
             f"KIND=1 needs, on PATH: {', '.join(missing)}; without KIND the lab needs none of them"
         )
+    run_program(["docker", "info"])  # says what is wrong when its daemon does not answer
 
 
 def config(lab: Lab) -> str:
