@@ -113,6 +113,8 @@ def steps() -> Iterable[Step]:
         count_none,
     )
     yield Step("etcd", (str(SCRIPTS / "etcd.sh"),), count_none)
+    # Tests of CRDs and chart ask the real API server and the real helm that this builds.
+    yield Step("kube programs", (str(SCRIPTS / "kube_short.sh"), "tools"), count_none)
     for folder in tiers():
         yield Step(
             f"python {folder.name}",
@@ -126,10 +128,11 @@ def steps() -> Iterable[Step]:
             count_pytest,
         )
     yield Step("csi-sanity", (str(SCRIPTS / "csi_sanity.sh"),), count_ginkgo)
+    yield Step("kubernetes", (str(SCRIPTS / "kube_short.sh"),), count_plain)
 
 
 def tiers() -> list[Path]:
-    """Every folder of tests, the pure ones first; `e2e` belongs to `make demo` and `make bench`."""
+    """Every folder of tests, the pure ones first; `e2e` has runners of its own."""
     found = {path for path in (ROOT / "tests").iterdir() if any(path.rglob("test_*.py"))}
     return sorted(found - {ROOT / "tests" / "e2e"}, key=lambda path: (path.name != "unit", path))
 

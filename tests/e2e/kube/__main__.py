@@ -113,11 +113,12 @@ def _run(arguments: argparse.Namespace, lab: Lab, steps: Steps) -> None:
 def _end_to_end(lab: Lab, steps: Steps, names: tuple[str, ...], *, keep: bool) -> None:
     """In a lab of its own, unless one is up already, which then stays."""
     keep = keep or cluster.is_up(lab)
+    passed = 0
     cluster.up(lab, steps)
     try:
         for name in names:
             steps.say(f"end to end: {name}")
-            SCENARIOS[name](lab, steps)
+            passed += SCENARIOS[name](lab, steps)
     except (LabError, NotSeenError):
         with contextlib.suppress(LabError):
             evidence.show(lab)
@@ -125,6 +126,7 @@ def _end_to_end(lab: Lab, steps: Steps, names: tuple[str, ...], *, keep: bool) -
     finally:
         if not keep:
             cluster.down(lab, steps)
+    print(f"{passed} passed, 0 failed")
 
 
 def _node(arguments: argparse.Namespace, lab: Lab) -> None:

@@ -39,14 +39,14 @@ SCENARIOS: Final[Mapping[str, Callable[[Run], None]]] = {
 SHORT: Final = ("basics", "power-cut")
 
 
-def run(lab: Lab, steps: Steps) -> None:
-    """All of it; an error says what did not come."""
-    _run(lab, steps, tuple(SCENARIOS))
+def run(lab: Lab, steps: Steps) -> int:
+    """All of it; gives the number of scenarios, an error says what did not come."""
+    return _run(lab, steps, tuple(SCENARIOS))
 
 
-def short(lab: Lab, steps: Steps) -> None:
+def short(lab: Lab, steps: Steps) -> int:
     """What every change is tested with: a volume is used, and a node dies."""
-    _run(lab, steps, SHORT)
+    return _run(lab, steps, SHORT)
 
 
 def some(lab: Lab, steps: Steps, names: tuple[str, ...]) -> None:
@@ -57,10 +57,11 @@ def some(lab: Lab, steps: Steps, names: tuple[str, ...]) -> None:
     _scenarios(_install(lab, steps), names)
 
 
-def _run(lab: Lab, steps: Steps, names: tuple[str, ...]) -> None:
+def _run(lab: Lab, steps: Steps, names: tuple[str, ...]) -> int:
     made = _install(lab, steps)
     _scenarios(made, names)
     _remove(made)
+    return len(names) + 1  # to install and to remove is one more
 
 
 def _install(lab: Lab, steps: Steps) -> Run:
