@@ -227,3 +227,4 @@ def _listen(services: Services) -> None:
     # Whatever may let a drop or a join happen is a change of the map or of who is connected.
     services.feed.on_news += [services.wake_sweep.ring, services.joins.bell.ring]
     services.sessions.on_change.append(services.wake_sweep.ring)
+    services.silence.on_left.append(services.wake_sweep.ring)
