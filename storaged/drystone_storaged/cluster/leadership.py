@@ -51,6 +51,7 @@ class Leadership:
         self._lease = 0
         self._created = 0
         self._ready = False
+        self._since = 0.0
         self._lost = asyncio.Event()
         self._kept = 0.0
         self._ttl_s = TTL_S if store.shared else ALONE_TTL_S
@@ -73,7 +74,13 @@ class Leadership:
 
     def begin(self) -> None:
         """Everything is prepared: lead from now on."""
+        if not self._ready:
+            self._since = _now()
         self._ready = self.holds
+
+    def led_s(self) -> float:
+        """For how long this manager has led; 0 where it does not."""
+        return _now() - self._since if self.leads else 0.0
 
     def require(self) -> None:
         """Raise ``NotLeaderError`` where this manager does not lead."""

@@ -19,6 +19,7 @@ from drystone_storaged.cluster.replace import too_few_left
 from drystone_storaged.manager.rest import models
 from drystone_storaged.manager.rest.guard import ADMIN, OPERATE, READ, READ_ANYWHERE
 from drystone_storaged.manager.rest.volumes import Json, Limit, services_of
+from drystone_storaged.manager.services import Services
 
 router = APIRouter(prefix="/v1", tags=["cluster"])
 
@@ -104,6 +105,8 @@ async def forget(name: str, request: Request, *, force: bool = False) -> None:
         raise ConflictError(
             f"node {name} is connected", code="node_in_use", hint="stop its processes first"
         )
+    if role == "server":
+        _refuse_expected(services, found, await services.feed.read())
     if role == "server" and await services.judge.has_members(found.uuid):
         raise ConflictError(
             f"drives of node {name} are members of PGs",
@@ -126,6 +129,18 @@ async def forget(name: str, request: Request, *, force: bool = False) -> None:
     if role == "server":
         await services.voters.settle()
         await services.replacement.refill()
+
+
+def _refuse_expected(services: Services, node: Node, state: MapState) -> None:
+    """Right after an election a server without a session may live, and serve its drives."""
+    mine = [d for d in state.drives.values() if d.node == node.uuid]
+    over = all(d.ended or d.state is DriveState.GONE for d in mine)
+    if not over and services.server_may_live(node.uuid):
+        raise ConflictError(
+            f"this manager leads since a moment, and node {node.name} may be on its way to it",
+            code="node_in_use",
+            hint="try again in some seconds, with its processes stopped",
+        )
 
 
 def _refuse_last_copies(node: Node, state: MapState) -> None:
