@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from drystone_common.errors import UnavailableError
@@ -56,6 +56,8 @@ class Leadership:
         self._kept = 0.0
         self._ttl_s = TTL_S if store.shared else ALONE_TTL_S
         self._keepalive_s = self._ttl_s * KEEPALIVE_S / TTL_S
+        self.before_claim: list[Callable[[], Awaitable[None]]] = []
+        """Run before a claim is made; what they raise keeps this manager from it."""
         self.on_lost: list[Callable[[], None]] = []
         """Called at once when leadership ends, or is known to have ended."""
 
@@ -104,6 +106,8 @@ class Leadership:
         await self._withdraw()
         if await self._store.get(keys.LEADER) is not None:
             return False
+        for check in self.before_claim:
+            await check()
         began = _now()
         # From here on an answer may be lost: the lease is withdrawn before the next try.
         self._lease = await self._store.lease_grant(self._ttl_s)
@@ -132,6 +136,10 @@ class Leadership:
         self._created, self._ready = 0, False
         self._lost.set()
         await self._withdraw()
+
+    def forsake(self) -> None:
+        """Stop leading at once, whatever the store says; the key ends with its lease."""
+        self._forget()
 
     async def leader(self) -> str:
         """The name of the manager that holds the key; empty = none at the moment."""

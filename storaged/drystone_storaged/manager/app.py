@@ -20,6 +20,7 @@ from drystone_storaged.agent.metrics_http import serving_metrics
 from drystone_storaged.cluster.bootstrap import ensure_cluster
 from drystone_storaged.cluster.store import MetadataStore
 from drystone_storaged.manager.control.server import start_control
+from drystone_storaged.manager.known_revision import KnownRevision
 from drystone_storaged.manager.leader import LeaderLoop
 from drystone_storaged.manager.loops import run_compaction, run_orders, run_sweep, supervise
 from drystone_storaged.manager.metadata import holds_cluster, open_store, patiently
@@ -54,8 +55,12 @@ async def running(settings: ManagerSettings) -> AsyncIterator[Running]:
     store = await open_store(settings)
     try:
         services = build(await patiently(store, lambda: _environment(settings, store)))
+        known = KnownRevision(
+            store, services.leadership, services.env.cluster.uuid, settings.state_dir
+        )
         try:
-            async with _serving(settings, services, tokens, certificate) as started:
+            await patiently(store, known.check)
+            async with _serving(settings, services, tokens, certificate, known) as started:
                 yield started
         finally:
             await services.close()
@@ -90,6 +95,7 @@ async def _serving(
     services: Services,
     tokens: FollowedTokens,
     certificate: ServerCertificate | None,
+    known: KnownRevision,
 ) -> AsyncIterator[Running]:
     leader = LeaderLoop(services.leadership, services.take_over, services.ring_all)
 
@@ -104,6 +110,8 @@ async def _serving(
     try:
         async with _listening(settings, services, tokens, certificate) as started:
             loops = _loops(settings, services) | {"tokens": tokens.run}
+            if services.env.store.shared:
+                loops["known revision"] = known.run
             if certificate is not None:
                 loops["certificate"] = certificate.run
             tasks += [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
