@@ -40,12 +40,16 @@ class FakeServers:
     sealed: dict[tuple[int, int], int] = field(default_factory=dict)
     freed: list[tuple[int, int]] = field(default_factory=list)
     why: str = ""
+    deaf: set[int] = field(default_factory=set)
+    """Volumes that no server seals."""
 
     def why_unfenced(self, nodes):
         return self.why
 
     async def fence(self, volume, drives, map_revision):
         answers = {}
+        if volume.id in self.deaf:
+            return answers
         for number in itertools.chain.from_iterable(drives.values()):
             if number not in self.silent:
                 key = (volume.id, number)

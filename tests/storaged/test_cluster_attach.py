@@ -5,7 +5,15 @@ import asyncio
 import pytest
 
 from drystone_common.errors import ConflictError, DeadlineError, NotFoundError
-from drystone_storaged.cluster.records import AttachMode, AttachState
+from drystone_storaged.cluster import codec
+from drystone_storaged.cluster.fence import plan_fence
+from drystone_storaged.cluster.records import (
+    Attachment,
+    AttachMode,
+    AttachState,
+    Fencing,
+    Volume,
+)
 from drystone_storaged.cluster.store import StoreUnavailableError
 from tests.storaged.cluster_env import caller, cluster
 
@@ -261,3 +269,38 @@ async def test_a_node_cannot_attach_again_while_its_fence_is_unproven(env):
     with pytest.raises(DeadlineError):
         await env.fence.unpublish(volume.id, "block-1")
     assert await code_of(env.attach.attach(caller(1), volume.id, RW, 12)) == "fence_pending"
+
+
+async def test_a_fence_without_proof_holds_up_no_other_volume_of_its_node(env):
+    stuck, fine = await env.add_volume("stuck"), await env.add_volume("fine")
+    for volume, nonce in ((stuck, 11), (fine, 12)):
+        await env.attached(volume, caller(1), nonce)
+    env.servers.deaf = {stuck.id}
+    done = await env.fence.fence_node([stuck.id, fine.id], "block-1")
+    assert [v.name for v in done.proven] == ["fine"]
+    assert [v.name for v, _ in done.unproven] == ["stuck"]
+    assert done.unproven[0][1].code == "fence_unproven"
+    # Both are ordered, whatever the proof of one says.
+    assert (await env.volumes.find("stuck")).attachments == ()
+    assert (await env.volumes.find("fine")).fencing is None
+
+
+async def test_a_pending_fence_knows_whom_it_is_of(env):
+    stuck = await env.add_volume("stuck")
+    await env.attached(stuck, caller(1), 11)
+    env.servers.deaf = {stuck.id}
+    with pytest.raises(DeadlineError):
+        await env.fence.fence(stuck.id, node="block-1")
+    pending = (await env.volumes.find("stuck")).fencing
+    assert pending.of == ("block-1",)
+    assert pending.concerns("block-1")
+    assert not pending.concerns("block-2")
+
+
+async def test_a_fence_that_is_not_known_whose_is_waited_for_by_everybody():
+    old = codec.decode(Fencing, b'{"v":1,"generation":3,"nodes":["block-1"]}')
+    assert old == Fencing(3, ("block-1",), None)
+    assert old.concerns("block-2")
+    attachment = Attachment("c" * 32, "block-1", 5, RW, AttachState.ACTIVE)
+    volume = Volume(1, "v", 1, 4096, 0, (), generation=3, fencing=old, attachments=(attachment,))
+    assert plan_fence(volume, 9, node="block-1").fencing == Fencing(4, ("block-1",), None)

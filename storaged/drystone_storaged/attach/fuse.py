@@ -99,14 +99,14 @@ class FuseAttacher:
         for volume_id in await self.found():
             process = self._process(volume_id)
             name = await asyncio.to_thread(_loop(process).find)
-            if name is not None and await process.stat() is None:
+            if name is not None and await process.is_dead():
                 await self._drop_loop(process)
                 await process.clear()
                 dropped.append(name)
         return tuple(dropped)
 
     async def alive(self, volume_id: str) -> int | None:
-        """Process id of the volume's process, None if there is none that answers."""
+        """Process id of the volume's process, None if there is none."""
         stat = await self._process(volume_id).stat()
         pid = stat.get("pid") if stat is not None else None
         return pid if isinstance(pid, int) else None
@@ -120,7 +120,7 @@ class FuseAttacher:
         lost = []
         for volume_id in await self.found():
             process = self._process(volume_id)
-            if await process.stat() is not None or await asyncio.to_thread(process.is_young):
+            if not await process.is_dead() or await asyncio.to_thread(process.is_young):
                 continue
             if await asyncio.to_thread(_loop(process).find) is not None:
                 lost.append(volume_id)

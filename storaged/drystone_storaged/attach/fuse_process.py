@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -32,6 +34,15 @@ COMMAND_WAIT_S: Final = 15.0  # a resize makes a connection, with a handshake li
 SPAWN_WAIT_S: Final = 5.0  # setsid returns at once
 ANSWER_BYTES_MAX: Final = 16384  # an answer is below 1 KiB
 UNMOUNT_WAIT_S: Final = 10.0
+LISTENER_WAIT_S: Final = 1.0  # a socket with a free place in its queue connects at once
+
+GONE: Final = "fuse_helper_gone"
+"""Nobody listens on its socket: it does not run."""
+
+SILENT: Final = "fuse_process_silent"
+"""It may run: nothing may be cleared away, and nothing started in its place."""
+
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 
 class FuseProcess:
@@ -47,14 +58,23 @@ class FuseProcess:
         self._runner = runner
 
     async def stat(self) -> Mapping[str, object] | None:
-        """Its counters, or None if it is not running."""
+        """Its counters, or None if it is not running; ``UnavailableError`` if nobody can tell."""
         try:
             return await self.command("stat")
-        except UnavailableError:
+        except UnavailableError as error:
+            if error.code != GONE:
+                raise
             return None
 
+    async def is_dead(self) -> bool:
+        """Whether it certainly does not run: one that hangs may go on."""
+        try:
+            return await self.stat() is None
+        except UnavailableError:
+            return False
+
     async def command(self, line: str) -> Mapping[str, object]:
-        """Run one command; a refusal is ConflictError, no process UnavailableError."""
+        """Run one command; a refusal is ConflictError, no process or answer UnavailableError."""
         try:
             async with asyncio.timeout(COMMAND_WAIT_S):
                 reader, writer = await asyncio.open_unix_connection(self._control)
@@ -62,10 +82,17 @@ class FuseProcess:
                     writer.write(f"{line}\n".encode())
                     await writer.drain()
                     answer = await reader.read(ANSWER_BYTES_MAX)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise UnavailableError(
+                f"the FUSE process of {self.folder.name} does not run", code=GONE
+            ) from error
         except (OSError, TimeoutError) as error:
+            # A busy node, a stopped process, a lack of descriptors: it may serve its file all the
+            # while, and a second one beside it would be a second writer of one volume.
             raise UnavailableError(
                 f"the FUSE process of {self.folder.name} does not answer: {error!r}",
-                code="fuse_helper_gone",
+                code=SILENT,
+                hint="ask again; one that hangs for good is killed by a forced detach",
             ) from error
         return _parse(line, answer)
 
@@ -75,7 +102,7 @@ class FuseProcess:
         await asyncio.to_thread(self._spawn, spec)
         loop = asyncio.get_running_loop()
         end = loop.time() + START_WAIT_S
-        while await self.stat() is None:
+        while not await self._answers():
             if loop.time() >= end:
                 raise UnavailableError(
                     f"the FUSE process did not come up: {self._last_words()}",
@@ -83,6 +110,12 @@ class FuseProcess:
                     hint=f"its log is {self._log}",
                 )
             await asyncio.sleep(sysfs.POLL_S)
+
+    async def _answers(self) -> bool:
+        try:
+            return await self.stat() is not None
+        except UnavailableError:
+            return False
 
     def _spawn(self, spec: AttachSpec) -> None:
         self.mount.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,7 +150,13 @@ class FuseProcess:
 
     async def quit(self, *, force: bool) -> None:
         """End it. Unless forced it refuses while its file is open."""
-        stat = await self.stat()
+        try:
+            stat = await self.stat()
+        except UnavailableError:
+            if not force:
+                raise
+            # It hangs: the kernel knows whose socket it is.
+            stat = {"pid": await asyncio.to_thread(self._listener)}
         if stat is not None and force:
             await self._kill(stat)
         elif stat is not None:
@@ -174,6 +213,21 @@ class FuseProcess:
             os.kill(pid, signal.SIGKILL)
         await sysfs.until(lambda: not _alive(pid), "FUSE process dies", QUIT_WAIT_S)
 
+    def _listener(self) -> int:
+        """The process that listens on the control socket, which needs no answer of it."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(LISTENER_WAIT_S)
+            try:
+                probe.connect(str(self._control))
+                raw = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            except OSError as error:
+                raise UnavailableError(
+                    f"the FUSE process of {self.folder.name} takes no connection: {error!r}",
+                    code=SILENT,
+                    hint="ask again",
+                ) from error
+        return int(_CREDENTIALS.unpack(raw)[0])
+
     def _is_mine(self, pid: int) -> bool:
         """Whether that number means the same process here: containers count for themselves."""
         try:
@@ -204,8 +258,9 @@ def _parse(line: str, answer: bytes) -> Mapping[str, object]:
     try:
         data = json.loads(answer)
     except ValueError as error:
+        # It ended, most likely; whether it has is what the next question finds.
         raise UnavailableError(
-            f"the FUSE process ended while it answered {line!r}", code="fuse_helper_gone"
+            f"the FUSE process ended while it answered {line!r}", code=SILENT, hint="ask again"
         ) from error
     if not isinstance(data, dict):
         raise DataError("the FUSE process's answer was not understood", code="bad_answer")

@@ -260,7 +260,12 @@ def _check_reopen(
             "its server makes a new drive there",
         )
     if drive.node != node.uuid and holder_lives(drive):
-        raise ConflictError(f"drive {drive.id} is open on {drive.node_name}", code="drive_held")
+        raise ConflictError(
+            f"drive {drive.id} is open on {drive.node_name}",
+            code="drive_held",
+            hint="stop the server there; after an election of a manager a server that is gone "
+            "counts for some seconds as one that is on its way back",
+        )
     blank = request.previous_nonce == 0 and not drive.proven
     if not blank and request.previous_nonce not in {drive.nonce, drive.previous_nonce} - {0}:
         raise ConflictError(

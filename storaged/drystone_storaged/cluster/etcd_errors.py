@@ -15,6 +15,7 @@ from drystone_storaged.cluster.store import (
 
 # A bad login comes as INVALID_ARGUMENT ("invalid user ID or password", "user name is empty").
 _DENIED: Final = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+_OLD: Final = "revision of auth store is old"
 
 
 class StoreDeniedError(DeniedError):
@@ -30,8 +31,14 @@ class StoreFullError(StoreUnavailableError):
 
 
 def is_bad_token(error: grpc.aio.AioRpcError) -> bool:
-    """The login has expired: nothing was done, and a new login helps."""
-    return error.code() is grpc.StatusCode.UNAUTHENTICATED
+    """The login has expired or is outdated: nothing was done, and a new login helps."""
+    return error.code() is grpc.StatusCode.UNAUTHENTICATED or _is_outdated(error)
+
+
+def _is_outdated(error: grpc.aio.AioRpcError) -> bool:
+    # A token of the kind JWT holds the revision of users and roles; any change of them, such as
+    # another cluster's user in the same etcd, outdates every token.
+    return error.code() is grpc.StatusCode.INVALID_ARGUMENT and _OLD in (error.details() or "")
 
 
 def translated(error: grpc.aio.AioRpcError) -> DrystoneError:
@@ -49,6 +56,8 @@ def translated(error: grpc.aio.AioRpcError) -> DrystoneError:
             f"etcd refuses access: {text}",
             hint="check user, password and the role's permission for the whole namespace",
         )
+    if _is_outdated(error):
+        return StoreUnavailableError("etcd's users changed during a login", hint="try again")
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return StoreLimitError(f"etcd refuses the request: {text}")
     return StoreUnavailableError(

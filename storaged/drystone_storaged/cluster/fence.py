@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from drystone_common.errors import ConflictError, DeadlineError
+from drystone_common.errors import ConflictError, DeadlineError, NotFoundError
 from drystone_storaged.cluster.attach import next_generation
 from drystone_storaged.cluster.mapstate import MapState, read_state
 from drystone_storaged.cluster.records import (
@@ -28,6 +28,8 @@ from drystone_storaged.cluster.volumes import VolumeService
 
 PROOF_S: Final = 15.0  # a dead node is dropped within 5 s; more means that a PG has no copy left
 POLL_S: Final = 0.1  # between two looks at the map while drives are missing
+PROOFS_AT_ONCE: Final = 8  # each reads the map and asks every server of a pool
+PAUSES_MAX: Final = 10  # a node with many volumes without proof: each looks once a second
 
 FenceDrives = Mapping[int, int]
 """Drive → generation that it has sealed."""
@@ -100,7 +102,9 @@ def plan_fence(
         replace(a, state=AttachState.SEALING) for a in volume.attachments if a not in victims
     )
     raised = next_generation(volume)
-    pending = volume.fencing.nodes if volume.fencing else ()
+    pending = volume.fencing or Fencing(raised, of=())
+    shut_out = (*(pending.of or ()), *(a.node for a in victims))
+    of = None if pending.of is None else tuple(dict.fromkeys(shut_out))
     writer = any(a.mode is AttachMode.READ_WRITE for a in victims)
     return replace(
         volume,
@@ -109,7 +113,7 @@ def plan_fence(
         clean=volume.clean and not writer,
         ticket_serial=1,
         attachments=kept,
-        fencing=Fencing(raised, pending),
+        fencing=Fencing(raised, pending.nodes, of),
     )
 
 
@@ -137,6 +141,23 @@ def plan_proven(volume: Volume, generation: int) -> Volume:
     nodes = volume.fencing.nodes
     kept = tuple(p for p in volume.publications if p.node not in nodes)
     return replace(volume, fencing=None, publications=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class FencedNode:
+    """What became of the fences of a node: of each volume it is proven, or why it is not."""
+
+    proven: tuple[Volume, ...]
+    unproven: tuple[tuple[Volume, DeadlineError], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """How long proofs of one call are waited for, how often and by how many at once."""
+
+    deadline: float
+    pause_s: float
+    gate: asyncio.Semaphore
 
 
 OnFenced = Callable[[Volume], None]
@@ -200,29 +221,67 @@ class FenceService:
         on_fenced(volume)
         return await self._finish(volume)
 
+    async def fence_node(self, numbers: Sequence[int], node: str) -> FencedNode:
+        """Shut a node out of these volumes: one without a proof holds up none of the others."""
+        owner = self._nonce()
+        pending: list[Volume] = []
+        proven: list[Volume] = []
+        # Every order is in the store before the first proof is waited for.
+        for number in numbers:
+            try:
+                volume = await self._volumes.update(
+                    number, lambda v: plan_fence(v, owner, node=node)
+                )
+            except NotFoundError:
+                continue  # deleted since: nothing can be written there
+            waits = volume.fencing is not None and volume.fencing.concerns(node)
+            (pending if waits else proven).append(volume)
+        unproven: list[tuple[Volume, DeadlineError]] = []
+        gate = asyncio.Semaphore(PROOFS_AT_ONCE)
+        deadline = self._monotonic() + self._proof_s
+        pause = self._poll_s * min(PAUSES_MAX, max(1, len(pending) // PROOFS_AT_ONCE))
+
+        async def one(volume: Volume) -> None:
+            try:
+                await self._prove(volume, _Patience(deadline, pause, gate))
+                proven.append(await self._proven(volume))
+            except DeadlineError as error:
+                unproven.append((volume, error))
+
+        ended = await asyncio.gather(*map(one, pending), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error  # such as leadership that is lost: not about one volume
+        return FencedNode(tuple(proven), tuple(unproven))
+
     async def _finish(self, volume: Volume) -> Volume:
         if volume.fencing is None:
             return volume
-        await self._prove(volume)
+        deadline = self._monotonic() + self._proof_s
+        await self._prove(volume, _Patience(deadline, self._poll_s, asyncio.Semaphore()))
+        return await self._proven(volume)
+
+    async def _proven(self, volume: Volume) -> Volume:
         generation = volume.generation
         return await self._volumes.update(volume.id, lambda v: plan_proven(v, generation))
 
-    async def _prove(self, volume: Volume) -> None:
-        deadline = self._monotonic() + self._proof_s
+    async def _prove(self, volume: Volume, patience: _Patience) -> None:
         proven: set[int] = set()
         while True:
-            state = await read_state(self._store)
-            missing = members_of(state, {volume.pool}) - proven
-            if not missing:
-                return
-            answers = await self._sender.fence(volume, by_node(state, missing), state.revision)
+            # Held for one look only: who waits for a drive keeps nobody from asking others.
+            async with patience.gate:
+                state = await read_state(self._store)
+                missing = members_of(state, {volume.pool}) - proven
+                if not missing:
+                    return
+                answers = await self._sender.fence(volume, by_node(state, missing), state.revision)
             sealed = {d for d, generation in answers.items() if generation >= volume.generation}
             proven |= sealed
             if missing <= sealed:
                 continue
-            if self._monotonic() >= deadline:
+            if self._monotonic() >= patience.deadline:
                 raise self._unproven(volume, state, missing - sealed)
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(patience.pause_s)
 
     def _unproven(self, volume: Volume, state: MapState, left: set[int]) -> DeadlineError:
         why = self._sender.why_unfenced(by_node(state, left))

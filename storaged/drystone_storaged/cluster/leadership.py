@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from drystone_common.errors import UnavailableError
@@ -51,10 +51,13 @@ class Leadership:
         self._lease = 0
         self._created = 0
         self._ready = False
+        self._since = 0.0
         self._lost = asyncio.Event()
         self._kept = 0.0
         self._ttl_s = TTL_S if store.shared else ALONE_TTL_S
         self._keepalive_s = self._ttl_s * KEEPALIVE_S / TTL_S
+        self.before_claim: list[Callable[[], Awaitable[None]]] = []
+        """Run before a claim is made; what they raise keeps this manager from it."""
         self.on_lost: list[Callable[[], None]] = []
         """Called at once when leadership ends, or is known to have ended."""
 
@@ -73,7 +76,13 @@ class Leadership:
 
     def begin(self) -> None:
         """Everything is prepared: lead from now on."""
+        if not self._ready:
+            self._since = _now()
         self._ready = self.holds
+
+    def led_s(self) -> float:
+        """For how long this manager has led; 0 where it does not."""
+        return _now() - self._since if self.leads else 0.0
 
     def require(self) -> None:
         """Raise ``NotLeaderError`` where this manager does not lead."""
@@ -97,6 +106,8 @@ class Leadership:
         await self._withdraw()
         if await self._store.get(keys.LEADER) is not None:
             return False
+        for check in self.before_claim:
+            await check()
         began = _now()
         # From here on an answer may be lost: the lease is withdrawn before the next try.
         self._lease = await self._store.lease_grant(self._ttl_s)
@@ -125,6 +136,10 @@ class Leadership:
         self._created, self._ready = 0, False
         self._lost.set()
         await self._withdraw()
+
+    def forsake(self) -> None:
+        """Stop leading at once, whatever the store says; the key ends with its lease."""
+        self._forget()
 
     async def leader(self) -> str:
         """The name of the manager that holds the key; empty = none at the moment."""

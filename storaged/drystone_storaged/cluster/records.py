@@ -79,6 +79,12 @@ class Fencing:
 
     generation: int
     nodes: tuple[str, ...] = ()
+    of: tuple[str, ...] | None = None
+    """Nodes that were shut out; None in a record from before that was noted: it may be any."""
+
+    def concerns(self, node: str) -> bool:
+        """Whether this node may have something that the proof is still outstanding for."""
+        return self.of is None or node in self.of or node in self.nodes
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class EtcdStore:
     def __init__(self, config: EtcdConfig) -> None:
         self._codec: Final = Codec(config.namespace)
         self._client: Final = EtcdClient(config)
+        self.highest_revision = 0
+        """Of all answers so far: a store that answers with less later was put back in time."""
 
     @classmethod
     async def open(cls, config: EtcdConfig) -> EtcdStore:
@@ -88,7 +90,9 @@ class EtcdStore:
         async def call(member: Member, login: Metadata, left: float) -> pb.TxnResponse:
             return await member.kv.Txn(request, timeout=left, metadata=login)
 
-        return self._codec.result(await self._client.write(call))
+        answer = await self._client.write(call)
+        self.highest_revision = max(self.highest_revision, answer.header.revision)
+        return self._codec.result(answer)
 
     async def revision(self) -> int:
         """Give the current revision: that of a linearizable read of nothing."""
@@ -172,7 +176,9 @@ class EtcdStore:
             )
             return answer
 
-        return await self._client.read(call)
+        found = await self._client.read(call)
+        self.highest_revision = max(self.highest_revision, found.header.revision)
+        return found
 
 
 async def _status(stream: Any) -> grpc.aio.AioRpcError:

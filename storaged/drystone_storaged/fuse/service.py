@@ -137,7 +137,13 @@ class FuseService:
 
     async def _held(self) -> list[str]:
         volumes = await self._attacher.found()
-        return [v for v in volumes if await self._attacher.alive(v) is not None]
+        return [v for v in volumes if await self._runs(v)]
+
+    async def _runs(self, volume: str) -> bool:
+        try:
+            return await self._attacher.alive(volume) is not None
+        except UnavailableError:
+            return True  # it hangs, and its device with it: that is no reason to end it
 
     async def _until_changed(self) -> None:
         self._changed.clear()
@@ -149,7 +155,10 @@ class FuseService:
 
     async def _watch(self, volume: str) -> None:
         """Learn of the death of a volume's process; nobody else would say that it is dead."""
-        pid = None if volume in self._watched else await self._attacher.alive(volume)
+        try:
+            pid = None if volume in self._watched else await self._attacher.alive(volume)
+        except UnavailableError:
+            return  # it hangs; the next call looks again
         if pid is None:
             return
         try:

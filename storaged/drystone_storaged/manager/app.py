@@ -20,15 +20,17 @@ from drystone_storaged.agent.metrics_http import serving_metrics
 from drystone_storaged.cluster.bootstrap import ensure_cluster
 from drystone_storaged.cluster.store import MetadataStore
 from drystone_storaged.manager.control.server import start_control
+from drystone_storaged.manager.known_revision import KnownRevision
 from drystone_storaged.manager.leader import LeaderLoop
 from drystone_storaged.manager.loops import run_compaction, run_orders, run_sweep, supervise
 from drystone_storaged.manager.metadata import holds_cluster, open_store, patiently
 from drystone_storaged.manager.metrics import manager_metrics
 from drystone_storaged.manager.rest.server import STOP_S, cannot_listen, listen_rest, start_rest
-from drystone_storaged.manager.secrets_files import load_admin_token, load_master, load_tokens
+from drystone_storaged.manager.secrets_files import load_master
 from drystone_storaged.manager.services import Environment, Services, build
 from drystone_storaged.manager.settings import ManagerSettings
 from drystone_storaged.manager.tls import ServerCertificate, server_certificate
+from drystone_storaged.manager.tokens import FollowedTokens
 
 log = get_logger(__name__)
 
@@ -49,12 +51,16 @@ async def running(settings: ManagerSettings) -> AsyncIterator[Running]:
     """Start a manager; leaving the context stops it."""
     check_listen(settings)
     certificate = server_certificate(settings)
-    tokens = _tokens(settings)
+    tokens = FollowedTokens(settings)
     store = await open_store(settings)
     try:
         services = build(await patiently(store, lambda: _environment(settings, store)))
+        known = KnownRevision(
+            store, services.leadership, services.env.cluster.uuid, settings.state_dir
+        )
         try:
-            async with _serving(settings, services, tokens, certificate) as started:
+            await patiently(store, known.check)
+            async with _serving(settings, services, tokens, certificate, known) as started:
                 yield started
         finally:
             await services.close()
@@ -62,16 +68,6 @@ async def running(settings: ManagerSettings) -> AsyncIterator[Running]:
                 await services.leadership.resign()
     finally:
         await store.close()
-
-
-def _tokens(settings: ManagerSettings) -> dict[str, str]:
-    if settings.admin_token_file is None:
-        return load_tokens(settings.tokens_path, shared=settings.metadata == "etcd")
-    tokens: dict[str, str] = {}
-    if settings.metadata != "etcd" or settings.tokens_path.exists():
-        tokens = load_tokens(settings.tokens_path)
-    tokens[load_admin_token(settings.admin_token_file)] = "admin"
-    return tokens
 
 
 async def _environment(settings: ManagerSettings, store: MetadataStore) -> Environment:
@@ -97,8 +93,9 @@ async def _environment(settings: ManagerSettings, store: MetadataStore) -> Envir
 async def _serving(
     settings: ManagerSettings,
     services: Services,
-    tokens: dict[str, str],
+    tokens: FollowedTokens,
     certificate: ServerCertificate | None,
+    known: KnownRevision,
 ) -> AsyncIterator[Running]:
     leader = LeaderLoop(services.leadership, services.take_over, services.ring_all)
 
@@ -112,7 +109,9 @@ async def _serving(
     tasks = [asyncio.create_task(supervise("leader", leader.run))]
     try:
         async with _listening(settings, services, tokens, certificate) as started:
-            loops = _loops(settings, services)
+            loops = _loops(settings, services) | {"tokens": tokens.run}
+            if services.env.store.shared:
+                loops["known revision"] = known.run
             if certificate is not None:
                 loops["certificate"] = certificate.run
             tasks += [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
@@ -145,7 +144,7 @@ def _loops(
 async def _listening(
     settings: ManagerSettings,
     services: Services,
-    tokens: dict[str, str],
+    tokens: FollowedTokens,
     certificate: ServerCertificate | None,
 ) -> AsyncIterator[Running]:
     """Answer calls; first the control channel, then REST, which tells that all is there."""
@@ -160,7 +159,7 @@ async def _listening(
         listener.close()
         raise cannot_listen(settings.control_listen) from error
     rest, address = await start_rest(
-        settings, services, tokens, listener, certificate.context if certificate else None
+        settings, services, tokens.table, listener, certificate.context if certificate else None
     )
     control_address = f"{settings.control_listen.rpartition(':')[0]}:{port}"
     atomic_write_json(

@@ -59,7 +59,11 @@ async def run_compaction(services: Services) -> None:
 async def run_sweep(services: Services) -> None:
     """Look for what no event told: at every change, and each second while something is wrong."""
     while True:
-        wrong = await services.judge.sweep() if services.leadership.leads else False
+        wrong = False
+        if services.leadership.leads:
+            # First, and whatever becomes of the look at drives: without it a node has no lease.
+            left = await services.silence.tidy()
+            wrong = await services.judge.sweep() or left
         await asyncio.sleep(SWEEP_S)
         if not wrong:
             await services.wake_sweep.wait()

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
@@ -30,7 +30,7 @@ from drystone_storaged.cluster.wanted import WantedService
 from drystone_storaged.manager.bell import Bell
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.control.credentials import Credentials
-from drystone_storaged.manager.control.sessions import SessionRegistry
+from drystone_storaged.manager.control.sessions import SessionKey, SessionRegistry
 from drystone_storaged.manager.devices import DeviceDesk, DeviceReports
 from drystone_storaged.manager.drivestats import DriveStats
 from drystone_storaged.manager.failures import FailureJudge, JudgeDeps
@@ -45,6 +45,11 @@ from drystone_storaged.manager.tasks import TaskParts, TaskService
 from drystone_storaged.manager.voters import VoterDeps, VoterKeeper
 
 log = get_logger(__name__)
+
+COME_BACK_S: Final = 20.0
+"""In which every server that lives has a session with a manager that was just elected: it notices
+within 12 s that its old connection is dead (keepalive of one manager, 8 s and 4 s; 4 s where there
+are several), tries the next one after 1 s at most, and a try takes 5 s at most."""
 
 
 def random_nonce() -> int:
@@ -101,6 +106,15 @@ class Services:
     wake_orders: Bell = field(default_factory=Bell)
     wake_sweep: Bell = field(default_factory=Bell)
     jobs: set[asyncio.Task[object]] = field(default_factory=set)
+
+    def server_may_live(self, node: str) -> bool:
+        """Whether a server is connected, or may be on its way to who leads since a moment."""
+        key: SessionKey = ("server", node)
+        if self.sessions.get(key) is not None:
+            return True
+        # One that was here and went has ended, as far as a session tells. Of one that was not
+        # here yet the lack of a session says nothing until it had the time to come.
+        return not self.sessions.was_here(key) and self.leadership.led_s() < COME_BACK_S
 
     def spawn(self, work: Coroutine[Any, Any, object], what: str) -> None:
         """Run something beside the call that caused it; its failure is logged, not lost."""
@@ -227,3 +241,4 @@ def _listen(services: Services) -> None:
     # Whatever may let a drop or a join happen is a change of the map or of who is connected.
     services.feed.on_news += [services.wake_sweep.ring, services.joins.bell.ring]
     services.sessions.on_change.append(services.wake_sweep.ring)
+    services.silence.on_left.append(services.wake_sweep.ring)

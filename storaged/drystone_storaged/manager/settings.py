@@ -71,7 +71,7 @@ class ManagerSettings(Settings):
 
     tokens_file: Path | None = None
     """Lines ``role token``, the same for all managers; default ``tokens`` in the state folder,
-    made at the first start where the store is SQLite."""
+    made at the first start where the store is SQLite; taken up anew when the file changes."""
 
     admin_token_file: Path | None = None
     """One line: a token of role admin, besides those of ``tokens_file``."""

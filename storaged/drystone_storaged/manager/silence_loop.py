@@ -56,6 +56,9 @@ class SilenceLoop:
         self._deps = deps
         self._tracker = SilenceTracker()
         self._running: dict[str, asyncio.Task[bool] | asyncio.Task[None]] = {}
+        self._untold = False
+        self.on_left: list[Callable[[], None]] = []
+        """Called when a suspicion may stand that nobody is at: ``tidy`` takes it back."""
 
     async def report(self, voter: str, silent: list[str]) -> None:
         """A beacon's report came in."""
@@ -84,6 +87,25 @@ class SilenceLoop:
             task.cancel()
         self._running = {}
         self._tracker = SilenceTracker()
+        self._untold = False
+
+    async def tidy(self) -> bool:
+        """Withdraw what stands although nobody is at it, such as after a store that hung.
+
+        A node gets no lease while it is suspected. Nothing is decided without a task, and a node
+        that is still silent is suspected anew. Gives whether there was anything to do.
+        """
+        found = [s for s in (await standing(self._deps.store))[1] if s.node not in self._running]
+        self._untold = self._untold or bool(found)
+        if not self._untold:
+            return False
+        for suspicion in found:
+            log.warning("a suspicion was left standing, withdrawn", node=suspicion.node)
+            # This one only: a later one of the same node is another task's.
+            await self._deps.store.txn([stands(suspicion)], [Delete(keys.suspect(suspicion.node))])
+        await self._tell()
+        self._untold = False
+        return True
 
     async def recover(self) -> None:
         """At election: suspicions of a manager that is gone are withdrawn; votes begin anew."""
@@ -154,7 +176,11 @@ class SilenceLoop:
 
     async def _try_drop(self, node: str, decide: Decide) -> None:
         mine = self._deps.leadership.compare()
-        suspicion = await suspect(self._deps.store, node, [mine])
+        try:
+            suspicion = await suspect(self._deps.store, node, [mine])
+        except DrystoneError:
+            self._leave()  # it may have been written, with its answer lost
+            raise
         if suspicion is None:
             # No other task is at this node: a key that stands was left by one that failed.
             await self._withdraw(node)
@@ -194,8 +220,18 @@ class SilenceLoop:
 
     async def _withdraw(self, node: str) -> None:
         # The key goes first, then the voters are freed: never the other way round (B13).
-        await self._deps.store.txn([], [Delete(keys.suspect(node))])
-        await self._tell()
+        try:
+            await self._deps.store.txn([], [Delete(keys.suspect(node))])
+            await self._tell()
+        except DrystoneError:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        # Also where the key is gone with the answer lost: then nobody was told.
+        self._untold = True
+        for call in self.on_left:
+            call()
 
     async def _tell(self) -> None:
         message = await self.suspects_message()

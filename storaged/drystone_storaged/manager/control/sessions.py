@@ -60,6 +60,7 @@ class SessionRegistry:
     def __init__(self) -> None:
         self._sessions: dict[SessionKey, Session] = {}
         self._pending: dict[SessionKey, dict[int, _Pending]] = {}
+        self._known: set[SessionKey] = set()
         self._next_id = 1
         self.on_change: list[Callable[[], None]] = []
         """Called when a session stands or is gone."""
@@ -77,6 +78,7 @@ class SessionRegistry:
             old.end()
         session = Session(key, name, instance)
         self._sessions[key] = session
+        self._known.add(key)
         self._changed()
         return session
 
@@ -98,6 +100,7 @@ class SessionRegistry:
         for session in list(self._sessions.values()):
             session.end()
         self._sessions.clear()
+        self._known.clear()
         for waiting in self._pending.values():
             for pending in waiting.values():
                 if not pending.answer.done():
@@ -110,6 +113,10 @@ class SessionRegistry:
     def get(self, key: SessionKey) -> Session | None:
         """The live session of a process."""
         return self._sessions.get(key)
+
+    def was_here(self, key: SessionKey) -> bool:
+        """Whether this process had a session since this manager leads, even if it has none now."""
+        return key in self._known
 
     def all(self, role: Role) -> list[Session]:
         """Every live session of a role."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fastapi import FastAPI
 
 from drystone_common import __version__
@@ -12,7 +10,7 @@ from drystone_storaged.manager.rest.guard import BodyLimit, TokenTable
 from drystone_storaged.manager.services import Services
 
 
-def create_app(services: Services, tokens: Mapping[str, str]) -> FastAPI:
+def create_app(services: Services, tokens: TokenTable) -> FastAPI:
     """Build the app; `/openapi.json` describes it."""
     app = FastAPI(
         title="Drystone management API",
@@ -21,7 +19,7 @@ def create_app(services: Services, tokens: Mapping[str, str]) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    app.state.tokens = TokenTable(tokens)
+    app.state.tokens = tokens
     app.include_router(volumes.router)
     app.include_router(cluster_routes.router)
     app.include_router(device_routes.router)

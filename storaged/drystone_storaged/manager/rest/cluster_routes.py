@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
 from drystone_common import __version__
-from drystone_common.errors import ConflictError, InvalidArgumentError
+from drystone_common.errors import ConflictError, DeadlineError, InvalidArgumentError
+from drystone_storaged.cluster.fence import FencedNode
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.pools import PoolSpec
@@ -18,8 +19,13 @@ from drystone_storaged.cluster.replace import too_few_left
 from drystone_storaged.manager.rest import models
 from drystone_storaged.manager.rest.guard import ADMIN, OPERATE, READ, READ_ANYWHERE
 from drystone_storaged.manager.rest.volumes import Json, Limit, services_of
+from drystone_storaged.manager.services import Services
 
 router = APIRouter(prefix="/v1", tags=["cluster"])
+
+NAMED_MAX: Final = 10  # volumes in an error's sentence
+DETAILED_MAX: Final = 1000  # and in its details; the counts say whether there are more
+
 Cursor = Annotated[str | None, Query(max_length=64)]
 
 
@@ -99,6 +105,8 @@ async def forget(name: str, request: Request, *, force: bool = False) -> None:
         raise ConflictError(
             f"node {name} is connected", code="node_in_use", hint="stop its processes first"
         )
+    if role == "server":
+        _refuse_expected(services, found, await services.feed.read())
     if role == "server" and await services.judge.has_members(found.uuid):
         raise ConflictError(
             f"drives of node {name} are members of PGs",
@@ -121,6 +129,18 @@ async def forget(name: str, request: Request, *, force: bool = False) -> None:
     if role == "server":
         await services.voters.settle()
         await services.replacement.refill()
+
+
+def _refuse_expected(services: Services, node: Node, state: MapState) -> None:
+    """Right after an election a server without a session may live, and serve its drives."""
+    mine = [d for d in state.drives.values() if d.node == node.uuid]
+    over = all(d.ended or d.state is DriveState.GONE for d in mine)
+    if not over and services.server_may_live(node.uuid):
+        raise ConflictError(
+            f"this manager leads since a moment, and node {node.name} may be on its way to it",
+            code="node_in_use",
+            hint="try again in some seconds, with its processes stopped",
+        )
 
 
 def _refuse_last_copies(node: Node, state: MapState) -> None:
@@ -149,19 +169,46 @@ async def join_token(body: models.JoinTokenCreate, request: Request) -> Json:
 
 @router.post("/clients/{name}/fence", dependencies=[OPERATE])
 async def fence_client(name: str, request: Request) -> Json:
-    """Fence everything that a consuming node has attached."""
+    """Fence everything that a consuming node has attached, or is not proven to have lost."""
     services = services_of(request)
     await services.nodes.find(name)
-    fenced: list[str] = []
+    concerned: list[int] = []
     after, more = 0, True
     while more:
         volumes, more = await services.volumes.list(after, 1000)
         for volume in volumes:
             after = volume.id
-            if any(a.node == name for a in volume.attachments) or volume.fencing:
-                await services.fence.fence(volume.id, node=name)
-                fenced.append(f"{volume.id:016x}")
-    return {"node": name, "volumes": fenced}
+            pending = volume.fencing is not None and volume.fencing.concerns(name)
+            if pending or any(a.node == name for a in volume.attachments):
+                concerned.append(volume.id)
+    done = await services.fence.fence_node(concerned, name)
+    if done.unproven:
+        raise _not_fenced(name, done)
+    return {"node": name, "volumes": sorted(f"{volume.id:016x}" for volume in done.proven)}
+
+
+def _not_fenced(node: str, done: FencedNode) -> DeadlineError:
+    """Everything is ordered, and most may be proven: say of which volumes it is not."""
+    left = sorted(done.unproven, key=lambda item: item[0].name)
+    named = ", ".join(volume.name for volume, _ in left[:NAMED_MAX])
+    more = f" and {len(left) - NAMED_MAX} more" if len(left) > NAMED_MAX else ""
+    return DeadlineError(
+        f"node {node}: the fences of {len(left)} volumes are ordered and not proven: "
+        f"{named}{more}; the first: {left[0][1].message}",
+        code="fence_unproven",
+        hint=left[0][1].hint,
+        details={
+            "node": node,
+            "proven": _ids([volume.id for volume in done.proven]),
+            "proven_count": len(done.proven),
+            "unproven": _ids([volume.id for volume, _ in left]),
+            "unproven_count": len(left),
+        },
+    )
+
+
+def _ids(numbers: list[int]) -> str:
+    return " ".join(f"{number:016x}" for number in sorted(numbers)[:DETAILED_MAX])
 
 
 @router.get("/drives", dependencies=[READ])

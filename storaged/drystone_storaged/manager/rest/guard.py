@@ -23,6 +23,10 @@ class TokenTable:
     """Tokens and their roles; looks at every token, so that time tells nothing."""
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
+        self.replace(tokens)
+
+    def replace(self, tokens: Mapping[str, str]) -> None:
+        """Only these count from here on."""
         self._tokens = [(token.encode(), RANK[role]) for token, role in tokens.items()]
 
     def rank(self, header: str | None) -> int:

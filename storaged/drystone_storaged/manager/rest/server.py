@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 
 from drystone_common.errors import InvalidArgumentError
 from drystone_storaged.manager.rest.app import create_app
+from drystone_storaged.manager.rest.guard import TokenTable
 from drystone_storaged.manager.services import Services
 from drystone_storaged.manager.settings import ManagerSettings
 
@@ -81,7 +82,7 @@ class RestServer(uvicorn.Server):
 async def start_rest(
     settings: ManagerSettings,
     services: Services,
-    tokens: dict[str, str],
+    tokens: TokenTable,
     listener: socket.socket,
     tls: ssl.SSLContext | None = None,
 ) -> tuple[RestServer, str]:

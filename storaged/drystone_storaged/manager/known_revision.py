@@ -1,0 +1,99 @@
+"""The newest state of the shared store that this manager has seen: it leads no older one.
+
+An etcd that was restored from a backup hands numbers out again that are in use. Drives refuse it
+when they are opened; this keeps a manager that saw the newer state from acting on the old one at
+all. A manager that saw nothing, or less, knows nothing: only the order of a restore is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from drystone_common.errors import DataError, DrystoneError
+from drystone_common.files import atomic_write_json, read_json
+from drystone_common.logs import get_logger
+from drystone_storaged.cluster import keys
+from drystone_storaged.cluster.leadership import Leadership
+from drystone_storaged.cluster.store import MetadataStore
+from drystone_storaged.cluster.store_etcd import EtcdStore
+
+log = get_logger(__name__)
+
+SAVE_S: Final = 10.0
+"""Between two notes on disk: a manager that restarts knows a state that is at most this old."""
+
+FILE_NAME: Final = "revision.json"
+
+
+class KnownRevision:
+    """What was seen, in memory and in the state folder. A store of this process alone has none."""
+
+    def __init__(
+        self, store: MetadataStore, leadership: Leadership, cluster: str, folder: Path
+    ) -> None:
+        self._leadership = leadership
+        leadership.before_claim.append(self.check)
+        self._store = store if isinstance(store, EtcdStore) else None
+        self._cluster = cluster
+        self._file = folder / FILE_NAME
+        self._known = self._load()
+        self._saved = self._known
+
+    async def check(self) -> None:
+        """Raise ``DataError`` where the store is older than what this manager has seen of it."""
+        if self._store is None:
+            return
+        incarnation, revision = self._known
+        # Taken before the question: an answer to a later one cannot be lower.
+        revision = max(revision, self._store.highest_revision)
+        raw = await self._store.get(keys.INCARNATION)
+        found = (int(raw.value) if raw else 1, await self._store.revision())
+        if found < (incarnation, revision):
+            raise DataError(
+                f"the metadata store is at revision {found[1]} (incarnation {found[0]}), and this "
+                f"manager has seen {revision} (incarnation {incarnation}): it is an older copy",
+                code="store_too_old",
+                hint="stop every manager and put the newest store back; an old one hands numbers "
+                "out again that are in use",
+            )
+        if found[0] > incarnation:
+            self._store.highest_revision = found[1]  # what was seen before was another count
+        self._known = found
+
+    async def run(self) -> None:
+        """Look, stop leading an older copy, and note on disk what is seen; until cancelled."""
+        told = False
+        while True:
+            try:
+                await self.check()
+            except DataError as error:
+                if not told:
+                    log.warning("the metadata store is an older copy", reason=str(error))
+                told = True
+                self._leadership.forsake()
+            else:
+                told = False
+                await self._note()
+            await asyncio.sleep(SAVE_S)
+
+    async def _note(self) -> None:
+        if self._known != self._saved:
+            known = self._known
+            await asyncio.to_thread(self._save, known)
+            self._saved = known
+
+    def _save(self, known: tuple[int, int]) -> None:
+        record = {"cluster": self._cluster, "incarnation": known[0], "revision": known[1]}
+        atomic_write_json(self._file, record)
+
+    def _load(self) -> tuple[int, int]:
+        try:
+            raw = read_json(self._file)
+        except (DrystoneError, OSError):
+            return (0, 0)  # none yet, or damaged: it only ever adds to what drives refuse
+        if not isinstance(raw, dict) or raw.get("cluster") != self._cluster:
+            return (0, 0)  # of an earlier cluster
+        numbers = (raw.get("incarnation"), raw.get("revision"))
+        return numbers if all(type(n) is int for n in numbers) else (0, 0)  # type: ignore[return-value]
