@@ -21,8 +21,9 @@ from drystone_operator.resources.base import Platform
 GATHER_S: Final = 0.3
 """After a kick, so that one rollout of thirty pods is a few rounds and not thirty."""
 
-ROUND_S_MAX: Final = 300.0
-"""A round that takes longer hangs in something without a deadline: it is cut off and told."""
+ROUND_S_MAX: Final = 120.0
+"""A round that takes longer hangs in something without a deadline: it is cut off and told, before
+`/healthz` says no for it (`healthy_s`) and the operator is restarted."""
 
 EMPTY: Final = World({}, (), (), ())
 
