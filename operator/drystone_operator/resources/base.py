@@ -67,6 +67,10 @@ class Build:
     uid: str
     spec: StorageClusterSpec
     platform: Platform
+    established: bool = False
+    """Whether its status has an id: there was a metadata store with records."""
+    etcd_keys: frozenset[str] = frozenset({"ca.crt", "tls.crt", "tls.key"})
+    """What the Secret of certificates for a person's etcd has."""
 
     @property
     def instance(self) -> str:
