@@ -7,14 +7,16 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# Parameters, all optional: make sim SEED=7 | SEEDS=1000 FROM=300; make bench PEERS=ceph.
+# Parameters, all optional: make sim SEED=7 | SEEDS=1000 FROM=300; make bench PEERS=ceph;
+# make kube-e2e KIND=1.
 SEED ?=
 SEEDS ?=
 FROM ?=
 PEERS ?=
+KIND ?=
 export SEED SEEDS FROM PEERS
 
-.PHONY: help setup env lint fmt etcd test sim bench demo nightly generate check clean image kube-up kube-down kube-e2e
+.PHONY: help setup env lint fmt etcd test sim bench demo nightly generate check clean image kube-up kube-down kube-demo kube-e2e
 
 help: ## Show this list.
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' \
@@ -69,5 +71,8 @@ kube-up: ## Start a Kubernetes of three nodes on this machine (root; builds its 
 kube-down: ## Take it away, with everything that it made.
 	@scripts/kube.sh down
 
-kube-e2e: image ## Test the image in that Kubernetes, from install to removal, and take it away.
-	@scripts/kube.sh e2e
+kube-demo: image ## The same with Drystone installed and a tour to follow; `make kube-down` ends it.
+	@scripts/kube.sh demo
+
+kube-e2e: image ## Test the image in that Kubernetes, from install to removal. KIND=1: in one that kind makes.
+	@scripts/kube.sh $(if $(filter-out 0,$(KIND)),kind,e2e)

@@ -60,7 +60,7 @@ def ready_of(seen: nodes.NodesSeen) -> str:
             {}, {"nodes": ()},
             (
                 "Ready=False NodeMissing: Kubernetes has no node n1. If it is gone for good, "
-                "`drystone node forget n1` frees its name."
+                "`kubectl drystone -n ns node forget n1 --yes` frees its name."
             ),
         ),
     ],
@@ -116,8 +116,9 @@ def ended(*lines: str) -> PodView:
             (
                 "ServerDown: The server of this node is not connected to a manager. It ended with: "
                 "the join token file j does not exist. If the machine was installed anew, its "
-                "identity is lost: `drystone node forget n1` frees the name, and it joins as a new "
-                "node. What its disks hold is then given up, and copied from the others."
+                "identity is lost: `kubectl drystone -n ns node forget n1 --yes` frees the "
+                "name, and it joins as a new node. What its disks hold is then "
+                "given up, and copied from the others."
             ),
         ),
         (("killed",), engine(), "Joining: The server of this node has not registered yet."),

@@ -1,4 +1,4 @@
-"""`make kube-up`, `kube-down`, `kube-e2e`; and by hand: python3 -m tests.e2e.kube --help."""
+"""`make kube-up`, `-demo`, `-e2e`, `-down`; and by hand: python3 -m tests.e2e.kube --help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.kube import cgroups, cluster, evidence, network, node, operated, plain, tools
+from tests.e2e.kube import (
+    cgroups,
+    cluster,
+    demo,
+    evidence,
+    kind,
+    network,
+    node,
+    operated,
+    plain,
+    tools,
+)
 from tests.e2e.kube.settings import Lab, LabError, from_environment
 from tests.e2e.kube.shell import Steps
 from tests.e2e.lib.stop import end_in_order
@@ -48,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("tools", "install and build what the lab runs, into its cache"),
         ("up", "start the lab"),
+        ("demo", "start the lab with Drystone in it, leave it, and print a tour"),
+        ("kind", "end to end in a Kubernetes that kind makes"),
         ("down", "take the lab away, with everything that it made"),
         ("plain", "end to end with plain manifests, in the lab that is up"),
         ("operated", "end to end with chart and operator, in the lab that is up"),
@@ -78,6 +91,10 @@ def _run(arguments: argparse.Namespace, lab: Lab, steps: Steps) -> None:
         cluster.up(lab, steps)
     elif command == "down":
         cluster.down(lab, steps)
+    elif command == "demo":
+        demo.run(lab, steps)
+    elif command == "kind":
+        kind.run(lab, steps)
     elif command == "load":
         cluster.load(lab, arguments.archive, steps)
     elif command in SCENARIOS:

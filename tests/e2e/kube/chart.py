@@ -58,14 +58,16 @@ def make_disks(lab: Lab) -> None:
     for number in lab.numbers():
         folder = lab.node(number) / "disks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "disk-1.img").open("wb") as file:
-            file.truncate(DISK_BYTES)
+        disk = folder / "disk-1.img"
+        if not disk.exists():  # one that is in use is not blank
+            with disk.open("wb") as file:
+                file.truncate(DISK_BYTES)
 
 
-def install(lab: Lab) -> None:
-    """Install, and wait until helm says that everything runs."""
+def install(lab: Lab, changed: dict[str, Any] | None = None) -> None:
+    """Install, and wait until helm says that everything runs. ``changed``: not the lab's values."""
     path = lab.folder / "values.json"
-    path.write_text(json.dumps(values()))
+    path.write_text(json.dumps(values() if changed is None else changed))
     _helm(lab, "upgrade", "--install", RELEASE, str(CHART), "--create-namespace",
           "--values", str(path), "--wait", "--timeout", f"{HELM_S:.0f}s")  # fmt: skip
 

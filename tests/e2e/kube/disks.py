@@ -52,5 +52,6 @@ def _restart_server(kubectl: Kubectl, node: str) -> None:
 
 def _state(kubectl: Kubectl, node: str) -> str:
     found: list[dict[str, Any]] = kubectl.items("storagedisk", NAMESPACE)
-    states = [d.get("status", {}).get("state", "") for d in found if d["spec"].get("node") == node]
+    mine = [disk for disk in found if disk["spec"].get("nodeName") == node]
+    states = [disk.get("status", {}).get("state", "") for disk in mine]
     return str(states[0]) if states else ""
