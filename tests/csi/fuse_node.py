@@ -90,6 +90,8 @@ class HelperPod:
             self.process.kill()  # --kill-child
             # The last of a container to go, after every process in it.
             wait_for(lambda: not alive(first), "the helper is gone")
+            # Its first thread may be dead a moment before the others, and those hold the socket.
+            wait_for(lambda: not self.serves(), "nobody listens")
         self.wait()
 
     async def attach(self, spec: AttachSpec) -> Device:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from drystone_operator.resources.base import Build
 from drystone_operator.resources.children import children
 from drystone_storaged.agent.process import DaemonSettings
 from drystone_storaged.agent.trust import require_https
+from drystone_storaged.beacon.settings import BeaconSettings
 from drystone_storaged.block.settings import BlockSettings
 from drystone_storaged.fuse.settings import FuseHelperSettings
 from drystone_storaged.manager.app import check_listen
@@ -28,16 +27,14 @@ from drystone_storaged.server.settings import ServerSettings
 from tests.operator.test_resources import SPECS
 from tests.operator.wanted import build
 
-BEACONS = importlib.util.find_spec("drystone_storaged.beacon") is not None
 CLASSES: dict[str, type[Settings]] = {
     "manager": ManagerSettings,
     "server": ServerSettings,
     "block": BlockSettings,
     "csi": CsiSettings,
+    "beacon": BeaconSettings,
     "fuse-helper": FuseHelperSettings,
 }
-if BEACONS:
-    CLASSES["beacon"] = importlib.import_module("drystone_storaged.beacon.settings").BeaconSettings
 
 FIELDS = {
     "spec.nodeName": "n1",
@@ -63,7 +60,7 @@ CASES = [(spec, secure) for spec in SPECS for secure in (True, False)]
 
 
 def wanted(spec: str, secure: bool) -> Build:
-    return build(SPECS[spec], tls=secure, beacon_pods=BEACONS)
+    return build(SPECS[spec], tls=secure, beacon_pods=True)
 
 
 def containers(made: Build) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -139,8 +136,8 @@ def test_every_process_takes_the_settings_that_the_operator_writes(
         for name, value in settings.model_dump().items():
             if name.endswith("_file") and value:
                 assert str(value) in there, f"{container['name']}: {name} is in no volume"
-    here: set[type[Settings]] = {BlockSettings, CsiSettings, FuseHelperSettings}
-    assert seen == (here if made.spec.is_external else set(CLASSES.values()))
+    consuming: set[type[Settings]] = {BlockSettings, CsiSettings, FuseHelperSettings}
+    assert seen == (consuming if made.spec.is_external else set(CLASSES.values()))
 
 
 @pytest.mark.parametrize(("spec", "secure"), CASES)
@@ -153,7 +150,9 @@ def test_with_tls_everybody_verifies_and_no_address_is_in_clear_text(
         if isinstance(settings, ManagerSettings):
             check_listen(settings)
             assert (settings.tls, settings.insecure_listen) == (secure, not secure)
-        elif (secure or made.spec.is_external) and not isinstance(settings, FuseHelperSettings):
+        elif isinstance(settings, FuseHelperSettings):
+            continue  # it speaks to the block daemon of its node, by a socket
+        elif secure or made.spec.is_external:
             assert isinstance(settings, DaemonSettings | CsiSettings)
             assert settings.tls_ca_file == f"{names.TLS_DIR}/ca.crt"
             if isinstance(settings, CsiSettings):
