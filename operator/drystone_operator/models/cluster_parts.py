@@ -84,6 +84,9 @@ class EtcdSpec(Wanted):
             raise ValueError("give exactly one of endpoints (an etcd you run) and managed")
         if self.managed is not None and (self.tls_secret_ref or self.password_secret_ref):
             raise ValueError("tlsSecretRef and passwordSecretRef belong to endpoints")
+        https = any(url.startswith("https://") for url in self.endpoints or ())
+        if https and self.tls_secret_ref is None:
+            raise ValueError("https endpoints need tlsSecretRef")
         return self
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from drystone_operator import names
 from drystone_operator.models.common import rounded_quantity
+from drystone_operator.models.node import BeaconState
 from drystone_operator.plan.actions import Action, Create, Plan, WriteStatus
 from drystone_operator.plan.failover import Decision, Step
 from drystone_operator.plan.views import EngineView, NodeView, PodView, Unanswered
@@ -224,6 +225,9 @@ def _fields(one: StorageNodeView, node: NodeView | None, seen: NodesSeen) -> Jso
     client = seen.engine.node("client", names.client_name(one.node))
     if server is not None:
         found["serverVersion"] = server.version
+        if server.beacon_connected is not None:
+            state = BeaconState.CONNECTED if server.beacon_connected else BeaconState.AWAY
+            found["beacon"] = state.value
         if server.votes is not None:
             found["quorumVote"] = "Voter" if server.votes else "NonVoter"
     if client is not None:
