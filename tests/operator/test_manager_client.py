@@ -50,6 +50,20 @@ async def test_a_manager_that_is_gone_is_passed_over():
     await found.aclose()
 
 
+async def test_managers_of_another_cluster_count_as_no_answer():
+    manager = FakeManager()
+    found = ManagerClient(URLS, "t" * 20, timeout_s=5.0, transport=manager.transport())
+    known = manager.uuid
+    for ask in (views.look, views.look_at_nodes):
+        manager.uuid = known
+        assert isinstance(await ask(found, known), EngineView)
+        manager.uuid = "99999999-2222-3333-4444-555555555555"
+        answer = await ask(found, known)
+        assert isinstance(answer, Unanswered)
+        assert answer.is_other
+    await found.aclose()
+
+
 async def test_when_none_leads_the_last_refusal_is_told():
     found = client(led_by("nobody", []))
     with pytest.raises(UnavailableError) as caught:

@@ -97,6 +97,10 @@ class Rounds:
             not_deleted = await self._deletion(seen, body)
             if not_deleted is None:
                 return
+        if isinstance(seen.engine, Unanswered) and seen.engine.is_other:
+            wanted = _wanted(seen, body, not_deleted)
+            await executor.run(cluster.plan(wanted, _pods_seen(seen)), None)
+            return
         await self._cluster(seen, body, not_deleted)
         await self._disks(seen)
         await self._pools(seen)
@@ -107,13 +111,23 @@ class Rounds:
             manager = await self._around.managers.client(build, secrets)
         except DataError as error:  # what is to be verified with, is none
             return Seen(world, build, secrets, None, Unanswered(error.code, f"{error.message}."))
-        engine = cluster.NOT_ASKED if manager is None else await views.look(manager)
+        engine = await self._engine(world, build, manager)
         return Seen(world, build, secrets, manager, engine)
+
+    @staticmethod
+    async def _engine(
+        world: World, build: Build, manager: ManagerClient | None
+    ) -> EngineView | Unanswered:
+        if manager is None:
+            return cluster.NOT_ASKED
+        return await views.look(manager, world.known_uuid(build.namespace, build.name))
 
     async def _deletion(self, seen: Seen, body: Json) -> Condition | None:
         """Let it go; or say why not, and everything goes on as before."""
         ran = bool((body.get("status") or {}).get("clusterUUID"))
         names_of = await views.volume_names(seen.manager) if seen.manager is not None else None
+        # After the volumes were asked for: the answer is worth something only of this cluster.
+        seen = replace(seen, engine=await self._engine(seen.world, seen.build, seen.manager))
         wanted = deletion.DeletionSeen(
             volumes=names_of,
             engine=seen.engine,
@@ -145,9 +159,9 @@ class Rounds:
         )
         fault_sets = nodes.fault_sets(build, nodes_seen)
         step = rollout.plan(_rollout_seen(seen, fault_sets, failover, drains.leaving))
-        wanted, cluster_seen = await self._cluster_seen(seen, body, fault_sets, step)
-        wanted = replace(wanted, not_deleted=not_deleted)
+        cluster_seen = await self._cluster_seen(seen, fault_sets, step)
         await executor.run(nodes.plan(build, nodes_seen), seen.manager)
+        wanted = _wanted(seen, body, not_deleted)
         await executor.run(cluster.plan(wanted, cluster_seen), seen.manager)
         for action in (*drains.actions, *step.actions, *await _fuse_step(seen)):
             await executor.one(action, seen.manager)
@@ -164,25 +178,18 @@ class Rounds:
         return drain.plan(seen.build, replace(wanted, pods=pods))
 
     async def _cluster_seen(
-        self, seen: Seen, body: Json, fault_sets: Mapping[str, str], step: rollout.Rollout
-    ) -> tuple[cluster.ClusterWanted, cluster.ClusterSeen]:
-        metadata, build = body["metadata"], seen.build
-        wanted = cluster.ClusterWanted(
-            build=build,
-            finalizers=tuple(metadata.get("finalizers") or ()),
-            known_uuid=str((body.get("status") or {}).get("clusterUUID") or ""),
-        )
+        self, seen: Seen, fault_sets: Mapping[str, str], step: rollout.Rollout
+    ) -> cluster.ClusterSeen:
+        build = seen.build
         local = await observe.read_local_volumes(self._around.kube, build)
         found = [(o.get("status") or {}).get("state") for o in seen.objects("StorageDisk")]
-        return wanted, cluster.ClusterSeen(
+        return replace(
+            _pods_seen(seen),
             secrets=seen.secrets.keys,
-            workloads=seen.world.workloads_of(build.namespace, build.name),
-            pods=seen.pods,
             nodes=seen.world.nodes,
             storage_nodes=fault_sets,
             local_volumes=local.nodes,
             released_volumes=local.released,
-            engine=seen.engine,
             rollout=step.message if step.outdated else "",
             available_disks=found.count("Available"),
             tls=await observe.read_tls(self._around.kube, build, self._around.now()),
@@ -271,6 +278,22 @@ def _only_one(world: World, body: Json) -> None:
             f"This namespace has StorageCluster {oldest['metadata']['name']} already; "
             "make another one in a namespace of its own."
         )
+
+
+def _wanted(seen: Seen, body: Json, not_deleted: Condition | None) -> cluster.ClusterWanted:
+    return cluster.ClusterWanted(
+        build=seen.build,
+        not_deleted=not_deleted,
+        finalizers=tuple(body["metadata"].get("finalizers") or ()),
+        known_uuid=str((body.get("status") or {}).get("clusterUUID") or ""),
+    )
+
+
+def _pods_seen(seen: Seen) -> cluster.ClusterSeen:
+    """What its status needs in any case."""
+    build = seen.build
+    workloads = seen.world.workloads_of(build.namespace, build.name)
+    return cluster.ClusterSeen(workloads=workloads, pods=seen.pods, engine=seen.engine)
 
 
 async def _fuse_step(seen: Seen) -> tuple[DeletePod, ...]:

@@ -53,11 +53,12 @@ def plan(build: Build, seen: DeletionSeen) -> Plan:
 
 def refusal(build: Build, seen: DeletionSeen) -> Condition | None:
     """Why it is not deleted, as its Ready condition; None = it may go."""
-    if build.spec.is_external or not seen.ever_ran:
+    # A namespace takes pods, Secrets and settings along: to hold this one back protects nothing.
+    if build.spec.is_external or not seen.ever_ran or seen.namespace_goes:
         return None
-    if seen.namespace_goes:
-        # Pods, Secrets and settings go with it; to hold this one object back protects nothing.
-        return None
+    if isinstance(seen.engine, Unanswered) and seen.engine.is_other:
+        # An empty cluster in the place of ours has no volumes, and says nothing of ours.
+        return Condition("Ready", False, "OtherCluster", f"Not deleted. {seen.engine.message}")
     if seen.volumes is None:
         message = seen.engine.message if isinstance(seen.engine, Unanswered) else "No answer."
         return Condition(
