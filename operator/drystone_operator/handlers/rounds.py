@@ -148,7 +148,7 @@ class Rounds:
         build, executor = seen.build, self._around.executor(seen.build.namespace)
         failover = self._around.failover(build.namespace, build.name)
         objects = parse.nodes(seen.objects("StorageNode"), self._around.now())
-        drains = await self._drains(seen, frozenset(o.node for o in objects))
+        drains = _drains(seen, frozenset(o.node for o in objects))
         nodes_seen = nodes.NodesSeen(
             nodes=seen.world.nodes,
             objects=objects,
@@ -163,19 +163,34 @@ class Rounds:
         await executor.run(nodes.plan(build, nodes_seen), seen.manager)
         wanted = _wanted(seen, body, not_deleted)
         await executor.run(cluster.plan(wanted, cluster_seen), seen.manager)
-        for action in (*drains.actions, *step.actions, *await _fuse_step(seen)):
+        for action in drains.kept:
+            await executor.one(action, seen.manager)
+        if drains.taken or step.actions:
+            await self._take_away(seen, frozenset(o.node for o in objects), fault_sets)
+        for pod in await _fuse_step(seen):
+            await executor.one(pod, seen.manager)
+
+    async def _take_away(
+        self, seen: Seen, storage_nodes: frozenset[str], fault_sets: Mapping[str, str]
+    ) -> None:
+        """Delete pods of guards, servers and beacons, as it is right now.
+
+        What the round began with may be minutes old: everything that was done since took its time,
+        and watches may be behind. So all of it is asked for once more, and planned once more.
+        """
+        build, executor = seen.build, self._around.executor(seen.build.namespace)
+        now = await self._again(seen)
+        drains = _drains(now, storage_nodes)
+        failover = self._around.failover(build.namespace, build.name)
+        step = rollout.plan(_rollout_seen(now, fault_sets, failover, drains.leaving))
+        for action in (*drains.taken, *step.actions):
             await executor.one(action, seen.manager)
 
-    async def _drains(self, seen: Seen, storage_nodes: frozenset[str]) -> drain.Drain:
-        """Letting a node go is decided from pods as they are, not as a watch had them last."""
-        if seen.build.spec.is_external:
-            return drain.Drain()
-        wanted = drain.DrainSeen(seen.world.nodes, storage_nodes, seen.pods, seen.engine)
-        first = drain.plan(seen.build, wanted)
-        if not first.lets_go:
-            return first
-        pods = await observe.read_pods(self._around.kube, seen.build)
-        return drain.plan(seen.build, replace(wanted, pods=pods))
+    async def _again(self, seen: Seen) -> Seen:
+        kube, build = self._around.kube, seen.build
+        pods = await observe.read_pods(kube, build)
+        world = replace(seen.world, nodes=await observe.read_nodes(kube), pods=pods)
+        return replace(seen, world=world, engine=await self._engine(world, build, seen.manager))
 
     async def _cluster_seen(
         self, seen: Seen, fault_sets: Mapping[str, str], step: rollout.Rollout
@@ -278,6 +293,13 @@ def _only_one(world: World, body: Json) -> None:
             f"This namespace has StorageCluster {oldest['metadata']['name']} already; "
             "make another one in a namespace of its own."
         )
+
+
+def _drains(seen: Seen, storage_nodes: frozenset[str]) -> drain.Drain:
+    if seen.build.spec.is_external:
+        return drain.Drain()
+    wanted = drain.DrainSeen(seen.world.nodes, storage_nodes, seen.pods, seen.engine)
+    return drain.plan(seen.build, wanted)
 
 
 def _wanted(seen: Seen, body: Json, not_deleted: Condition | None) -> cluster.ClusterWanted:

@@ -45,9 +45,14 @@ class Drain:
     conditions: Mapping[str, Condition] = field(default_factory=dict)
 
     @property
-    def lets_go(self) -> bool:
-        """Whether a guard is taken away, which has to be decided from what is true right now."""
-        return any(isinstance(action, DeletePod) for action in self.actions)
+    def taken(self) -> tuple[Action, ...]:
+        """Guards that are taken away, which has to be decided from what is true right now."""
+        return tuple(a for a in self.actions if isinstance(a, DeletePod))
+
+    @property
+    def kept(self) -> tuple[Action, ...]:
+        """All the rest: it takes nothing away."""
+        return tuple(a for a in self.actions if not isinstance(a, DeletePod))
 
     def __str__(self) -> str:
         """As a plan."""
