@@ -32,6 +32,7 @@ from drystone_operator.plan import (
 from drystone_operator.plan.actions import DeletePod, WriteStatus
 from drystone_operator.plan.failover import Decision, Step
 from drystone_operator.plan.views import Device, EngineView, PodView, Unanswered
+from drystone_operator.resources import guards
 from drystone_operator.resources.base import Build, Platform
 from drystone_operator.status import Condition
 
@@ -109,7 +110,8 @@ class Rounds:
         secrets = await observe.read_secrets(self._around.kube, build)
         try:
             manager = await self._around.managers.client(build, secrets)
-        except DataError as error:  # what is to be verified with, is none
+        # What is to be verified with, is none, or an address leaves nothing to verify.
+        except (DataError, InvalidArgumentError) as error:
             return Seen(world, build, secrets, None, Unanswered(error.code, f"{error.message}."))
         engine = await self._engine(world, build, manager)
         return Seen(world, build, secrets, manager, engine)
@@ -125,9 +127,12 @@ class Rounds:
     async def _deletion(self, seen: Seen, body: Json) -> Condition | None:
         """Let it go; or say why not, and everything goes on as before."""
         ran = bool((body.get("status") or {}).get("clusterUUID"))
-        names_of = await views.volume_names(seen.manager) if seen.manager is not None else None
-        # After the volumes were asked for: the answer is worth something only of this cluster.
-        seen = replace(seen, engine=await self._engine(seen.world, seen.build, seen.manager))
+        names_of = None
+        if seen.manager is not None:
+            names_of = await views.volume_names(seen.manager)
+            # Asked once more, after that: names of volumes count only of this cluster.
+            engine = await self._engine(seen.world, seen.build, seen.manager)
+            seen = replace(seen, engine=engine)
         wanted = deletion.DeletionSeen(
             volumes=names_of,
             engine=seen.engine,
@@ -139,7 +144,9 @@ class Rounds:
         )
         refusal = deletion.refusal(seen.build, wanted)
         if refusal is None:
-            plan = deletion.plan(seen.build, wanted)
+            pods = await observe.read_pods(self._around.kube, seen.build)
+            guarding = tuple(p for p in pods if p.component == guards.COMPONENT)
+            plan = deletion.plan(seen.build, replace(wanted, guards=guarding))
             await self._around.executor(seen.build.namespace).run(plan, seen.manager)
         return refusal
 

@@ -46,6 +46,8 @@ class PodView:
     template: str = ""
     ready: bool = False
     deleting: bool = False
+    held: bool = False
+    """Our finalizer is on it: deleted or not, it stays until the operator lets it go."""
     finished: bool = False
     """It ended, well or not, and does not start again."""
     running: bool = False
