@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drystone_operator.plan import cluster, deletion
+from drystone_operator.plan import cluster, cluster_status, deletion
 from drystone_operator.plan.actions import Create, WriteStatus
 from drystone_operator.plan.local_volumes import to_readopt
 from drystone_operator.plan.views import (
@@ -73,7 +73,7 @@ def test_a_new_cluster_on_etcd_is_made_from_nothing():
             Ready=False Creating: The cluster's objects are being made.
             Progressing=True Creating: The cluster's objects are being made.
             Degraded=Unknown ManagerUnreachable: No manager answers.
-            Secured=False ClearText: Tokens travel in clear text between pods: confine them with a NetworkPolicy.
+            Secured=False ClearText: Tokens travel in clear text between pods: confine them with a NetworkPolicy. The managed etcd speaks clear text and knows no login: only a NetworkPolicy guards it.
             components: []
             endpoint: http://c-manager-0.c-managers.ns.svc:8460""")  # noqa: E501 - as it is said
 
@@ -116,6 +116,19 @@ def test_no_key_is_made_beside_volumes_that_hold_metadata_already():
     assert "MasterKeyLost: Secret c-master is not there, but PersistentVolume ns-c-etcd-0" in str(
         plan
     )
+
+
+def test_the_clear_text_of_the_managed_etcd_is_said_beside_tls():
+    def secured(spec: Any) -> str:
+        return str(cluster_status.secured(build(spec, tls=True)))
+
+    assert secured(ETCD) == (
+        "Secured=True Tls: REST and the control channel speak TLS. The managed etcd speaks clear "
+        "text and knows no login: only a NetworkPolicy guards it."
+    )
+    yours = {"endpoints": ["https://a:2379"], "tlsSecretRef": {"name": "t"}}
+    theirs = {"metadata": {"type": "etcd", "etcd": yours}}
+    assert secured(theirs) == "Secured=True Tls: REST and the control channel speak TLS."
 
 
 OTHER = Unanswered(OTHER_CLUSTER, "The managers answer as cluster v.")

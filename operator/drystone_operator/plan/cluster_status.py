@@ -117,13 +117,19 @@ def secured(build: Build) -> Condition:
         safe = https and external.ca_secret_ref is not None
     else:
         safe = build.tls
+    etcd = (
+        " The managed etcd speaks clear text and knows no login: only a NetworkPolicy guards it."
+        if build.etcd_managed
+        else ""
+    )
     if safe:
-        return Condition("Secured", True, "Tls", "REST and the control channel speak TLS.")
+        text = f"REST and the control channel speak TLS.{etcd}"
+        return Condition("Secured", True, "Tls", text)
     return Condition(
         "Secured",
         False,
         "ClearText",
-        "Tokens travel in clear text between pods: confine them with a NetworkPolicy.",
+        f"Tokens travel in clear text between pods: confine them with a NetworkPolicy.{etcd}",
     )
 
 
