@@ -162,6 +162,18 @@ class RestManager:
             self._uuid = _read(_Cluster, answer).uuid
         return self._uuid
 
+    async def _same_cluster(self) -> None:
+        """Whether the managers kept their store: without it "not there" says nothing of ours."""
+        if self._uuid is None:
+            return
+        now = _read(_Cluster, await self._call("GET", "/v1/cluster")).uuid
+        if now != self._uuid:
+            raise ConflictError(
+                f"the managers answer as cluster {now}, and were {self._uuid} before",
+                code="wrong_cluster",
+                hint=f"bring back the metadata store of {self._uuid}",
+            )
+
     async def healthy(self) -> bool:
         """See ``ManagerApi``."""
         try:
@@ -193,6 +205,7 @@ class RestManager:
 
     async def delete_volume(self, volume_id: str) -> None:
         """See ``ManagerApi``."""
+        await self._same_cluster()
         try:
             await self._call("DELETE", f"/v1/volumes/{volume_id}")
         except NotFoundError:

@@ -88,6 +88,17 @@ async def test_deleting_and_unpublishing_what_is_gone_succeeds():
     await manager.unpublish("1", "block-1")
 
 
+async def test_nothing_is_deleted_when_the_managers_have_become_another_cluster():
+    peer = Peer(body={"uuid": "11111111-2222-3333-4444-555555555555"})
+    manager = peer.manager()
+    await manager.cluster_uuid()
+    peer.body = {"uuid": "99999999-2222-3333-4444-555555555555"}
+    with pytest.raises(ConflictError) as caught:
+        await manager.delete_volume("1")
+    assert caught.value.code == "wrong_cluster"
+    assert {r.method for r in peer.requests} == {"GET"}
+
+
 @pytest.mark.parametrize("body", [[], {"id": "zz"}, None, "text"])
 async def test_an_answer_that_makes_no_sense_is_unavailable(body):
     with pytest.raises(UnavailableError) as caught:

@@ -17,6 +17,7 @@ class FakeManager:
     """What a test says a cluster is, and what was asked of it."""
 
     def __init__(self) -> None:
+        self.uuid = CLUSTER
         self.nodes: list[Json] = []
         self.drives: list[Json] = []
         self.pools: dict[str, Json] = {}
@@ -135,7 +136,7 @@ class FakeManager:
 
     def _status(self) -> Json:
         return {
-            "health": self.health, "issues": self.issues, "cluster": CLUSTER, "map_revision": 7,
+            "health": self.health, "issues": self.issues, "cluster": self.uuid, "map_revision": 7,
             "nodes": self.nodes, "drives": self.drives, "pgs": self.pgs,
             "resync": {"bytes_left": 0, "bytes_done": 0},
         }  # fmt: skip

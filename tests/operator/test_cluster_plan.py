@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 
 from drystone_operator.handlers import parse
-from drystone_operator.plan import cluster, deletion
-from drystone_operator.plan.actions import Apply, Create
+from drystone_operator.plan import cluster, cluster_status, deletion
+from drystone_operator.plan.actions import Apply, Create, WriteStatus
 from drystone_operator.plan.local_volumes import to_readopt
-from drystone_operator.plan.views import EngineNode, PgCounts, Unanswered, Workload
+from drystone_operator.plan.views import (
+    OTHER_CLUSTER,
+    EngineNode,
+    PgCounts,
+    Unanswered,
+    Workload,
+)
 from drystone_operator.resources.children import children, key
 from tests.operator.wanted import ETCD, EXTERNAL, NODES, build, engine, node, pod
 
@@ -71,7 +77,7 @@ def test_a_new_cluster_on_etcd_is_made_from_nothing():
             Ready=False Creating: The cluster's objects are being made.
             Progressing=True Creating: The cluster's objects are being made.
             Degraded=Unknown ManagerUnreachable: No manager answers.
-            Secured=False ClearText: Tokens travel in clear text between pods: confine them with a NetworkPolicy.
+            Secured=False ClearText: Tokens travel in clear text between pods: confine them with a NetworkPolicy. The managed etcd speaks clear text and knows no login: only a NetworkPolicy guards it.
             components: []
             endpoint: http://c-manager-0.c-managers.ns.svc:8460""")  # noqa: E501 - as it is said
 
@@ -105,6 +111,52 @@ def test_a_lost_master_key_stops_everything_but_the_word_about_it():
     plan = cluster.plan(wanted(known_uuid="u-1"), seen)
     assert lines(plan, "apply", "create") == []
     assert "MasterKeyLost: Secret c-master is gone although cluster u-1 exists." in str(plan)
+
+
+def test_no_key_is_made_beside_volumes_that_hold_metadata_already():
+    seen = cluster.ClusterSeen(nodes=NODES, local_volumes={"ns-c-etcd-0": "n1"}, engine=DEAF)
+    plan = cluster.plan(wanted(ETCD), seen)
+    assert lines(plan, "apply", "create") == []
+    assert "MasterKeyLost: Secret c-master is not there, but PersistentVolume ns-c-etcd-0" in str(
+        plan
+    )
+
+
+def test_the_clear_text_of_the_managed_etcd_is_said_beside_tls():
+    def secured(spec: Any) -> str:
+        return str(cluster_status.secured(build(spec, tls=True)))
+
+    assert secured(ETCD) == (
+        "Secured=True Tls: REST and the control channel speak TLS. The managed etcd speaks clear "
+        "text and knows no login: only a NetworkPolicy guards it."
+    )
+    yours = {"endpoints": ["https://a:2379"], "tlsSecretRef": {"name": "t"}}
+    theirs = {"metadata": {"type": "etcd", "etcd": yours}}
+    assert secured(theirs) == "Secured=True Tls: REST and the control channel speak TLS."
+
+
+OTHER = Unanswered(OTHER_CLUSTER, "The managers answer as cluster v.")
+
+
+def test_managers_of_another_cluster_are_said_and_nothing_is_done():
+    seen = cluster.ClusterSeen(secrets=SECRETS, nodes=NODES, workloads=WORKLOADS, engine=OTHER)
+    (only,) = cluster.plan(wanted(known_uuid="u"), seen).actions
+    assert isinstance(only, WriteStatus)
+    assert "Ready=False OtherCluster: The managers answer as cluster v." in str(only)
+    assert only.fields["clusterUUID"] == "u"
+
+
+def test_an_id_that_is_known_is_never_written_over():
+    seen = cluster.ClusterSeen(secrets=SECRETS, nodes=NODES, engine=engine(uuid="v"))
+    assert cluster.fields(wanted(known_uuid="u"), seen)["clusterUUID"] == "u"
+    assert cluster.fields(wanted(), seen)["clusterUUID"] == "v"
+
+
+def test_managers_of_another_cluster_grant_no_deletion():
+    seen = deletion.DeletionSeen(volumes=(), engine=OTHER, nodes=(), ever_ran=True, held=True)
+    refusal = deletion.refusal(build(), seen)
+    assert refusal is not None
+    assert refusal.reason == "OtherCluster"
 
 
 def test_a_node_gets_its_tokens_first_and_its_labels_in_a_later_look():

@@ -69,7 +69,7 @@ def plan(**seen: Any) -> drain.Drain:
 
 
 def let_go(found: drain.Drain) -> list[str]:
-    return [str(a).removeprefix("delete Pod/ns/c-guard-") for a in found.actions[1:]]
+    return [str(a).removeprefix("let go Pod/ns/c-guard-") for a in found.actions[1:]]
 
 
 def said(found: drain.Drain, name: str) -> str:
@@ -232,6 +232,34 @@ def test_a_guard_that_ended_is_made_anew_and_one_without_a_node_goes():
     assert let_go(plan(storage_nodes=frozenset(("n1", "n2", "n3")))) == ["n4"]
 
 
+EVICTED = {"deleting": True, "held": True}
+
+
+def test_a_guard_that_somebody_else_deleted_was_not_let_go():
+    evicted = (*pods("n2"), guard("n2", **EVICTED))
+    sick = engine(*NAMES, drives=(drive(1, "n1"), replace(drive(3, "n3"), in_sync=3, joining=1)))
+    found = plan(
+        nodes=nodes("n2"), pods=evicted, engine=replace(sick, drives=(*sick.drives, drive(2, "n2")))
+    )
+    assert let_go(found) == []
+    assert found.leaving == frozenset()
+    assert said(found, "n2").startswith("Draining=True Waiting")
+    assert let_go(plan(nodes=nodes("n2"), pods=evicted)) == ["n2"]
+    gone = (*pods("n2"), guard("n2", deleting=True))
+    assert plan(nodes=nodes("n2"), pods=gone).leaving == {"n2"}
+
+
+def test_a_deleted_guard_of_a_node_that_is_not_drained_makes_room_for_a_new_one():
+    evicted = (*pods("n2"), guard("n2", **EVICTED))
+    assert let_go(plan(pods=evicted)) == ["n2"]
+    assert let_go(plan(pods=pods("n2"))) == ["create Pod/c-guard-n2"]
+
+
+def test_the_last_storage_node_leaves_no_guard_behind():
+    found = plan(storage_nodes=frozenset(), pods=(guard("n1", **EVICTED),))
+    assert [str(a) for a in found.actions] == ["let go Pod/ns/c-guard-n1"]
+
+
 # With the whole operator -----------------------------------------------------------------
 
 
@@ -268,3 +296,20 @@ async def test_nodes_are_let_go_one_after_the_other_as_they_come_back(lab):
         cordon(lab, "a", cordoned=False)
         await lab.kube.until(lambda: guarded(lab) == {"a", "c"})
         await lab.until_condition("storagenodes", "a", "NotCordoned", "Draining")
+
+
+async def test_an_eviction_that_asked_no_budget_takes_no_guard_away(lab):
+    async with lab.running():
+        await until_serving(lab)
+        for name in ("a", "b", "c"):
+            put_server(lab, name)
+        await lab.kube.until(lambda: guarded(lab) == {"a", "b", "c"})
+        lab.manager.pgs = {**lab.manager.pgs, "in_sync": 60, "degraded": 4}
+        cordon(lab, "a", cordoned=True)
+        lab.kube.remove("pods", "c-guard-a", NAMESPACE)
+        await lab.until_condition("storagenodes", "a", "Waiting", "Draining")
+        assert guarded(lab) == {"a", "b", "c"}
+        lab.manager.pgs = {**lab.manager.pgs, "in_sync": 64, "degraded": 0}
+        await lab.kube.until(lambda: guarded(lab) == {"b", "c"})
+        lab.kube.remove("storageclusters", "c", NAMESPACE)
+        await lab.kube.until(lambda: guarded(lab) == set())

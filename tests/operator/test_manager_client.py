@@ -5,12 +5,20 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from drystone_common.errors import ConflictError, DeadlineError, UnavailableError
+from drystone_common.errors import (
+    ConflictError,
+    DeadlineError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from drystone_operator.handlers.managers import Managers
+from drystone_operator.handlers.observe import Secrets
 from drystone_operator.manager import views
 from drystone_operator.manager.client import ManagerClient
 from drystone_operator.plan.views import EngineView, Unanswered
 from drystone_storaged.agent.trust import client_context
 from tests.operator.fake_manager import FakeManager
+from tests.operator.wanted import EXTERNAL, build
 from tests.storaged import tls_env
 
 URLS = ("http://m0", "http://m1", "http://m2")
@@ -47,6 +55,20 @@ async def test_a_manager_that_is_gone_is_passed_over():
 
     found = client(handle)
     assert await found.get("/v1/status") == {"ok": True}
+    await found.aclose()
+
+
+async def test_managers_of_another_cluster_count_as_no_answer():
+    manager = FakeManager()
+    found = ManagerClient(URLS, "t" * 20, timeout_s=5.0, transport=manager.transport())
+    known = manager.uuid
+    for ask in (views.look, views.look_at_nodes):
+        manager.uuid = known
+        assert isinstance(await ask(found, known), EngineView)
+        manager.uuid = "99999999-2222-3333-4444-555555555555"
+        answer = await ask(found, known)
+        assert isinstance(answer, Unanswered)
+        assert answer.is_other
     await found.aclose()
 
 
@@ -138,3 +160,17 @@ async def test_a_manager_with_tls_is_verified_with_the_authority(tmp_path):
             else:
                 assert (await client.get("/v1/cluster"))["uuid"]
             await client.aclose()
+
+
+@pytest.mark.parametrize("url", ["http://storage.example:8460", "https://storage.example:8460"])
+async def test_no_token_leaves_in_clear_text_where_there_is_a_ca(url):
+    pem = tls_env.authority().certificate
+    managers = Managers(timeout_s=5.0, urls=(url,), transport=FakeManager().transport)
+    asked = managers.client(build(EXTERNAL), Secrets({}, "t" * 20, pem))
+    if url.startswith("https"):
+        assert await asked is not None
+    else:
+        with pytest.raises(InvalidArgumentError) as caught:
+            await asked
+        assert caught.value.code == "not_https"
+    await managers.aclose()

@@ -69,6 +69,44 @@ async def test_servers_are_replaced_one_after_the_other_when_all_is_in_sync(lab)
         )
 
 
+class Turning(list[tuple[str, str]]):
+    """Requests to Kubernetes: every round begins in sync, and is not any more in its middle."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__()
+        self._lab = lab
+
+    def append(self, request: tuple[str, str]) -> None:
+        super().append(request)
+        if request[1].endswith("/secrets/c-master"):
+            self._lab.manager.pgs = {**self._lab.manager.pgs, "in_sync": 64, "degraded": 0}
+        if "/persistentvolumes/" in request[1]:
+            self._lab.manager.pgs = {**self._lab.manager.pgs, "in_sync": 63, "degraded": 1}
+
+    @property
+    def rounds(self) -> int:
+        return sum("/persistentvolumes/" in path for _, path in self)
+
+
+async def test_a_pod_is_deleted_on_what_is_true_then_and_not_when_the_round_began(lab):
+    async with lab.running():
+        await until_serving(lab)
+        for name in ("a", "b", "c"):
+            put_server(lab, name)
+        old = template(lab)
+        lab.kube.requests = turning = Turning(lab)
+        image = {"image": {"repository": "drystone", "tag": "2"}}
+        lab.kube.change("storageclusters", "c", NAMESPACE, {"spec": image})
+        await lab.kube.until(lambda: template(lab) != old)
+        await lab.until_condition("storageclusters", "c", "Updating", "Progressing")
+        first = turning.rounds
+        await lab.kube.until(lambda: turning.rounds > first + 4)
+        assert len(servers(lab)) == 3
+        lab.kube.requests = []
+        lab.manager.pgs = {**lab.manager.pgs, "in_sync": 64, "degraded": 0}
+        await lab.kube.until(lambda: servers(lab) == ["server-b", "server-c"])
+
+
 async def test_health_says_no_when_no_round_ends(lab):
     async with lab.running() as operator:
         await until_serving(lab)

@@ -75,6 +75,30 @@ async def test_a_lost_master_key_is_said_and_not_replaced(lab):
         assert lab.kube.get("secrets", "c-master", NAMESPACE) is None
 
 
+async def test_an_emptied_store_is_said_and_neither_joined_nor_believed(lab):
+    async with lab.running():
+        await until_serving(lab)
+        await lab.kube.until(
+            lambda: bool(
+                lab.kube.get("storageclusters", "c", NAMESPACE)["status"].get("clusterUUID")
+            )
+        )
+        was = lab.manager.uuid
+        lab.manager.uuid = "99999999-2222-3333-4444-555555555555"
+        lab.manager.nodes.clear()
+        lab.manager.drives.clear()
+        message = await lab.until_condition("storageclusters", "c", "OtherCluster")
+        assert f"but this is cluster {was}" in message
+        lab.manager.calls.clear()
+        lab.kube.remove("storageclusters", "c", NAMESPACE)
+        first = len(lab.kube.requests)
+        await lab.kube.until(lambda: len(lab.kube.requests) > first + 20)
+    left = lab.kube.get("storageclusters", "c", NAMESPACE)
+    assert left["status"]["clusterUUID"] == was
+    assert left["metadata"]["finalizers"]
+    assert lab.manager.calls == []
+
+
 async def test_a_node_is_labelled_only_after_its_token_is_in_the_secret(lab):
     async with lab.running():
         lab.kube.put("storageclusters", cluster())

@@ -63,6 +63,7 @@ class Executor:
             do.SetFinalizer: self._set_finalizer,
             do.DeleteObject: self._delete_object,
             do.DeletePod: self._delete_pod,
+            do.LetGo: self._let_go,
             do.SetTaint: self._set_taint,
             do.Fence: self._fence,
             do.AddDrive: self._add_drive,
@@ -175,6 +176,19 @@ class Executor:
     async def _delete_pod(self, action: do.DeletePod, _: ManagerClient | None) -> None:
         path = BY_KIND["Pod"].path(action.namespace, action.name)
         await self._kube.delete(path, uid=action.uid, grace=action.grace)
+
+    async def _let_go(self, action: do.LetGo, _: ManagerClient | None) -> None:
+        path = BY_KIND["Pod"].path(action.namespace, action.name)
+        await self._kube.delete(path, uid=action.uid)
+
+        def change(found: Json) -> Json | None:
+            have = found["metadata"].get("finalizers") or []
+            kept = [name for name in have if name != names.FINALIZER]
+            if found["metadata"].get("uid") != action.uid or kept == have:
+                return None
+            return {"metadata": {"finalizers": kept}}
+
+        await self._change(path, change)
 
     async def _set_taint(self, action: do.SetTaint, _: ManagerClient | None) -> None:
         def change(found: Json) -> Json | None:

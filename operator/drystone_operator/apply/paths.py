@@ -38,6 +38,7 @@ class Resource:
 _OWN: Final = ("get", "list", "watch", "patch")
 _CHILD: Final = ("get", "create", "patch")
 _VOLUME: Final = ("get", "create", "patch")  # patched only to give a kept folder to its new claim
+_POD: Final = ("get", "list", "watch", "create", "patch", "delete")
 _WATCHED: Final = ("get", "list", "watch", "create", "patch")
 
 RESOURCES: Final[tuple[Resource, ...]] = (
@@ -82,8 +83,8 @@ RESOURCES: Final[tuple[Resource, ...]] = (
     Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", True, _CHILD),
     Resource("Event", "", "v1", "events", True, ("create",)),
     # Pods: watched in the operator's namespaces, guards are made there; after a fence those of
-    # one node, anywhere.
-    Resource("Pod", "", "v1", "pods", True, ("list", "watch", "create", "delete")),
+    # one node, anywhere. Patched for the finalizer of guards.
+    Resource("Pod", "", "v1", "pods", True, _POD),
     # Cluster-wide. Namespaces: the framework watches them; we ask whether one is being deleted.
     Resource("Namespace", "", "v1", "namespaces", False, ("get", "list", "watch")),
     Resource("Node", "", "v1", "nodes", False, ("get", "list", "watch", "patch")),

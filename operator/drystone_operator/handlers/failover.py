@@ -59,6 +59,8 @@ class Memory:
     looked_at: set[str] = field(default_factory=set)
     """Nodes that are well, and were looked at since they came back or since our start."""
     sampled_at: float | None = None
+    known_uuid: str = ""
+    """The cluster's id: managers of another one neither prove nor know anything here."""
 
 
 class Failovers:
@@ -91,6 +93,7 @@ class Failovers:
     async def once(self, world: World, build: Build) -> None:
         """Look after every node that is not well, and see who is silent."""
         memory = self._memory((build.namespace, build.name))
+        memory.known_uuid = world.known_uuid(build.namespace, build.name)
         mine = [n for n in world.nodes if _concerns(build, n)]
         unwell = [n for n in mine if not _well(n)]
         self._forget(memory, {n.name for n in unwell})
@@ -119,7 +122,7 @@ class Failovers:
         It may have come back between the fence and the taint, or while no operator ran.
         """
         try:
-            engine = await views.look_at_nodes(manager)
+            engine = await views.look_at_nodes(manager, memory.known_uuid)
             if isinstance(engine, Unanswered):
                 return
             pods = await pods_with_volumes(self._kube, node.name, self._driver)
@@ -153,7 +156,7 @@ class Failovers:
         self, memory: Memory, nodes: list[NodeView], manager: ManagerClient | None
     ) -> None:
         """See which nodes no manager has a connection of; a look without an answer is a break."""
-        engine = _unanswered() if manager is None else await views.look_at_nodes(manager)
+        engine = await _ask(manager, memory)
         memory.sampled_at = self._monotonic()
         for node in nodes:
             silent = isinstance(engine, EngineView) and not _connected(engine, node.name)
@@ -192,7 +195,7 @@ class Failovers:
         node: NodeView,
         manager: ManagerClient | None,
     ) -> NodeSigns:
-        engine = _unanswered() if manager is None else await views.look_at_nodes(manager)
+        engine = await _ask(manager, memory)
         client = names.client_name(node.name)
         answers = isinstance(engine, EngineView)
         theirs = engine.node("client", client) if isinstance(engine, EngineView) else None
@@ -286,5 +289,7 @@ def _tainted(node: NodeView) -> bool:
     return any(t.key == names.TAINT_KEY and t.value == names.TAINT_VALUE for t in node.taints)
 
 
-def _unanswered() -> Unanswered:
+async def _ask(manager: ManagerClient | None, memory: Memory) -> EngineView | Unanswered:
+    if manager is not None:
+        return await views.look_at_nodes(manager, memory.known_uuid)
     return Unanswered("not_asked", "There is no token for the managers yet.")

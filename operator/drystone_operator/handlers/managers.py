@@ -10,7 +10,7 @@ import httpx
 from drystone_operator.handlers.observe import Secrets
 from drystone_operator.manager.client import ManagerClient
 from drystone_operator.resources.base import Build
-from drystone_storaged.agent.trust import client_context
+from drystone_storaged.agent.trust import client_context, require_https
 
 Transport = Callable[[], httpx.AsyncBaseTransport | None]
 
@@ -27,7 +27,10 @@ class Managers:
         self._clients: dict[tuple[str, str], tuple[tuple[object, ...], ManagerClient]] = {}
 
     async def client(self, build: Build, secrets: Secrets) -> ManagerClient | None:
-        """The client of a cluster; None while there is no token yet."""
+        """The client of a cluster; None while there is no token yet.
+
+        Where there is a CA no token leaves in clear text: ``not_https``.
+        """
         if not secrets.admin:
             return None
         wanted = (self._urls or build.rest_urls, secrets.admin, secrets.authority)
@@ -35,6 +38,8 @@ class Managers:
         known = self._clients.get(place)
         if known is not None and known[0] == wanted:
             return known[1]
+        if secrets.authority:
+            require_https(wanted[0])
         if known is not None:
             await known[1].aclose()
         made = ManagerClient(

@@ -12,9 +12,9 @@ from drystone_operator.apply import secrets
 from drystone_operator.apply.interface import Kube
 from drystone_operator.apply.paths import BY_KIND
 from drystone_operator.plan.local_volumes import HOSTNAME, to_readopt, volume_names, wanted
-from drystone_operator.plan.read import claims, pod
+from drystone_operator.plan.read import claims, node, pod
 from drystone_operator.plan.tls import LEAF_S, TlsSeen, extra_names
-from drystone_operator.plan.views import PodView
+from drystone_operator.plan.views import NodeView, PodView
 from drystone_operator.resources.base import Build
 
 Json = dict[str, Any]
@@ -145,14 +145,19 @@ async def read_pods(kube: Kube, build: Build) -> tuple[PodView, ...]:
     return tuple(p for p in found if p.labels.get(names.LABEL_CLUSTER) == build.name)
 
 
-async def pods_with_volumes(kube: Kube, node: str, driver: str) -> tuple[PodView, ...]:
+async def read_nodes(kube: Kube) -> tuple[NodeView, ...]:
+    """Every Node as it is now."""
+    return tuple([node(body) async for body in kube.items(BY_KIND["Node"].path())])
+
+
+async def pods_with_volumes(kube: Kube, on: str, driver: str) -> tuple[PodView, ...]:
     """Pods on a node, of any namespace, that use a volume of ours.
 
     Those that ended use none any more, and what they say of a job's end must stay.
     """
     found: list[PodView] = []
     pods = BY_KIND["Pod"].path()
-    async for body in kube.items(pods, field_selector=f"spec.nodeName={node}"):
+    async for body in kube.items(pods, field_selector=f"spec.nodeName={on}"):
         view = pod(body)
         if view.finished:
             continue

@@ -32,6 +32,7 @@ from drystone_operator.plan import (
 from drystone_operator.plan.actions import DeletePod, WriteStatus
 from drystone_operator.plan.failover import Decision, Step
 from drystone_operator.plan.views import Device, EngineView, PodView, Unanswered
+from drystone_operator.resources import guards
 from drystone_operator.resources.base import Build, Platform
 from drystone_operator.status import Condition
 
@@ -97,6 +98,10 @@ class Rounds:
             not_deleted = await self._deletion(seen, body)
             if not_deleted is None:
                 return
+        if isinstance(seen.engine, Unanswered) and seen.engine.is_other:
+            wanted = _wanted(seen, body, not_deleted)
+            await executor.run(cluster.plan(wanted, _pods_seen(seen)), None)
+            return
         await self._cluster(seen, body, not_deleted)
         await self._disks(seen)
         await self._pools(seen)
@@ -105,15 +110,29 @@ class Rounds:
         secrets = await observe.read_secrets(self._around.kube, build)
         try:
             manager = await self._around.managers.client(build, secrets)
-        except DataError as error:  # what is to be verified with, is none
+        # What is to be verified with, is none, or an address leaves nothing to verify.
+        except (DataError, InvalidArgumentError) as error:
             return Seen(world, build, secrets, None, Unanswered(error.code, f"{error.message}."))
-        engine = cluster.NOT_ASKED if manager is None else await views.look(manager)
+        engine = await self._engine(world, build, manager)
         return Seen(world, build, secrets, manager, engine)
+
+    @staticmethod
+    async def _engine(
+        world: World, build: Build, manager: ManagerClient | None
+    ) -> EngineView | Unanswered:
+        if manager is None:
+            return cluster.NOT_ASKED
+        return await views.look(manager, world.known_uuid(build.namespace, build.name))
 
     async def _deletion(self, seen: Seen, body: Json) -> Condition | None:
         """Let it go; or say why not, and everything goes on as before."""
         ran = bool((body.get("status") or {}).get("clusterUUID"))
-        names_of = await views.volume_names(seen.manager) if seen.manager is not None else None
+        names_of = None
+        if seen.manager is not None:
+            names_of = await views.volume_names(seen.manager)
+            # Asked once more, after that: names of volumes count only of this cluster.
+            engine = await self._engine(seen.world, seen.build, seen.manager)
+            seen = replace(seen, engine=engine)
         wanted = deletion.DeletionSeen(
             volumes=names_of,
             engine=seen.engine,
@@ -125,7 +144,9 @@ class Rounds:
         )
         refusal = deletion.refusal(seen.build, wanted)
         if refusal is None:
-            plan = deletion.plan(seen.build, wanted)
+            pods = await observe.read_pods(self._around.kube, seen.build)
+            guarding = tuple(p for p in pods if p.component == guards.COMPONENT)
+            plan = deletion.plan(seen.build, replace(wanted, guards=guarding))
             await self._around.executor(seen.build.namespace).run(plan, seen.manager)
         return refusal
 
@@ -134,7 +155,7 @@ class Rounds:
         build, executor = seen.build, self._around.executor(seen.build.namespace)
         failover = self._around.failover(build.namespace, build.name)
         objects = parse.nodes(seen.objects("StorageNode"), self._around.now())
-        drains = await self._drains(seen, frozenset(o.node for o in objects))
+        drains = _drains(seen, frozenset(o.node for o in objects))
         nodes_seen = nodes.NodesSeen(
             nodes=seen.world.nodes,
             objects=objects,
@@ -145,44 +166,52 @@ class Rounds:
         )
         fault_sets = nodes.fault_sets(build, nodes_seen)
         step = rollout.plan(_rollout_seen(seen, fault_sets, failover, drains.leaving))
-        wanted, cluster_seen = await self._cluster_seen(seen, body, fault_sets, step)
-        wanted = replace(wanted, not_deleted=not_deleted)
+        cluster_seen = await self._cluster_seen(seen, fault_sets, step)
         await executor.run(nodes.plan(build, nodes_seen), seen.manager)
+        wanted = _wanted(seen, body, not_deleted)
         await executor.run(cluster.plan(wanted, cluster_seen), seen.manager)
-        for action in (*drains.actions, *step.actions, *await _fuse_step(seen)):
+        for action in drains.kept:
+            await executor.one(action, seen.manager)
+        if drains.taken or step.actions:
+            await self._take_away(seen, frozenset(o.node for o in objects), fault_sets)
+        for pod in await _fuse_step(seen):
+            await executor.one(pod, seen.manager)
+
+    async def _take_away(
+        self, seen: Seen, storage_nodes: frozenset[str], fault_sets: Mapping[str, str]
+    ) -> None:
+        """Delete pods of guards, servers and beacons, as it is right now.
+
+        What the round began with may be minutes old: everything that was done since took its time,
+        and watches may be behind. So all of it is asked for once more, and planned once more.
+        """
+        build, executor = seen.build, self._around.executor(seen.build.namespace)
+        now = await self._again(seen)
+        drains = _drains(now, storage_nodes)
+        failover = self._around.failover(build.namespace, build.name)
+        step = rollout.plan(_rollout_seen(now, fault_sets, failover, drains.leaving))
+        for action in (*drains.taken, *step.actions):
             await executor.one(action, seen.manager)
 
-    async def _drains(self, seen: Seen, storage_nodes: frozenset[str]) -> drain.Drain:
-        """Letting a node go is decided from pods as they are, not as a watch had them last."""
-        if seen.build.spec.is_external:
-            return drain.Drain()
-        wanted = drain.DrainSeen(seen.world.nodes, storage_nodes, seen.pods, seen.engine)
-        first = drain.plan(seen.build, wanted)
-        if not first.lets_go:
-            return first
-        pods = await observe.read_pods(self._around.kube, seen.build)
-        return drain.plan(seen.build, replace(wanted, pods=pods))
+    async def _again(self, seen: Seen) -> Seen:
+        kube, build = self._around.kube, seen.build
+        pods = await observe.read_pods(kube, build)
+        world = replace(seen.world, nodes=await observe.read_nodes(kube), pods=pods)
+        return replace(seen, world=world, engine=await self._engine(world, build, seen.manager))
 
     async def _cluster_seen(
-        self, seen: Seen, body: Json, fault_sets: Mapping[str, str], step: rollout.Rollout
-    ) -> tuple[cluster.ClusterWanted, cluster.ClusterSeen]:
-        metadata, build = body["metadata"], seen.build
-        wanted = cluster.ClusterWanted(
-            build=build,
-            finalizers=tuple(metadata.get("finalizers") or ()),
-            known_uuid=str((body.get("status") or {}).get("clusterUUID") or ""),
-        )
+        self, seen: Seen, fault_sets: Mapping[str, str], step: rollout.Rollout
+    ) -> cluster.ClusterSeen:
+        build = seen.build
         local = await observe.read_local_volumes(self._around.kube, build)
         found = [(o.get("status") or {}).get("state") for o in seen.objects("StorageDisk")]
-        return wanted, cluster.ClusterSeen(
+        return replace(
+            _pods_seen(seen),
             secrets=seen.secrets.keys,
-            workloads=seen.world.workloads_of(build.namespace, build.name),
-            pods=seen.pods,
             nodes=seen.world.nodes,
             storage_nodes=fault_sets,
             local_volumes=local.nodes,
             released_volumes=local.released,
-            engine=seen.engine,
             rollout=step.message if step.outdated else "",
             available_disks=found.count("Available"),
             tls=await observe.read_tls(self._around.kube, build, self._around.now()),
@@ -271,6 +300,29 @@ def _only_one(world: World, body: Json) -> None:
             f"This namespace has StorageCluster {oldest['metadata']['name']} already; "
             "make another one in a namespace of its own."
         )
+
+
+def _drains(seen: Seen, storage_nodes: frozenset[str]) -> drain.Drain:
+    if seen.build.spec.is_external:
+        return drain.Drain()
+    wanted = drain.DrainSeen(seen.world.nodes, storage_nodes, seen.pods, seen.engine)
+    return drain.plan(seen.build, wanted)
+
+
+def _wanted(seen: Seen, body: Json, not_deleted: Condition | None) -> cluster.ClusterWanted:
+    return cluster.ClusterWanted(
+        build=seen.build,
+        not_deleted=not_deleted,
+        finalizers=tuple(body["metadata"].get("finalizers") or ()),
+        known_uuid=str((body.get("status") or {}).get("clusterUUID") or ""),
+    )
+
+
+def _pods_seen(seen: Seen) -> cluster.ClusterSeen:
+    """What its status needs in any case."""
+    build = seen.build
+    workloads = seen.world.workloads_of(build.namespace, build.name)
+    return cluster.ClusterSeen(workloads=workloads, pods=seen.pods, engine=seen.engine)
 
 
 async def _fuse_step(seen: Seen) -> tuple[DeletePod, ...]:

@@ -34,6 +34,11 @@ class World:
         """One of our objects."""
         return next((o for o in self.of(kind, namespace) if o["metadata"]["name"] == name), None)
 
+    def known_uuid(self, namespace: str, cluster: str) -> str:
+        """The id of a StorageCluster, once it was told; it never changes."""
+        found = self.find("StorageCluster", namespace, cluster) or {}
+        return str((found.get("status") or {}).get("clusterUUID") or "")
+
     def pods_of(self, namespace: str, cluster: str) -> tuple[PodView, ...]:
         """Pods of a StorageCluster."""
         return tuple(

@@ -8,6 +8,7 @@ from typing import Any
 from drystone_common.errors import DrystoneError
 from drystone_operator.manager.client import PAGE, ManagerClient
 from drystone_operator.plan.views import (
+    OTHER_CLUSTER,
     Device,
     EngineDrive,
     EngineNode,
@@ -21,24 +22,27 @@ from drystone_storaged.agent.rest import segment
 Json = dict[str, Any]
 
 
-async def look(client: ManagerClient) -> EngineView | Unanswered:
-    """Everything that decisions need, in three requests; or why there is nothing."""
+async def look(client: ManagerClient, known: str = "") -> EngineView | Unanswered:
+    """Everything that decisions need, in three requests; or why there is nothing.
+
+    ``known``: the id that the cluster has. Managers of any other one count as no answer.
+    """
     try:
         status = await client.get("/v1/status")
         pools = [pool async for pool in client.items("/v1/pools")]
         volumes = await client.get("/v1/volumes", limit=PAGE)
     except DrystoneError as error:
         return Unanswered(error.code, f"{error.message}.")
-    return _view(status, pools, volumes)
+    return _of(known, _view(status, pools, volumes))
 
 
-async def look_at_nodes(client: ManagerClient) -> EngineView | Unanswered:
-    """What a fail-over needs: one request, since it looks often."""
+async def look_at_nodes(client: ManagerClient, known: str = "") -> EngineView | Unanswered:
+    """What a fail-over needs: one request, since it looks often. ``known`` as in ``look``."""
     try:
         status = await client.get("/v1/status")
     except DrystoneError as error:
         return Unanswered(error.code, f"{error.message}.")
-    return _view(status, [], {"next_cursor": ""})
+    return _of(known, _view(status, [], {"next_cursor": ""}))
 
 
 async def attachments(client: ManagerClient) -> dict[str, frozenset[str]]:
@@ -105,6 +109,18 @@ async def wanted_device(client: ManagerClient, node: str, which: str) -> Device 
         drive=_text(told, "drive"),
         wanted=_text(told, "state"),
         reason=_text(told, "reason"),
+    )
+
+
+def _of(known: str, engine: EngineView) -> EngineView | Unanswered:
+    if not known or engine.uuid == known:
+        return engine
+    return Unanswered(
+        OTHER_CLUSTER,
+        f"The managers answer as cluster {engine.uuid or 'without a name'}, but this is cluster "
+        f"{known}: their metadata store was emptied or exchanged. Nothing is changed meanwhile. "
+        f"Bring back the metadata store of {known} (its volumes, its addresses, or a backup of "
+        "it); for a cluster that is meant to be another one make another StorageCluster.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -30,6 +31,16 @@ Url = Annotated[str, Field(min_length=8, max_length=512, pattern=URL_PATTERN)]
 Address = Annotated[str, Field(min_length=3, max_length=260, pattern=ADDRESS_PATTERN)]
 Repository = Annotated[str, Field(min_length=1, max_length=255, pattern=REPOSITORY_PATTERN)]
 Tag = Annotated[str, Field(min_length=1, max_length=200, pattern=TAG_PATTERN)]
+
+
+def _is_https(url: str) -> bool:
+    return url.startswith("https://")
+
+
+def _one_scheme(urls: Sequence[str]) -> None:
+    """One address in clear text would give away what the others protect."""
+    if len({_is_https(url) for url in urls}) > 1:
+        raise ValueError("addresses are all https or all http")
 
 
 class PullPolicy(StrEnum):
@@ -87,6 +98,7 @@ class EtcdSpec(Wanted):
         https = any(url.startswith("https://") for url in self.endpoints or ())
         if https and self.tls_secret_ref is None:
             raise ValueError("https endpoints need tlsSecretRef")
+        _one_scheme(self.endpoints or ())
         return self
 
 
@@ -110,6 +122,13 @@ class ExternalSpec(Wanted):
     control_endpoints: Annotated[tuple[Address, ...], Field(min_length=1, max_length=9)]
     token_secret_ref: SecretRef
     ca_secret_ref: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _verified_where_there_is_a_ca(self) -> Self:
+        _one_scheme(self.endpoints)
+        if self.ca_secret_ref and not all(_is_https(url) for url in self.endpoints):
+            raise ValueError("caSecretRef needs https endpoints")
+        return self
 
 
 class AutoAdopt(StrEnum):

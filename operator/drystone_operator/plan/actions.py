@@ -162,6 +162,22 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True)
+class LetGo:
+    """Delete one guard pod, that very one, and take our finalizer off it.
+
+    In this order: what is deleted and still held was not let go, by whomever it was deleted.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        """Which."""
+        return f"let go Pod/{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class SetTaint:
     """Put our out-of-service taint on a Node, or take it away.
 
@@ -278,6 +294,7 @@ Action = (
     | SetFinalizer
     | DeleteObject
     | DeletePod
+    | LetGo
     | SetTaint
     | Fence
     | AddDrive

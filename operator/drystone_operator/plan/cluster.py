@@ -77,6 +77,9 @@ class ClusterSeen:
 
 def plan(wanted: ClusterWanted, seen: ClusterSeen) -> Plan:
     """What to do for a StorageCluster, also for one whose deletion is refused."""
+    if isinstance(seen.engine, Unanswered) and seen.engine.is_other:
+        # Whatever is done now would be done to somebody else, or on somebody else's word.
+        return Plan((status(wanted, seen, wanted.not_deleted),))
     missing = _missing_secret(wanted, seen)
     held = _hold(wanted)
     if missing is not None:
@@ -131,6 +134,17 @@ def _missing_secret(wanted: ClusterWanted, seen: ClusterSeen) -> Condition | Non
             "MasterKeyLost",
             f"Secret {master} is gone although cluster {wanted.known_uuid} exists. Restore it: "
             "servers know only this key, so none is made anew.",
+        )
+    kept = sorted(seen.local_volumes)
+    if not build.spec.is_external and kept and master not in seen.secrets:
+        # They are made after the key: whoever made them had one, and what they hold needs it.
+        return Condition(
+            "Ready",
+            False,
+            "MasterKeyLost",
+            f"Secret {master} is not there, but PersistentVolume {kept[0]} with metadata of this "
+            "cluster is. Restore the Secret. If that cluster is given up for good: delete its "
+            f"PersistentVolumes ({build.namespace}-{build.name}-…) and the folders behind them.",
         )
     return None
 
@@ -231,7 +245,8 @@ def fields(wanted: ClusterWanted, seen: ClusterSeen) -> Json:
         capacity = sum(d.capacity for d in engine.drives)
         used = sum(d.used or 0 for d in engine.drives)
         found |= {
-            "clusterUUID": engine.uuid,
+            # Written once: who else answers later is not this cluster.
+            "clusterUUID": wanted.known_uuid or engine.uuid,
             "health": {"severity": engine.health, "issues": list(engine.issues[:32])},
             "nodes": {"total": len(servers), "ready": sum(n.connected for n in servers)},
             "disks": {

@@ -23,7 +23,7 @@ def conditions(
 ) -> tuple[Condition, ...]:
     """Ready, Progressing, Degraded, Secured."""
     return (
-        ready(engine, workloads),
+        _other(engine) or ready(engine, workloads),
         progressing(workloads, pods, rollout),
         degraded(engine),
         secured(build),
@@ -62,6 +62,12 @@ def ready(engine: EngineView | Unanswered, workloads: tuple[Workload, ...]) -> C
     return Condition("Ready", True, "Serving", "Volumes can be made, used and moved.")
 
 
+def _other(engine: EngineView | Unanswered) -> Condition | None:
+    if isinstance(engine, Unanswered) and engine.is_other:
+        return Condition("Ready", False, "OtherCluster", engine.message)
+    return None
+
+
 def progressing(
     workloads: tuple[Workload, ...], pods: tuple[PodView, ...], rollout: str
 ) -> Condition:
@@ -92,6 +98,8 @@ def progressing(
 
 def degraded(engine: EngineView | Unanswered) -> Condition:
     """Whether redundancy or service is less than wanted."""
+    if isinstance(engine, Unanswered) and engine.is_other:
+        return Condition("Degraded", None, "OtherCluster", "The managers are of another cluster.")
     if isinstance(engine, Unanswered):
         return Condition("Degraded", None, "ManagerUnreachable", "No manager answers.")
     if engine.health == "ok":
@@ -109,13 +117,19 @@ def secured(build: Build) -> Condition:
         safe = https and external.ca_secret_ref is not None
     else:
         safe = build.tls
+    etcd = (
+        " The managed etcd speaks clear text and knows no login: only a NetworkPolicy guards it."
+        if build.etcd_managed
+        else ""
+    )
     if safe:
-        return Condition("Secured", True, "Tls", "REST and the control channel speak TLS.")
+        text = f"REST and the control channel speak TLS.{etcd}"
+        return Condition("Secured", True, "Tls", text)
     return Condition(
         "Secured",
         False,
         "ClearText",
-        "Tokens travel in clear text between pods: confine them with a NetworkPolicy.",
+        f"Tokens travel in clear text between pods: confine them with a NetworkPolicy.{etcd}",
     )
 
 

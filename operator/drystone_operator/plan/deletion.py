@@ -7,8 +7,8 @@ from typing import Final
 
 from drystone_operator import names
 from drystone_operator.models.cluster_parts import DeletionPolicy
-from drystone_operator.plan.actions import Action, LabelNode, Plan, SetFinalizer
-from drystone_operator.plan.views import EngineView, NodeView, Unanswered
+from drystone_operator.plan.actions import Action, LabelNode, LetGo, Plan, SetFinalizer
+from drystone_operator.plan.views import EngineView, NodeView, PodView, Unanswered
 from drystone_operator.resources.base import Build
 from drystone_operator.status import Condition
 
@@ -31,6 +31,8 @@ class DeletionSeen:
     pools_held: tuple[str, ...] = ()
     """StoragePools with our finalizer: nobody is left to take it away once the cluster is gone."""
     namespace_goes: bool = False
+    guards: tuple[PodView, ...] = ()
+    """Guard pods: they have our finalizer too."""
 
 
 def plan(build: Build, seen: DeletionSeen) -> Plan:
@@ -44,6 +46,7 @@ def plan(build: Build, seen: DeletionSeen) -> Plan:
         for label in (names.LABEL_NODE_SERVER, names.LABEL_NODE_BLOCK)
         if node.labels.get(label) == build.instance
     ]
+    actions += [LetGo(p.namespace, p.name, p.uid) for p in seen.guards if p.held or not p.deleting]
     # The pools and their data stay; a namespace that is deleted must not wait for their objects.
     actions += [SetFinalizer("StoragePool", p, present=False) for p in sorted(seen.pools_held)]
     if seen.held:
@@ -53,11 +56,12 @@ def plan(build: Build, seen: DeletionSeen) -> Plan:
 
 def refusal(build: Build, seen: DeletionSeen) -> Condition | None:
     """Why it is not deleted, as its Ready condition; None = it may go."""
-    if build.spec.is_external or not seen.ever_ran:
+    # A namespace takes pods, Secrets and settings along: to hold this one back protects nothing.
+    if build.spec.is_external or not seen.ever_ran or seen.namespace_goes:
         return None
-    if seen.namespace_goes:
-        # Pods, Secrets and settings go with it; to hold this one object back protects nothing.
-        return None
+    if isinstance(seen.engine, Unanswered) and seen.engine.is_other:
+        # An empty cluster in the place of ours has no volumes, and says nothing of ours.
+        return Condition("Ready", False, "OtherCluster", f"Not deleted. {seen.engine.message}")
     if seen.volumes is None:
         message = seen.engine.message if isinstance(seen.engine, Unanswered) else "No answer."
         return Condition(

@@ -7,6 +7,7 @@ where every pool keeps its copies in different ones, else a node.
 
 The guard is the token of the exclusion: a node that is cordoned and has none was let go, and its
 unit stays the only one until it is uncordoned and in sync again. Nothing is remembered besides.
+A guard that somebody else deleted keeps our finalizer and counts as there: it was not let go.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from drystone_operator import names
-from drystone_operator.plan.actions import Action, Apply, Create, DeletePod
+from drystone_operator.plan.actions import Action, Apply, Create, LetGo
 from drystone_operator.plan.rollout import COMPONENTS
 from drystone_operator.plan.views import EngineView, NodeView, PodView, Unanswered
 from drystone_operator.resources import guards
@@ -45,9 +46,14 @@ class Drain:
     conditions: Mapping[str, Condition] = field(default_factory=dict)
 
     @property
-    def lets_go(self) -> bool:
-        """Whether a guard is taken away, which has to be decided from what is true right now."""
-        return any(isinstance(action, DeletePod) for action in self.actions)
+    def taken(self) -> tuple[Action, ...]:
+        """Guards that are taken away, which has to be decided from what is true right now."""
+        return tuple(a for a in self.actions if isinstance(a, LetGo))
+
+    @property
+    def kept(self) -> tuple[Action, ...]:
+        """All the rest: it takes nothing away."""
+        return tuple(a for a in self.actions if not isinstance(a, LetGo))
 
     def __str__(self) -> str:
         """As a plan."""
@@ -59,7 +65,7 @@ def plan(build: Build, seen: DrainSeen) -> Drain:
     """Guards that are missing or too many, and those that are taken away for a drain."""
     look = _Look(build, seen)
     if not look.nodes:
-        return Drain()
+        return Drain(tuple(look.useless()))
     # The budget first: a guard without one could be evicted by anybody.
     actions: list[Action] = [Apply(guards.budget(build, len(look.nodes)))]
     actions += look.made()
@@ -85,7 +91,7 @@ class _Look:
         self._all = {p.name: p for p in seen.pods if p.component == guards.COMPONENT}
         named = {n: self._all.get(guards.pod_name(build, n)) for n in self.nodes}
         self._pods = {n: p for n, p in named.items() if p is not None}
-        self._guards = {n: p for n, p in self._pods.items() if not p.deleting}
+        self._guards = {n: p for n, p in self._pods.items() if p.held or not p.deleting}
         self.leaving = frozenset(
             n.name for n in self.nodes.values() if n.unschedulable and n.name not in self._guards
         )
@@ -101,21 +107,21 @@ class _Look:
     def _open(self, node: str) -> bool:
         return not self.nodes[node].unschedulable
 
-    def useless(self) -> list[Action]:
-        """Guards of nodes that are none of ours any more, and those that ended: they hold nothing.
+    def useless(self) -> list[LetGo]:
+        """Guards of nodes that are none of ours any more, and of others those that are useless.
 
-        One of an older version stays: it does all that there is to do.
+        They ended, or somebody else deleted them, while nothing is drained: new ones are made. One
+        of an older version stays: it does all that there is to do.
         """
         mine = {p.name for p in self._pods.values()}
         gone = [p for p in self._all.values() if p.name not in mine]
-        ended = [p for n, p in self._guards.items() if p.finished and self._open(n)]
-        found = [p for p in (*gone, *ended) if not p.deleting]
-        return [DeletePod(p.namespace, p.name, p.uid) for p in sorted(found, key=lambda p: p.name)]
+        ended = [p for n, p in self._guards.items() if (p.finished or p.deleting) and self._open(n)]
+        found = [p for p in (*gone, *ended) if p.held or not p.deleting]
+        return [_let_go(p) for p in sorted(found, key=lambda p: p.name)]
 
-    def removal(self, node: str) -> DeletePod:
+    def removal(self, node: str) -> LetGo:
         """Take a guard away."""
-        pod = self._guards[node]
-        return DeletePod(pod.namespace, pod.name, pod.uid)
+        return _let_go(self._guards[node])
 
     def judged(self) -> tuple[list[str], dict[str, str]]:
         """Of the nodes that wait for a drain: those that may go, and why the others may not."""
@@ -181,6 +187,10 @@ class _Look:
         """Between an uncordon and the new guard the node could be cordoned again unseen."""
         waits = name not in self._guards and self._open(name)
         return f"node {name} has its guard pod" if waits else ""
+
+
+def _let_go(pod: PodView) -> LetGo:
+    return LetGo(pod.namespace, pod.name, pod.uid)
 
 
 def _drives(engine: EngineView, name: str) -> str:

@@ -46,6 +46,7 @@ def pod(body: Json) -> PodView:
         template=str(annotations.get(names.ANNOTATION_TEMPLATE, "")),
         ready=_ready_condition(status)[0] == "True",
         deleting=metadata.get("deletionTimestamp") is not None,
+        held=names.FINALIZER in (metadata.get("finalizers") or ()),
         finished=status.get("phase") in ("Succeeded", "Failed"),
         running=status.get("phase") == "Running",
         said=_said(status),

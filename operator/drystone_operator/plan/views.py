@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 Json = dict[str, Any]
+
+OTHER_CLUSTER: Final = "other_cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class PodView:
     template: str = ""
     ready: bool = False
     deleting: bool = False
+    held: bool = False
+    """Our finalizer is on it: deleted or not, it stays until the operator lets it go."""
     finished: bool = False
     """It ended, well or not, and does not start again."""
     running: bool = False
@@ -179,6 +183,11 @@ class Unanswered:
 
     code: str
     message: str
+
+    @property
+    def is_other(self) -> bool:
+        """Whether managers did answer, but as another cluster: then nothing at all is done."""
+        return self.code == OTHER_CLUSTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,16 @@
 A drain passes over pods of DaemonSets, which is what servers are. A guard does nothing; it stands
 for the copies on its node. The budget over all of them lets none be evicted: the operator itself
 deletes the guard of a node that may be drained, and the drain, which asks again and again, goes on.
+
+Kubernetes asks no budget about pods that are pending or ended. So each guard has our finalizer
+too: such an eviction is granted, but the pod stays, and the drain waits for it all the same.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from drystone_operator import names
 from drystone_operator.resources.base import Build, Json, owner, pod_template, selector, thing
 from drystone_operator.resources.daemons import TOLERATE_ALL
 
@@ -48,6 +52,7 @@ def pod(build: Build, node: str) -> Json:
         **made["metadata"],
         "name": pod_name(build, node),
         "namespace": build.namespace,
+        "finalizers": [names.FINALIZER],
         # A drain refuses pods without a controller.
         "ownerReferences": [owner(build)],
     }
