@@ -13,6 +13,7 @@ from drystone_operator.models import StoragePoolSpec
 from drystone_operator.models.cluster_parts import UpgradeStrategy
 from drystone_operator.models.disk import DiskState
 from drystone_operator.plan import cluster, disks, nodes, pools, read, rollout
+from drystone_operator.plan.actions import WriteStatus
 from drystone_operator.plan.failover import Decision, Step
 from drystone_operator.plan.views import (
     Device,
@@ -46,6 +47,7 @@ def test_a_node_says_whether_its_beacon_is_connected(connected, said):
     view = nodes.StorageNodeView("n1", "n1")
     seen = nodes.NodesSeen(NODES[:1], (view,), engine("n1", nodes=known))
     (action,) = nodes.plan(build(), seen).actions
+    assert isinstance(action, WriteStatus)
     assert action.fields.get("beacon") == said
 
 

@@ -47,7 +47,7 @@ class FakeServers:
         return self.why
 
     async def fence(self, volume, drives, map_revision):
-        answers = {}
+        answers: dict[int, Any] = {}
         if volume.id in self.deaf:
             return answers
         for number in itertools.chain.from_iterable(drives.values()):

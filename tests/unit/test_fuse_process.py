@@ -24,7 +24,7 @@ SPEC = AttachSpec(VOLUME, Endpoint(Path("/run/x"), ""), 4096)
 class NoRunner:
     """Nothing may be detached, unmounted or made."""
 
-    async def run(self, argv, *, timeout_s):
+    async def run(self, argv, *, timeout_s, codes=(0,)):
         raise AssertionError(f"{argv} was run")
 
 
