@@ -15,7 +15,7 @@ def deaf_to(peer: Peer, volume: int) -> None:
             return pb.CommandResult(id=command.id, code="drive_failed", message="no such drive")
         return answer(command)
 
-    peer._answer = deaf  # type: ignore[method-assign] - one test's server
+    peer._answer = deaf  # type: ignore[method-assign]
 
 
 async def attached(mgr, client: Peer, name: str, nonce: int) -> int:
