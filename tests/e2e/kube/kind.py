@@ -36,6 +36,7 @@ SCENARIOS: Final = (
     "refusals",
     "alone",
     "many",
+    "idle",
     "restarts",
     "rolling-update",
     "drains",
