@@ -32,7 +32,7 @@ class Metrics:
     """The metrics of one process; pass it to what counts, there is no global registry."""
 
     def __init__(self, component: str, version: str) -> None:
-        """``component`` is the process's name: manager, server, block, csi."""
+        """``component`` is the process's name: manager, server, beacon, block, operator."""
         self._component = component
         self.registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)

@@ -3,20 +3,25 @@
 # ruff: noqa: N802, ARG002 - names and arguments are those of the interface
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Final
 
-from drystone_common.errors import ConflictError, InvalidArgumentError
+from drystone_common.errors import ConflictError, InvalidArgumentError, UnavailableError
 from drystone_csi import request as check
 from drystone_csi import topology
 from drystone_csi.intercept import Context
 from drystone_csi.locks import VolumeLocks
-from drystone_csi.model import AccessMode
+from drystone_csi.model import AccessMode, BlockInfo
 from drystone_csi.mounts import absolute, published
 from drystone_csi.node_volumes import NodeVolumes, PublishRequest, StageRequest, Usage
 from drystone_csi.ports import BlockApi
 from drystone_csi.proto import csi_pb2, csi_pb2_grpc
 
 _RPC: Final = csi_pb2.NodeServiceCapability.RPC
+# Kubelet waits for two minutes; half of that leaves it the time to ask once more.
+INFO_WAIT_S: Final = 60.0
+INFO_POLL_S: Final = 0.25
 MODES: Final = frozenset(mode.value for mode in AccessMode)
 CAPABILITIES: Final = (
     _RPC.STAGE_UNSTAGE_VOLUME,
@@ -46,12 +51,26 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     async def NodeGetInfo(
         self, request: csi_pb2.NodeGetInfoRequest, context: Context
     ) -> csi_pb2.NodeGetInfoResponse:
-        """The name that the block daemon registered under, and the cluster it reaches."""
-        info = await self._block.info()
+        """The name that the block daemon registered under, and the cluster it reaches.
+
+        A block daemon that is not there yet is waited for: when a node boots both start at once,
+        and kubelet answers a refusal by restarting the registrar, each time later.
+        """
+        info = await self._known_block()
         # No limit of volumes: loop and nbd devices are made as they are needed.
         return csi_pb2.NodeGetInfoResponse(
             node_id=info.node, accessible_topology=topology.segment(info.cluster_uuid)
         )
+
+    async def _known_block(self) -> BlockInfo:
+        end = time.monotonic() + INFO_WAIT_S
+        while True:
+            try:
+                return await self._block.info()
+            except UnavailableError:
+                if time.monotonic() > end:
+                    raise
+            await asyncio.sleep(INFO_POLL_S)
 
     async def NodeStageVolume(
         self, request: csi_pb2.NodeStageVolumeRequest, context: Context

@@ -20,11 +20,16 @@ class OperatorMetrics:
             "rounds_total", "Rounds over all StorageClusters, by result.", ["result"]
         )
         self._last = metrics.gauge(
-            "last_round_timestamp_seconds", "When the last round ended, in Unix time."
+            "last_round_timestamp_seconds", "When the last good round ended, in Unix time."
         )
         self._objects = metrics.gauge("objects", "Custom resources seen, by kind.", ["kind"])
         self._failovers = metrics.gauge(
             "failover_nodes", "Nodes in a fail-over, by step.", ["step"]
+        )
+        self._missing = metrics.gauge(
+            "pods_missing",
+            "Pods that are wanted and not ready, of each workload.",
+            ["namespace", "cluster", "component"],
         )
         self.failovers(())
 
@@ -35,12 +40,20 @@ class OperatorMetrics:
     def round(self, good: bool) -> None:
         """A round ended."""
         self._rounds.labels("ok" if good else "failed").inc()
-        self._last.set_to_current_time()
+        if good:
+            # One that always fails looks after nothing: it must not pass for one that works.
+            self._last.set_to_current_time()
 
     def objects(self, counts: Mapping[str, int]) -> None:
         """How many objects there are."""
         for kind, count in counts.items():
             self._objects.labels(kind).set(count)
+
+    def missing(self, counts: Mapping[tuple[str, str, str], int]) -> None:
+        """Pods that are not there, by namespace, StorageCluster and component."""
+        self._missing.clear()
+        for which, count in counts.items():
+            self._missing.labels(*which).set(count)
 
     def failovers(self, steps: Sequence[str]) -> None:
         """Where nodes are that are not well."""

@@ -38,7 +38,7 @@ TAINT_VALUE: Final = "drystone-fenced"
 """Tells our taint from a person's: only ours is ever removed."""
 TAINT_EFFECT: Final = "NoExecute"
 
-COMPONENTS_WITH_METRICS: Final = ("manager", "server", "beacon", "block", "csi")
+COMPONENTS_WITH_METRICS: Final = ("manager", "server", "beacon", "block")
 """In the order of their ports, from `network.ports.metrics` on."""
 
 ETCD_CLIENT_PORT: Final = 2379

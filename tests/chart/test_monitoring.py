@@ -8,6 +8,8 @@ import re
 import pytest
 import yaml
 
+from drystone_operator.names import COMPONENTS_WITH_METRICS
+from drystone_operator.plan.failover import Step
 from tests.chart.chart import CHART, metrics_documented, render, values_of
 from tests.unit.source_tree import ROOT
 
@@ -105,3 +107,27 @@ def test_the_dashboard_is_found_by_grafana():
 def test_nothing_of_the_prometheus_operator_is_made_unasked():
     kinds = {one["kind"] for one in render().objects}
     assert not kinds & {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
+
+
+def expression(alert):
+    (rule,) = [rule for rule in ALERTS if rule["alert"] == alert]
+    return rule["expr"]
+
+
+def test_a_node_that_is_away_held_or_back_is_no_failover_that_waits():
+    (steps,) = re.findall(r'step=~"([^"]+)"', expression("DrystoneFailoverWaits"))
+    known = {step.value for step in Step}
+    assert set(steps.split("|")) == known - {"Well", "Away", "Returning", "Held"}
+
+
+def test_alerts_about_processes_ask_only_for_those_that_serve_metrics():
+    (asked,) = re.findall(r'component=~"([^"]+)"', expression("DrystoneProcessMissing"))
+    assert set(asked.split("|")) == set(COMPONENTS_WITH_METRICS) - {"manager"}
+    (others,) = re.findall(r'component=~"([^"]+)"', expression("DrystonePodsMissing"))
+    assert set(others.split("|")) == {"etcd", "manager", "csi-controller", "csi-node"}
+
+
+def test_where_only_volumes_are_used_no_leader_is_missed():
+    asked = expression("DrystoneNoManagerLeads")
+    assert "absent(" not in asked
+    assert asked.count("by (drystone_io_cluster)") == 2

@@ -16,6 +16,7 @@ from drystone_common.errors import (
     DrystoneError,
     InvalidArgumentError,
     NotFoundError,
+    UnavailableError,
 )
 from drystone_csi.model import Content, ContentState
 from drystone_csi.proto import csi_pb2
@@ -368,6 +369,19 @@ async def test_paths_of_a_stage_must_be_absolute_and_plain(driver, path):
 async def test_the_node_is_known_by_the_name_of_its_block_daemon(driver):
     info = await driver.node.NodeGetInfo(csi_pb2.NodeGetInfoRequest(), None)
     assert info.node_id == "block-1"
+
+
+async def test_a_block_daemon_that_starts_later_is_waited_for(driver, monkeypatch):
+    answer, refused = driver.block.info, iter(range(2))
+
+    async def info():
+        if next(refused, None) is not None:
+            raise UnavailableError("block daemon: nobody listens")
+        return await answer()
+
+    monkeypatch.setattr(driver.block, "info", info)
+    found = await driver.node.NodeGetInfo(csi_pb2.NodeGetInfoRequest(), None)
+    assert found.node_id == "block-1"
 
 
 def test_the_fake_host_has_the_exit_codes_of_the_real_tools():

@@ -107,7 +107,8 @@ class FakeManager:
 
     def _volume(self, name: str) -> Json:
         nodes = [{"node": node} for node in self.attached.get(name, [])]
-        return {"name": name, "id": name, "attachments": nodes, "publications": []}
+        return {"name": name, "id": name, "pool": "fast", "attachments": nodes,
+                "publications": []}  # fmt: skip
 
     def _held(self) -> list[Json]:
         """Volumes that tests only name as attached."""

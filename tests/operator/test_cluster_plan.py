@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from textwrap import dedent
 from typing import Any
 
 import pytest
 
+from drystone_operator.handlers import parse
 from drystone_operator.plan import cluster, cluster_status, deletion
-from drystone_operator.plan.actions import Create, WriteStatus
+from drystone_operator.plan.actions import Apply, Create, WriteStatus
 from drystone_operator.plan.local_volumes import to_readopt
 from drystone_operator.plan.views import (
     OTHER_CLUSTER,
@@ -18,6 +20,7 @@ from drystone_operator.plan.views import (
     Unanswered,
     Workload,
 )
+from drystone_operator.resources.children import children, key
 from tests.operator.wanted import ETCD, EXTERNAL, NODES, build, engine, node, pod
 
 DEAF = Unanswered("unavailable", "The manager at c-manager-0 cannot be reached.")
@@ -55,6 +58,7 @@ def test_a_new_cluster_on_etcd_is_made_from_nothing():
         create PersistentVolume/ns-c-etcd-2
         apply ConfigMap/c-settings
         apply ConfigMap/c-nodes
+        apply ConfigMap/c-etcd
         apply Service/c-etcd
         apply StatefulSet/c-etcd
         apply PodDisruptionBudget/c-etcd
@@ -374,3 +378,58 @@ def test_deletion_takes_only_our_labels_of_this_cluster_away():
         label Node/n1 drystone.io/server-
         label Node/n1 drystone.io/block-
         release StorageCluster/c""")
+
+
+THEIR_ETCD = {
+    "metadata": {
+        "type": "etcd",
+        "etcd": {"endpoints": ["https://e1:2379"], "tlsSecretRef": {"name": "etcd-tls"}},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"ca.crt"}, {"etcd_ca_file"}),
+        ({"ca.crt", "tls.crt"}, {"etcd_ca_file"}),
+        ({"ca.crt", "tls.crt", "tls.key"}, {"etcd_ca_file", "etcd_cert_file", "etcd_key_file"}),
+    ],
+)
+def test_managers_show_your_etcd_a_certificate_only_where_there_is_one(keys, named):
+    seen = cluster.ClusterSeen(secrets={**SECRETS, "etcd-tls": frozenset(keys)})
+    made = [a.body for a in cluster.plan(wanted(THEIR_ETCD), seen).actions if isinstance(a, Apply)]
+    (text,) = [b["data"]["manager.toml"] for b in made if b["metadata"]["name"] == "c-settings"]
+    assert {k for k in tomllib.loads(text) if k.endswith("_file") and "etcd" in k} == named
+
+
+def test_an_etcd_that_nothing_verifies_is_waited_with():
+    seen = cluster.ClusterSeen(secrets={**SECRETS, "etcd-tls": frozenset({"tls.crt"})})
+    plan = cluster.plan(wanted(THEIR_ETCD), seen)
+    assert lines(plan, "apply", "create") == []
+    assert "SecretMissing: Secret etcd-tls has no ca.crt" in str(plan)
+
+
+def test_an_etcd_is_founded_once_and_members_without_data_join_it_afterwards():
+    def objects(*, established: bool) -> dict[str, Any]:
+        made = children(replace(build(ETCD), established=established), {})
+        return {key(body): body for body in made}
+
+    before, after = objects(established=False), objects(established=True)
+    assert before["ConfigMap/c-etcd"]["data"] == {"initial-cluster-state": "new"}
+    assert after["ConfigMap/c-etcd"]["data"] == {"initial-cluster-state": "existing"}
+    # The turn restarts no member.
+    assert [name for name in before if before[name] != after[name]] == ["ConfigMap/c-etcd"]
+    (container,) = before["StatefulSet/c-etcd"]["spec"]["template"]["spec"]["containers"]
+    state = {e["name"]: e for e in container["env"]}["ETCD_INITIAL_CLUSTER_STATE"]
+    reference = {"name": "c-etcd", "key": "initial-cluster-state"}
+    assert state["valueFrom"] == {"configMapKeyRef": reference}
+    # An argument would win over it.
+    assert not any("initial-cluster-state" in argument for argument in container["args"])
+
+
+def test_a_cluster_whose_status_has_an_id_is_established():
+    body = {"metadata": {"name": "c", "namespace": "ns"}, "spec": ETCD}
+    platform = build().platform
+    assert parse.cluster(body, platform).established is False
+    assert parse.cluster({**body, "status": {"clusterUUID": "u"}}, platform).established is True

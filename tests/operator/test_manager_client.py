@@ -125,6 +125,7 @@ async def test_the_token_is_sent_and_a_look_reads_everything():
     assert isinstance(view, EngineView)
     assert view.node("server", "a") is not None
     assert view.node("client", "a") is None
+    assert view.pool_volumes == {"fast": 1}
     assert (view.volumes, view.pgs.all_in_sync, view.drives[0].used) == (1, True, 1 << 30)
 
 

@@ -38,6 +38,17 @@ def test_a_node_that_the_selector_takes_gets_an_object():
     assert str(nodes.plan(picked, seen)) == "create StorageNode/n2"
 
 
+@pytest.mark.parametrize(
+    ("connected", "said"), [(True, "Connected"), (False, "Away"), (None, None)]
+)
+def test_a_node_says_whether_its_beacon_is_connected(connected, said):
+    known = (EngineNode("n1", "server", connected=True, beacon_connected=connected),)
+    view = nodes.StorageNodeView("n1", "n1")
+    seen = nodes.NodesSeen(NODES[:1], (view,), engine("n1", nodes=known))
+    (action,) = nodes.plan(build(), seen).actions
+    assert action.fields.get("beacon") == said
+
+
 def ready_of(seen: nodes.NodesSeen) -> str:
     return str(nodes.plan(build(), seen)).splitlines()[1].strip()
 
@@ -60,7 +71,7 @@ def ready_of(seen: nodes.NodesSeen) -> str:
             {}, {"nodes": ()},
             (
                 "Ready=False NodeMissing: Kubernetes has no node n1. If it is gone for good, "
-                "`drystone node forget n1` frees its name."
+                "`kubectl drystone -n ns node forget n1 --yes` frees its name."
             ),
         ),
     ],
@@ -116,8 +127,9 @@ def ended(*lines: str) -> PodView:
             (
                 "ServerDown: The server of this node is not connected to a manager. It ended with: "
                 "the join token file j does not exist. If the machine was installed anew, its "
-                "identity is lost: `drystone node forget n1` frees the name, and it joins as a new "
-                "node. What its disks hold is then given up, and copied from the others."
+                "identity is lost: `kubectl drystone -n ns node forget n1 --yes` frees the "
+                "name, and it joins as a new node. What its disks hold is then "
+                "given up, and copied from the others."
             ),
         ),
         (("killed",), engine(), "Joining: The server of this node has not registered yet."),
@@ -335,6 +347,14 @@ def test_a_pool_is_made_once_its_copies_can_be_apart(spec, up, fault_sets, waits
     text = str(pools.plan(pool(spec), engine("n1", drives=drives), fault_sets))
     assert ("create pool" in text) == (waits == "")
     assert waits in text
+
+
+@pytest.mark.parametrize(("counted", "said"), [({"p": 7, "q": 1}, 7), ({"q": 1}, 0), (None, None)])
+def test_a_pool_says_how_many_volumes_it_has_where_they_were_counted(counted, said):
+    there = engine("n1", pools=(MADE,), pool_volumes=counted)
+    status = pools.plan(pool({"copies": 3}), there, {}).status
+    assert status is not None
+    assert status.fields.get("volumes") == said
 
 
 def test_only_min_insync_of_a_pool_changes():

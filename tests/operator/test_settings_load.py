@@ -21,6 +21,7 @@ from drystone_operator.resources.children import children
 from drystone_storaged.agent.process import DaemonSettings
 from drystone_storaged.agent.trust import require_https
 from drystone_storaged.block.settings import BlockSettings
+from drystone_storaged.fuse.settings import FuseHelperSettings
 from drystone_storaged.manager.app import check_listen
 from drystone_storaged.manager.settings import ManagerSettings
 from drystone_storaged.server.settings import ServerSettings
@@ -33,6 +34,7 @@ CLASSES: dict[str, type[Settings]] = {
     "server": ServerSettings,
     "block": BlockSettings,
     "csi": CsiSettings,
+    "fuse-helper": FuseHelperSettings,
 }
 if BEACONS:
     CLASSES["beacon"] = importlib.import_module("drystone_storaged.beacon.settings").BeaconSettings
@@ -137,8 +139,8 @@ def test_every_process_takes_the_settings_that_the_operator_writes(
         for name, value in settings.model_dump().items():
             if name.endswith("_file") and value:
                 assert str(value) in there, f"{container['name']}: {name} is in no volume"
-    both: set[type[Settings]] = {BlockSettings, CsiSettings}
-    assert seen == (both if made.spec.is_external else set(CLASSES.values()))
+    here: set[type[Settings]] = {BlockSettings, CsiSettings, FuseHelperSettings}
+    assert seen == (here if made.spec.is_external else set(CLASSES.values()))
 
 
 @pytest.mark.parametrize(("spec", "secure"), CASES)
@@ -151,7 +153,7 @@ def test_with_tls_everybody_verifies_and_no_address_is_in_clear_text(
         if isinstance(settings, ManagerSettings):
             check_listen(settings)
             assert (settings.tls, settings.insecure_listen) == (secure, not secure)
-        elif secure or made.spec.is_external:
+        elif (secure or made.spec.is_external) and not isinstance(settings, FuseHelperSettings):
             assert isinstance(settings, DaemonSettings | CsiSettings)
             assert settings.tls_ca_file == f"{names.TLS_DIR}/ca.crt"
             if isinstance(settings, CsiSettings):

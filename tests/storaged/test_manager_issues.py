@@ -169,7 +169,7 @@ async def test_groups_without_a_copy_name_who_holds_it_before_they_name_mark_los
 async def test_a_cluster_without_drives_is_not_well(mgr):
     status = await mgr.status()
     assert status["health"] == "warning"
-    assert "there are no drives" in status["issues"][0]
+    assert "there are no drives: take one into use (`drystone drive add" in status["issues"][0]
 
 
 async def test_copies_that_share_a_node_are_told_for_what_they_are(mgr):

@@ -19,7 +19,7 @@ from drystone_common.errors import InvalidArgumentError
 PORTS: Final = (
     *(("tcp", port) for port in range(8470, 8482)),  # a node's drives: twelve slots
     ("udp", 8480),  # beacons
-    *(("tcp", port) for port in range(8490, 8495)),  # metrics
+    *(("tcp", port) for port in range(8490, 8494)),  # metrics
 )
 CONNECT_S: Final = 2.0  # a node in the same network answers in milliseconds
 ECHO_S: Final = 1.0

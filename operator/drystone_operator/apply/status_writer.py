@@ -10,6 +10,7 @@ from drystone_operator import names
 from drystone_operator.apply.interface import Kube, KubeError
 from drystone_operator.apply.paths import BY_KIND
 from drystone_operator.plan.actions import WriteStatus
+from drystone_operator.plan.failover import Step
 from drystone_operator.status import Condition, merge, transitions
 
 Json = dict[str, Any]
@@ -112,4 +113,7 @@ def good(condition: Condition) -> bool:
     """Whether a person need not care: Ready and Secured are good, the others are not."""
     if condition.type in ("Ready", "Secured"):
         return condition.status is True
+    if condition.type == "Fenced":
+        # Not fenced is what a node is too that was just lost: only one that is well is good.
+        return condition.reason == Step.WELL.value
     return condition.status is False or condition.type in ("Progressing", "Draining")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
@@ -21,8 +21,9 @@ from drystone_operator.resources.base import Platform
 GATHER_S: Final = 0.3
 """After a kick, so that one rollout of thirty pods is a few rounds and not thirty."""
 
-ROUND_S_MAX: Final = 300.0
-"""A round that takes longer hangs in something without a deadline: it is cut off and told."""
+ROUND_S_MAX: Final = 120.0
+"""A round that takes longer hangs in something without a deadline: it is cut off and told, before
+`/healthz` says no for it (`healthy_s`) and the operator is restarted."""
 
 EMPTY: Final = World({}, (), (), ())
 
@@ -90,6 +91,7 @@ class Loops:
             self.pulse.round_at = self._monotonic()
             self._metrics.round(good)
             self._metrics.objects({k: len(found) for k, found in world.objects.items()})
+            self._metrics.missing(_missing(world))
             await self._wait()
 
     async def _wait(self) -> None:
@@ -104,16 +106,21 @@ class Loops:
             world = self._watched.world() if self.started else EMPTY
             for body in world.objects.get("StorageCluster", ()):
                 await self._guarded("failover_failed", self._failover(world, body))
+            self._metrics.failovers(self._steps(world))
             self.pulse.failover_at = self._monotonic()
             await asyncio.sleep(self._tick_s)
 
     async def _failover(self, world: World, body: dict[str, object]) -> None:
         build = parse.cluster(body, self._platform)
         await self._failovers.once(world, build)
-        steps = [
-            d.step.value for d in self._failovers.decisions(build.namespace, build.name).values()
+
+    def _steps(self, world: World) -> list[str]:
+        """Where the nodes of all StorageClusters are that are not well."""
+        return [
+            decision.step.value
+            for which in map(_which, world.objects.get("StorageCluster", ()))
+            for decision in self._failovers.decisions(*which).values()
         ]
-        self._metrics.failovers(steps)
 
     async def _guarded(self, event: str, work: Awaitable[None]) -> bool:
         """One failure must not end the loop: the next turn looks at everything anew."""
@@ -138,3 +145,18 @@ class Loops:
             _log.warning("round_failed", error=error)
         else:
             _log.warning("failover_failed", error=error)
+
+
+def _which(body: Mapping[str, Any]) -> tuple[str, str]:
+    """Namespace and name of a StorageCluster."""
+    metadata = body["metadata"]
+    return str(metadata["namespace"]), str(metadata["name"])
+
+
+def _missing(world: World) -> dict[tuple[str, str, str], int]:
+    """Pods that are not ready, of each workload of each StorageCluster."""
+    return {
+        (namespace, name, workload.component): max(0, workload.desired - workload.ready)
+        for namespace, name in map(_which, world.objects.get("StorageCluster", ()))
+        for workload in world.workloads_of(namespace, name)
+    }

@@ -34,6 +34,7 @@ def cluster(body: Json, platform: Platform) -> Build:
         uid=str(metadata.get("uid", "")),
         spec=_spec(StorageClusterSpec, body),
         platform=platform,
+        established=bool((body.get("status") or {}).get("clusterUUID")),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from drystone_common.errors import DrystoneError
@@ -135,7 +136,13 @@ def _view(status: Json, pools: list[Json], volumes: Json) -> EngineView:
         pools=tuple(_pool(p) for p in pools),
         # A count of more than a page would cost O(volumes) at each look.
         volumes=None if more else len(_list(volumes, "items")),
+        pool_volumes=None if more else _by_pool(volumes),
     )
+
+
+def _by_pool(volumes: Json) -> dict[str, int]:
+    items = (v for v in _list(volumes, "items") if isinstance(v, dict))
+    return dict(Counter(_text(volume, "pool") for volume in items))
 
 
 def _node(data: Json) -> EngineNode:

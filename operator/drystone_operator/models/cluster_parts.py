@@ -96,6 +96,9 @@ class EtcdSpec(Wanted):
         if self.managed is not None and (self.tls_secret_ref or self.password_secret_ref):
             raise ValueError("tlsSecretRef and passwordSecretRef belong to endpoints")
         _one_scheme(self.endpoints or ())
+        https = any(_is_https(url) for url in self.endpoints or ())
+        if https and self.tls_secret_ref is None:
+            raise ValueError("https endpoints need tlsSecretRef")
         return self
 
 

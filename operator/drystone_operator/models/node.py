@@ -27,11 +27,10 @@ class RemovalPolicy(StrEnum):
 
 
 class BeaconState(StrEnum):
-    """Whether a majority of beacons hears this node."""
+    """Whether the beacon of this node is connected to a manager."""
 
-    QUORUM = "Quorum"
-    SILENT = "Silent"
-    UNKNOWN = "Unknown"
+    CONNECTED = "Connected"
+    AWAY = "Away"
 
 
 class QuorumVote(StrEnum):
@@ -42,7 +41,7 @@ class QuorumVote(StrEnum):
 
 
 class Maintenance(Wanted):
-    """A person works on the node: its absence raises no alarm and moves no data until then."""
+    """A person works on the node: its absence moves no pods and raises no fail-over alarm."""
 
     until: AwareDatetime
     reason: Annotated[str, Field(min_length=1, max_length=256)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from drystone_operator import names
@@ -90,9 +90,20 @@ def plan(wanted: ClusterWanted, seen: ClusterSeen) -> Plan:
     ]
     actions += [ReadoptVolume(name) for name in sorted(seen.released_volumes)]
     fault_sets = {} if wanted.build.spec.is_external else seen.storage_nodes
-    actions += [Apply(body) for body in children(wanted.build, fault_sets)]
+    actions += [Apply(body) for body in children(_informed(wanted.build, seen), fault_sets)]
     actions += admissions(wanted.build, seen)
     return Plan((*actions, status(wanted, seen, wanted.not_deleted)))
+
+
+def _informed(build: Build, seen: ClusterSeen) -> Build:
+    """With what the Secret for a person's etcd has: the managers' settings hang on it."""
+    ref = _etcd_secret(build)
+    return build if ref is None else replace(build, etcd_keys=seen.secrets[ref])
+
+
+def _etcd_secret(build: Build) -> str | None:
+    etcd = build.spec.metadata.etcd if build.spec.metadata else None
+    return etcd.tls_secret_ref.name if etcd and etcd.tls_secret_ref else None
 
 
 def _hold(wanted: ClusterWanted) -> tuple[Action, ...]:
@@ -111,6 +122,10 @@ def _missing_secret(wanted: ClusterWanted, seen: ClusterSeen) -> Condition | Non
                 "SecretMissing",
                 f"Secret {ref.name} that the spec names is not there.",
             )
+    etcd = _etcd_secret(build)
+    if etcd is not None and "ca.crt" not in seen.secrets[etcd]:
+        text = f"Secret {etcd} has no ca.crt, which etcd's certificates are verified with."
+        return Condition("Ready", False, "SecretMissing", text)
     master = build.child("master")
     if not build.spec.is_external and wanted.known_uuid and master not in seen.secrets:
         return Condition(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from drystone_operator.plan.views import EngineView, PodView, Unanswered, Workload
-from drystone_operator.resources.base import Build
+from drystone_operator.resources.base import Build, image_version
 from drystone_operator.status import Condition
 
 Json = dict[str, Any]
@@ -137,11 +137,11 @@ def components(
     build: Build, workloads: tuple[Workload, ...], pods: tuple[PodView, ...]
 ) -> list[Json]:
     """How many pods of each component there are, and of which version."""
-    version = build.image.rpartition("@")[0] or build.image
+    version = image_version(build.image)
     return [
         {
             "component": w.component,
-            "version": version.rpartition(":")[2][:253],
+            "version": version[:253],
             "desired": w.desired,
             "ready": w.ready,
             "updated": max(0, w.desired - len(_outdated(w, pods))),

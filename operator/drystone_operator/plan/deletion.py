@@ -86,7 +86,7 @@ def refusal(build: Build, seen: DeletionSeen) -> Condition | None:
             False,
             "Wiping",
             "deletionPolicy is Wipe: delete its StoragePools and set state: Remove on its "
-            "StorageDisks, then it goes.",
+            "StorageDisks, then it goes. Nothing is erased.",
         )
     return None
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from drystone_operator.plan.views import NodeView
+from drystone_operator.models.cluster_parts import Toleration, TolerationOperator
+from drystone_operator.plan.views import NodeView, Taint
 from drystone_operator.resources.base import Build, labels
 from drystone_operator.resources.manager import claim_shape, local_class
 
 Json = dict[str, Any]
 
 RELEASED: Final = "Released"
+
+PREFERENCE: Final = "PreferNoSchedule"
+"""The one effect that keeps no pod away."""
 
 HOSTNAME: Final = "kubernetes.io/hostname"
 
@@ -89,7 +93,27 @@ def _choose(build: Build, nodes: tuple[NodeView, ...], taken: set[str]) -> NodeV
 def _fit(build: Build, node: NodeView) -> bool:
     wanted_labels = {**build.spec.nodes.selector, **build.spec.placement.node_selector}
     matches = all(node.labels.get(key) == value for key, value in wanted_labels.items())
-    return matches and node.ready is True and not node.unschedulable
+    bearable = all(t.effect == PREFERENCE or tolerated(build, t) for t in node.taints)
+    return matches and bearable and node.ready is True and not node.unschedulable
+
+
+def tolerated(build: Build, taint: Taint) -> bool:
+    """Whether pods with the spec's tolerations may run, and stay, on a node with a taint.
+
+    A volume is pinned for ever: one on a node that its pod never gets to would leave it Pending.
+    """
+    return any(_tolerates(t, taint) for t in build.spec.placement.tolerations)
+
+
+def _tolerates(toleration: Toleration, taint: Taint) -> bool:
+    exists = toleration.operator is TolerationOperator.EXISTS
+    return (
+        (toleration.key or taint.key) == taint.key
+        and (exists or (toleration.value or "") == taint.value)
+        and (toleration.effect is None or toleration.effect.value == taint.effect)
+        # With a time the pod is thrown out again.
+        and toleration.toleration_seconds is None
+    )
 
 
 def _volume(build: Build, component: str, ordinal: int, node: NodeView) -> Json:

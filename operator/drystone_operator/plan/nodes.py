@@ -8,6 +8,7 @@ from typing import Any
 
 from drystone_operator import names
 from drystone_operator.models.common import rounded_quantity
+from drystone_operator.models.node import BeaconState
 from drystone_operator.plan.actions import Action, Create, Plan, WriteStatus
 from drystone_operator.plan.failover import Decision, Step
 from drystone_operator.plan.views import EngineView, NodeView, PodView, Unanswered
@@ -102,19 +103,19 @@ def storage_node(build: Build, node: NodeView) -> Json:
 def status(build: Build, one: StorageNodeView, seen: NodesSeen, *, duplicate: bool) -> WriteStatus:
     """What to say of a node."""
     node = next((n for n in seen.nodes if n.name == one.node), None)
-    ready = _wrong(build, one, node, duplicate=duplicate) or _ready(one, seen)
+    ready = _wrong(build, one, node, duplicate=duplicate) or _ready(build, one, seen)
     conditions = [ready, _away(seen.failover.get(one.node))]
     if one.node in seen.draining:
         conditions.append(seen.draining[one.node])
     return WriteStatus("StorageNode", one.name, tuple(conditions), _fields(one, node, seen))
 
 
-def _ready(one: StorageNodeView, seen: NodesSeen) -> Condition:
+def _ready(build: Build, one: StorageNodeView, seen: NodesSeen) -> Condition:
     if isinstance(seen.engine, Unanswered):
         return Condition("Ready", None, "ManagerUnreachable", "No manager answers.")
     if one.maintenance:
         return Condition("Ready", False, "Maintenance", f"In maintenance: {one.maintenance}.")
-    return _served(one.node, seen.engine, _last_words(one.node, seen))
+    return _served(build, one.node, seen.engine, _last_words(one.node, seen))
 
 
 def _last_words(node: str, seen: NodesSeen) -> str:
@@ -124,7 +125,7 @@ def _last_words(node: str, seen: NodesSeen) -> str:
     return f" It ended with: {said}" if said else ""
 
 
-def _served(node: str, engine: EngineView, said: str) -> Condition:
+def _served(build: Build, node: str, engine: EngineView, said: str) -> Condition:
     server = engine.node("server", node)
     if server is None:
         text = f"The server of this node has not registered yet.{said}"
@@ -135,8 +136,8 @@ def _served(node: str, engine: EngineView, said: str) -> Condition:
             # It has no identity, and the managers know one: the folder with it is gone.
             text += (
                 " If the machine was installed anew, its identity is lost: "
-                f"`drystone node forget {node}` frees the name, and it joins as a new node. What "
-                "its disks hold is then given up, and copied from the others."
+                f"{_forget(build, node)} frees the name, and it joins as a new node. What its "
+                "disks hold is then given up, and copied from the others."
             )
         return Condition("Ready", False, "ServerDown", text)
     if server.beacon_connected is False:
@@ -178,7 +179,7 @@ def _wrong(
             False,
             "NodeMissing",
             f"Kubernetes has no node {one.node}. If it is gone for good, "
-            f"`drystone node forget {one.node}` frees its name.",
+            f"{_forget(build, one.node)} frees its name.",
         )
     other = taken_by(build, node)
     if other:
@@ -190,6 +191,11 @@ def _wrong(
             f"`kubectl label node {one.node} {names.LABEL_NODE_SERVER}- {names.LABEL_NODE_BLOCK}-`",
         )
     return None
+
+
+def _forget(build: Build, node: str) -> str:
+    """The command as it can be pasted, whatever namespace the reader's kubectl is set to."""
+    return f"`kubectl drystone -n {build.namespace} node forget {node} --yes`"
 
 
 def _away(decision: Decision | None) -> Condition:
@@ -219,6 +225,9 @@ def _fields(one: StorageNodeView, node: NodeView | None, seen: NodesSeen) -> Jso
     client = seen.engine.node("client", names.client_name(one.node))
     if server is not None:
         found["serverVersion"] = server.version
+        if server.beacon_connected is not None:
+            state = BeaconState.CONNECTED if server.beacon_connected else BeaconState.AWAY
+            found["beacon"] = state.value
         if server.votes is not None:
             found["quorumVote"] = "Voter" if server.votes else "NonVoter"
     if client is not None:

@@ -79,7 +79,7 @@ def plan(pool: StoragePoolView, engine: EngineView, fault_sets: Mapping[str, str
     wanted = pool.spec.min_insync
     if wanted is not None and wanted != found.min_insync:
         held = (*held, ChangePool(pool.name, wanted))
-    return PoolPlan(held, _status(pool, found))
+    return PoolPlan(held, _status(pool, found, engine.pool_volumes))
 
 
 def _deleting(pool: StoragePoolView, found: EnginePool | None) -> PoolPlan:
@@ -151,7 +151,9 @@ def _widest(copies: int, fault_sets: Mapping[str, str]) -> FailureDomain:
     return FailureDomain.NODE if len(fault_sets) >= copies else FailureDomain.DRIVE
 
 
-def _status(pool: StoragePoolView, found: EnginePool) -> WriteStatus:
+def _status(
+    pool: StoragePoolView, found: EnginePool, volumes: Mapping[str, int] | None
+) -> WriteStatus:
     different = _different(pool.spec, found)
     if different:
         ready = Condition("Ready", True, "NotAsWritten", different)
@@ -164,7 +166,7 @@ def _status(pool: StoragePoolView, found: EnginePool) -> WriteStatus:
         )
     else:
         ready = Condition("Ready", True, "Serving", "Volumes can be made and used.")
-    fields = {
+    fields: Json = {
         "poolId": found.id,
         "capacity": rounded_quantity(found.capacity),
         "used": rounded_quantity(found.used),
@@ -173,6 +175,8 @@ def _status(pool: StoragePoolView, found: EnginePool) -> WriteStatus:
         "availableBytes": found.available,
         "placementGroups": _groups(found.pgs),
     }
+    if volumes is not None:
+        fields["volumes"] = volumes.get(pool.name, 0)
     return WriteStatus("StoragePool", pool.name, (ready, _degraded(found.pgs)), fields)
 
 

@@ -165,6 +165,8 @@ class EngineView:
     pgs: PgCounts
     pools: tuple[EnginePool, ...] = ()
     volumes: int | None = None
+    pool_volumes: Mapping[str, int] | None = None
+    """How many of them each pool has, by its name; a pool without any may be missing."""
 
     def node(self, role: str, name: str) -> EngineNode | None:
         """A node of a role, by name."""

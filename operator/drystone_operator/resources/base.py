@@ -16,6 +16,8 @@ Json = dict[str, Any]
 
 DIGEST_CHARS: Final = 16  # 64 bits: two templates of one cluster never meet
 
+CLUSTER_CRITICAL: Final = "system-cluster-critical"
+
 DEFAULT_REQUESTS: Final[Mapping[str, tuple[str, str]]] = {
     # Enough to start and idle; limits are the owner's choice, a throttled data path stalls volumes.
     "manager": ("50m", "128Mi"),
@@ -65,6 +67,10 @@ class Build:
     uid: str
     spec: StorageClusterSpec
     platform: Platform
+    established: bool = False
+    """Whether its status has an id: there was a metadata store with records."""
+    etcd_keys: frozenset[str] = frozenset({"ca.crt", "tls.crt", "tls.key"})
+    """What the Secret of certificates for a person's etcd has."""
 
     @property
     def instance(self) -> str:
@@ -77,8 +83,10 @@ class Build:
         wanted, default = self.spec.image, self.platform.images.drystone
         if wanted.repository is None and wanted.tag is None:
             return default
-        repository, tag = split_image(default)
-        return f"{wanted.repository or repository}:{wanted.tag or tag}"
+        repository, version = split_image(default)
+        if wanted.tag is not None:
+            version = f":{wanted.tag}"
+        return f"{wanted.repository or repository}{version}"
 
     @property
     def etcd_managed(self) -> bool:
@@ -143,11 +151,22 @@ class Build:
 
 
 def split_image(image: str) -> tuple[str, str]:
-    """Repository and tag; the colon of a registry's port is not one of a tag."""
-    head, colon, tail = image.rpartition(":")
-    if not colon or "/" in tail:
-        return image, "latest"
-    return head, tail
+    """Repository, and its version with what begins it: `:tag`, `@sha256:…` or both.
+
+    The colon of a registry's port is not one of a tag.
+    """
+    name, at, content = image.partition("@")
+    head, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:
+        return name, f"@{content}" if at else ":latest"
+    return head, f":{tag}{at}{content}"
+
+
+def image_version(image: str) -> str:
+    """What a person calls the version of an image: its tag, else the digest."""
+    _, version = split_image(image)
+    tag, _, content = version.partition("@")
+    return tag.removeprefix(":") or content
 
 
 def labels(build: Build, component: str) -> Json:
@@ -213,11 +232,10 @@ def pod_template(build: Build, component: str, pod: Json, annotations: Json | No
 
 
 def placement(build: Build) -> Json:
-    """Tolerations and priority that a person gave for all pods."""
+    """Tolerations and priority of pods that give none of their own."""
     wanted = build.spec.placement
-    found: Json = {}
-    if wanted.priority_class_name:
-        found["priorityClassName"] = wanted.priority_class_name
+    # Managers and etcd must not be the first that a full node evicts.
+    found: Json = {"priorityClassName": wanted.priority_class_name or CLUSTER_CRITICAL}
     if wanted.tolerations:
         found["tolerations"] = [
             t.model_dump(by_alias=True, exclude_none=True, mode="json") for t in wanted.tolerations

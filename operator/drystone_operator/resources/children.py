@@ -26,7 +26,8 @@ def children(build: Build, fault_sets: Mapping[str, str]) -> tuple[Json, ...]:
 def _storage(build: Build, fault_sets: Mapping[str, str]) -> list[Json]:
     found = [config.nodes_map(build, fault_sets)]
     if build.etcd_managed:
-        found += [etcd.service(build), etcd.stateful_set(build), budgets.etcd(build)]
+        found += [etcd.beginning(build), etcd.service(build)]
+        found += [etcd.stateful_set(build), budgets.etcd(build)]
     found += [
         manager.headless(build),
         manager.service(build),

@@ -107,8 +107,10 @@ def metadata(build: Build) -> dict[str, TomlValue]:
     }
     if wanted.etcd.tls_secret_ref is not None:
         values["etcd_ca_file"] = "/etc/drystone/etcd-tls/ca.crt"
-        values["etcd_cert_file"] = "/etc/drystone/etcd-tls/tls.crt"
-        values["etcd_key_file"] = "/etc/drystone/etcd-tls/tls.key"
+        if {"tls.crt", "tls.key"} <= build.etcd_keys:
+            # Many an etcd asks for no certificate: then the Secret has none.
+            values["etcd_cert_file"] = "/etc/drystone/etcd-tls/tls.crt"
+            values["etcd_key_file"] = "/etc/drystone/etcd-tls/tls.key"
     if wanted.etcd.password_secret_ref is not None:
         values["etcd_password_file"] = "/etc/drystone/etcd-password/password"  # noqa: S105 - a path
     return values

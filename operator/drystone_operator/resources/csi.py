@@ -5,6 +5,7 @@ from __future__ import annotations
 from drystone_operator import names
 from drystone_operator.resources import config
 from drystone_operator.resources.base import (
+    CLUSTER_CRITICAL,
     Build,
     Json,
     container,
@@ -154,7 +155,7 @@ def controller(build: Build) -> Json:
     ]
     pod: Json = {
         "serviceAccountName": build.platform.csi_account,
-        "priorityClassName": build.spec.placement.priority_class_name or "system-cluster-critical",
+        "priorityClassName": build.spec.placement.priority_class_name or CLUSTER_CRITICAL,
         "containers": _with_liveness(build, [_controller_driver(build), *_sidecars(build)]),
         # One user for all: driver and sidecars share a socket and the driver a token.
         "securityContext": {

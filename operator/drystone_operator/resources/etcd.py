@@ -1,4 +1,4 @@
-"""The managed etcd: StatefulSet and its headless Service."""
+"""The managed etcd: StatefulSet, its headless Service, and how a member without data begins."""
 
 from __future__ import annotations
 
@@ -16,6 +16,19 @@ from drystone_operator.resources.base import (
 from drystone_operator.resources.manager import USER, apart, claim, claim_shape, local_class
 
 DATA_DIR = "/var/lib/etcd"
+STATE_KEY = "initial-cluster-state"
+
+
+def beginning(build: Build) -> Json:
+    """C-etcd, a ConfigMap: what a member does that finds no data; one that has some ignores it.
+
+    While there is no cluster yet, they found one together. Afterwards never again: a member with an
+    empty folder joins the others as they know it, and if all lost their data nothing starts, rather
+    than a metadata store without a record. It is no argument in the pod template, so that the turn
+    restarts no member; a pod takes it up whenever it starts next.
+    """
+    found = thing(build, "ConfigMap", "v1", "etcd")
+    return {**found, "data": {STATE_KEY: "existing" if build.established else "new"}}
 
 
 def service(build: Build) -> Json:
@@ -84,7 +97,7 @@ def _container(build: Build) -> Json:
         "imagePullPolicy": build.spec.image.pull_policy.value,
         "command": ["etcd"],
         "args": _arguments(build),
-        "env": [field_env("POD_NAME", "metadata.name")],
+        "env": [field_env("POD_NAME", "metadata.name"), _beginning_env(build)],
         "resources": resources(build, "etcd"),
         "ports": [
             {"name": "client", "containerPort": names.ETCD_CLIENT_PORT},
@@ -103,6 +116,12 @@ def _container(build: Build) -> Json:
     }
 
 
+def _beginning_env(build: Build) -> Json:
+    # Not optional: without the word etcd would take `new`.
+    where = {"name": build.child("etcd"), "key": STATE_KEY}
+    return {"name": "ETCD_INITIAL_CLUSTER_STATE", "valueFrom": {"configMapKeyRef": where}}
+
+
 def _arguments(build: Build) -> list[str]:
     host = f"$(POD_NAME).{build.child('etcd')}.{build.namespace}.svc"
     client = f"http://{host}:{names.ETCD_CLIENT_PORT}"
@@ -116,8 +135,6 @@ def _arguments(build: Build) -> list[str]:
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster={members(build)}",
         f"--initial-cluster-token={build.namespace}.{build.name}",
-        # A member that has its data ignores this and joins where it was.
-        "--initial-cluster-state=new",
         # Managers compact to five minutes back; this bounds what a dead manager leaves.
         "--auto-compaction-mode=periodic",
         "--auto-compaction-retention=1h",

@@ -52,7 +52,8 @@ class IdentityFile:
                 code="state_of_another_node",
                 hint="give every process a state folder of its own. A machine that was renamed "
                 f"keeps the name {found.name} here, or comes as a new one: "
-                f"`drystone node forget {found.name}`, remove the folder. Of a clone remove it",
+                f"`drystone node forget {found.name} --yes`, remove the folder. Of a clone "
+                "remove it",
             )
         return found
 

@@ -255,8 +255,9 @@ def _check_reopen(
         raise ConflictError(
             f"drive {drive.id} is known on another device: this is a copy of it",
             code="drive_serial_mismatch",
-            hint=f"use the original; if that is lost for good, `drystone drive forget {drive.id}`, "
-            "then remove this copy: its server makes a new drive there",
+            hint="use the original; if that is lost for good, "
+            f"`drystone drive forget {drive.id} --yes`, then remove this copy: "
+            "its server makes a new drive there",
         )
     if drive.node != node.uuid and holder_lives(drive):
         raise ConflictError(f"drive {drive.id} is open on {drive.node_name}", code="drive_held")
@@ -266,5 +267,5 @@ def _check_reopen(
             f"drive {drive.id} holds an older state than the cluster has seen of it",
             code="drive_nonce_stale",
             hint="it is an old image or a copy, use the newest; where that is lost for good, "
-            f"`drystone drive forget {drive.id}`, then remove this one",
+            f"`drystone drive forget {drive.id} --yes`, then remove this one",
         )

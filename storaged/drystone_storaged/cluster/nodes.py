@@ -80,7 +80,8 @@ class NodeService:
             raise AlreadyExistsError(
                 f"this node is registered as {old.name}",
                 code="node_renamed",
-                hint=f"start it with its old name, or run `drystone node forget {old.name}` first",
+                hint="start it with its old name, or run "
+                f"`drystone node forget {old.name} --yes` first",
             )
         if not wanted.authenticated and not await self._spent_here(wanted):
             raise UnauthenticatedError(
@@ -123,7 +124,8 @@ class NodeService:
             raise AlreadyExistsError(
                 f"the name {wanted.node.name} belongs to another node",
                 code="node_name_taken",
-                hint=f"run `drystone node forget {wanted.node.name}` if that one is gone for good",
+                hint=f"run `drystone node forget {wanted.node.name} --yes` "
+                "if that one is gone for good",
             )
         done = await self._store.txn(
             [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -371,8 +370,3 @@ def _damaged(layout: Layout, why: str) -> DataError:
         code="file_damaged",
         hint="restore it from a backup: nodes and drive sizes are in it, without it nothing starts",
     )
-
-
-def drive_path(layout: Layout, server: ServerMember, number: int) -> Path:
-    """File of a server's n-th drive, counted from 1."""
-    return layout.drive(server.name, number)

@@ -160,7 +160,10 @@ def _clients(waiting: Mapping[str, Sequence[str]]) -> Iterator[str]:
 def _places(drives: _Drives, servers: Sequence[Node], refusals: Refusals) -> Iterator[str]:
     """What is no drive of the cluster, or not yet: a new disk that cannot be taken."""
     if not drives.all:
-        yield "there are no drives: start `drystone server` on nodes with a drive in their settings"
+        yield (
+            "there are no drives: take one into use (`drystone drive add NODE DEVICE`; in "
+            "Kubernetes `state: In` on a StorageDisk), or name one in a server's settings"
+        )
     known = set(drives.refused.values())
     for node in servers:
         for refusal in refusals.of(node.uuid):

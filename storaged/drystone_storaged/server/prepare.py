@@ -142,7 +142,7 @@ class Preparer:
             raise DataError(
                 f"{drive.path} was drive {entry.uuid} and is {uuid} now",
                 code="drive_exchanged",
-                hint="put the old one back; `drystone drive forget` with its number admits another",
+                hint="put the old one back; `drystone drive forget NUMBER --yes` admits another",
             )
         self._ledger.put(drive.key, Entry(uuid, Phase.KNOWN))
         return Superblock(
@@ -161,7 +161,7 @@ class Preparer:
             raise DataError(
                 f"{drive.path} was drive {entry.uuid} and is {found['state']} now",
                 code="drive_lost",
-                hint="put it back; if it is lost for good, `drystone drive forget` with its number "
+                hint="put it back; if it is lost for good, `drystone drive forget NUMBER --yes` "
                 "lets a new one take its place: the data is on the other copies",
             )
         if not drive.init or (missing and drive.create_bytes is None):

@@ -80,24 +80,25 @@ class Ledger:
         if self.said.errors:
             raise LabError(f"{self.pod}: {'; '.join(self.said.errors[:5])}")
 
-    def forget_longest(self) -> None:
-        """Begin to measure pauses: of the pods that start from now on, and of now's from zero.
-
-        A pod prints the longest pause of its life, so this restarts it.
-        """
-        self._kubectl.run("delete", "pod", self.pod, "--wait=true", timeout_s=RUNS_S)
-        self.said.longest_s = 0.0
-        self.wait_writing()
-
     def node(self) -> str:
         """Where its pod is; empty when it is nowhere."""
         found = self._kubectl.get("pod", self.pod)
         return str((found or {}).get("spec", {}).get("nodeName", ""))
 
-    def stop(self) -> Said:
-        """Delete it with its claim, wait for its last words, and give all of them."""
+    def pause(self) -> None:
+        """End its pod; the volume stays."""
         self._kubectl.run("scale", "statefulset", self._name, "--replicas=0")
         self._kubectl.wait_gone("pod", self.pod, deadline_s=RUNS_S)
+        self.check()
+
+    def resume(self) -> None:
+        """Start it again on the same volume."""
+        self._kubectl.run("scale", "statefulset", self._name, "--replicas=1")
+        self.wait_writing()
+
+    def stop(self) -> Said:
+        """Delete it with its claim, wait for its last words, and give all of them."""
+        self.pause()
         self._end()
         self.check()
         for kind, name in (

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.e2e.kube import chart, cluster, disks, disturb, power, usage, volumes
+from tests.e2e.kube import (
+    chart,
+    cluster,
+    disks,
+    disturb,
+    footprint,
+    power,
+    reinstall,
+    usage,
+    volumes,
+)
 from tests.e2e.kube.chart import CLUSTER, NAMESPACE
 from tests.e2e.kube.kubectl import Kubectl
 from tests.e2e.kube.plain import archive
@@ -29,12 +39,14 @@ SCENARIOS: Final[Mapping[str, Callable[[Run], None]]] = {
     "refusals": volumes.refusals,
     "alone": volumes.alone,
     "many": volumes.many,
+    "idle": footprint.idle,
     "restarts": disturb.restarts,
     "rolling-update": disturb.rolling_update,
     "drains": disturb.drains,
     "disk": disks.lose_and_return,
     "power-cut": power.lose_a_node,
     "cold-start": power.lose_all,
+    "reinstall": reinstall.reinstall,
 }
 SHORT: Final = ("basics", "power-cut")
 
