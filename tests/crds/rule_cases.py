@@ -74,7 +74,7 @@ def _cluster_made() -> list[Case]:
         Case("etcd without its part", main, {ETCD: GONE}, "give etcd with type etcd"),
         Case("sqlite with etcd", "storagecluster-small", {ETCD: {"managed": {}}}, "give etcd with"),
         Case("https without certificates", main,
-             {MANAGED: GONE, f"{ETCD}.endpoints": ["http://a:1234", "https://b:1234"]}, "https "),
+             {MANAGED: GONE, f"{ETCD}.endpoints": ["https://a:1234", "https://b:1234"]}, "https "),
         Case("https with certificates", main, {MANAGED: GONE, f"{ETCD}.endpoints":
              ["https://a:2379"], f"{ETCD}.tlsSecretRef": {"name": "x"}}),
         Case("http without certificates", main,

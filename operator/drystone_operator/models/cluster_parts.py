@@ -95,10 +95,10 @@ class EtcdSpec(Wanted):
             raise ValueError("give exactly one of endpoints (an etcd you run) and managed")
         if self.managed is not None and (self.tls_secret_ref or self.password_secret_ref):
             raise ValueError("tlsSecretRef and passwordSecretRef belong to endpoints")
-        https = any(url.startswith("https://") for url in self.endpoints or ())
+        _one_scheme(self.endpoints or ())
+        https = any(_is_https(url) for url in self.endpoints or ())
         if https and self.tls_secret_ref is None:
             raise ValueError("https endpoints need tlsSecretRef")
-        _one_scheme(self.endpoints or ())
         return self
 
 
