@@ -28,6 +28,7 @@ LABEL_CLUSTER: Final = f"{GROUP}/cluster"
 LABEL_NODE_SERVER: Final = f"{GROUP}/server"
 """On a Node: servers of that cluster may run here; set once its join token is in the Secret."""
 LABEL_NODE_BLOCK: Final = f"{GROUP}/block"
+LABEL_TOPOLOGY: Final = "topology.drystone.io/cluster"  # kubelet puts it, by what CSI says
 """On a Node: volumes of that cluster may be attached here."""
 ANNOTATION_TEMPLATE: Final = f"{GROUP}/template"
 """Digest of a pod template; a pod whose digest is another one is of an older version."""

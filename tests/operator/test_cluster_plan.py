@@ -223,6 +223,20 @@ def test_a_beacon_gets_a_token_also_when_its_server_registered_long_before():
     assert lines(cluster.plan(wanted(), registered), "join", "label") == []
 
 
+def test_the_topology_label_of_a_cluster_that_was_here_before_is_taken_away():
+    uuid = engine().uuid
+    labels = {"drystone.io/block": "ns.c", "topology.drystone.io/cluster": "of-another"}
+    nodes = (
+        node("n1", ready=True, **labels),
+        node("n2", ready=True, **{**labels, "topology.drystone.io/cluster": uuid}),
+        node("n3", ready=True, **{**labels, "drystone.io/block": "ns.d"}),
+    )
+    seen = cluster.ClusterSeen(secrets=SECRETS, nodes=nodes, engine=engine())
+    assert lines(cluster.plan(wanted(), seen), "label", "topology") == [
+        "label Node/n1 topology.drystone.io/cluster-"
+    ]
+
+
 def test_a_node_with_too_long_a_name_is_not_admitted():
     seen = cluster.ClusterSeen(secrets=SECRETS, nodes=(node("n" * 58),), engine=engine())
     assert lines(cluster.plan(wanted(), seen), "join", "label") == []

@@ -179,7 +179,20 @@ def admissions(build: Build, seen: ClusterSeen) -> list[Action]:
             found.append(AddJoinToken(secret, key, role, name))
         elif node.labels.get(label) != build.instance:
             found.append(LabelNode(node.name, label, build.instance))
-    return [*found, *_used(build, seen, engine)]
+    return [*found, *_former(build, seen, engine), *_used(build, seen, engine)]
+
+
+def _former(build: Build, seen: ClusterSeen, engine: EngineView) -> list[Action]:
+    """Labels that kubelet put for a cluster that was here before, and never takes away.
+
+    It refuses a driver that says otherwise, so no volume could be used on such a node.
+    """
+    return [
+        LabelNode(node.name, names.LABEL_TOPOLOGY, None)
+        for node in sorted(seen.nodes, key=lambda n: n.name)
+        if node.labels.get(names.LABEL_NODE_BLOCK) == build.instance
+        and node.labels.get(names.LABEL_TOPOLOGY, engine.uuid) != engine.uuid
+    ]
 
 
 def _admitted(build: Build, seen: ClusterSeen) -> list[tuple[str, str, str, NodeView, str, str]]:

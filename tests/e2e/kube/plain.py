@@ -18,6 +18,7 @@ from tests.e2e.lib.waits import wait_for
 ARCHIVE: Final = node.ROOT / "dist" / "drystone-image.tar"
 ROLES: Final = ("admin", "operate", "read")
 WAIT_S: Final = 180.0
+TOPOLOGY: Final = "topology.drystone.io/cluster"
 
 
 def archive() -> Path:
@@ -70,6 +71,8 @@ def _remove(kubectl: Kubectl, steps: Steps) -> None:
     ):
         kubectl.delete(kind, name)
     kubectl.wait_gone("namespace", NAMESPACE, deadline_s=WAIT_S)
+    # Kubelet never takes it away, and would refuse the driver of the next cluster.
+    kubectl.run("label", "nodes", "--all", f"{TOPOLOGY}-")
     steps.say("removed")
 
 
