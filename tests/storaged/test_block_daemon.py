@@ -14,8 +14,9 @@ from drystone_common.errors import UnavailableError
 from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.identity import IdentityFile
 from drystone_storaged.agent.register import Registrant, register
-from drystone_storaged.attach.interface import AttacherKind
+from drystone_storaged.attach.interface import AttacherKind, Device
 from drystone_storaged.block.app import BlockDaemon
+from drystone_storaged.block.devices import Devices
 from drystone_storaged.block.figures import ENGINE_NAMES
 from drystone_storaged.block.records import Record, Records
 from drystone_storaged.block.service import BlockService, serving
@@ -175,6 +176,57 @@ async def test_a_daemon_that_was_fenced_while_away_serves_errors_until_it_is_det
         assert await code_of(stub.Attach(attach_request(volume), timeout=10)) == "volume_fenced"
         await stub.Detach(block_pb2.DetachRequest(volume_id=volume), timeout=10)
         assert not (await stub.List(block_pb2.ListRequest(), timeout=5)).attachments
+
+
+class LeftBehind:
+    """Devices of a host; ``left``: volumes of which an earlier run left something."""
+
+    def __init__(self, left: tuple[str, ...]) -> None:
+        self.left = left
+
+    async def found(self) -> tuple[str, ...]:
+        return self.left
+
+    async def adopt(self, spec) -> Device:
+        return Device(spec.volume_id, AttacherKind.FUSE, "/dev/loop9", spec.size_bytes)
+
+    attach = adopt
+
+    async def detach(self, volume_id: str, *, force: bool = False) -> None:
+        self.left = ()
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("device_left", [False, True])
+async def test_a_daemon_killed_after_the_manager_knew_of_a_detach_needs_no_second_one(
+    mgr, tmp_path, monkeypatch, device_left
+):
+    fuse = block_pb2.ATTACHER_FUSE
+    left = LeftBehind(())
+
+    async def get(_self, _kind):
+        return left
+
+    monkeypatch.setattr(Devices, "get", get)
+    async with running_block(mgr, tmp_path / "b") as (daemon, stub):
+        volume = await new_volume(mgr)
+        await stub.Attach(attach_request(volume, attacher=fuse), timeout=10)
+        with monkeypatch.context() as killed:
+            killed.setattr(daemon.volumes._records, "remove", lambda _volume: None)
+            await stub.Detach(block_pb2.DetachRequest(volume_id=volume), timeout=10)
+    left.left = (volume,) if device_left else ()
+    async with running_block(mgr, tmp_path / "b") as (daemon, stub):
+        known = daemon.volumes
+        if device_left:
+            await until(lambda: known.get(int(volume, 16)).gone, "the loss to be seen")
+            again = attach_request(volume, attacher=fuse)
+            assert await code_of(stub.Attach(again, timeout=10)) == "volume_fenced"
+            return
+        await until(lambda: known.get(int(volume, 16)) is None, "the rest to be forgotten")
+        await stub.Attach(attach_request(volume, attacher=fuse), timeout=10)
+        assert len((await shown(mgr, volume))["attachments"]) == 1
 
 
 async def test_a_fence_by_the_manager_reaches_a_running_daemon(mgr, tmp_path):

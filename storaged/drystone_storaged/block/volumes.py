@@ -347,8 +347,23 @@ class Volumes:
         self.engine.start(volume, attached.record.ticket, endpoint, recover=True, near="")
         self.engine.core.revoked(volume)
         attacher = await self._devices.get(attached.record.attacher)
+        exported = attached.record.attacher is AttacherKind.EXPORT  # its clients are not known
+        if not exported and attached.record.volume_id not in await attacher.found():
+            await self._given_back(attached)
+            return
         attached.device = await attacher.adopt(self._spec(attached.record))
         _log.warning("attachment_gone", volume=attached.record.volume_id)
+
+    async def _given_back(self, attached: Attached) -> None:
+        """No device is left that could need errors, so nothing is left to be detached.
+
+        A crash leaves this between the manager's word in a detach and the removal of the record;
+        so does a node that booted after somebody else took the volume.
+        """
+        async with asyncio.timeout(FORCE_WAIT_S):
+            await self.engine.end(attached.record.volume)
+        self._forget(attached.record.volume)
+        _log.info("attachment_given_back", volume=attached.record.volume_id)
 
     def _spec(self, record: Record) -> AttachSpec:
         return AttachSpec(
