@@ -36,7 +36,9 @@ def noted(made, name: str) -> dict:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-async def test_a_manager_that_noted_a_newer_state_does_not_start_on_an_older_one(tmp_path, etcd):
+async def test_a_manager_that_noted_a_newer_state_does_not_start_on_an_older_one(
+    tmp_path, etcd, capsys
+):
     async with cluster(tmp_path, etcd.endpoints, ("m1",)) as made:
         store = made.managers["m1"].services.env.store
         await until(lambda: noted(made, "m1"), "the note")
@@ -56,6 +58,8 @@ async def test_a_manager_that_noted_a_newer_state_does_not_start_on_an_older_one
                 store, made.managers["m1"].services.leadership, note["cluster"], file.parent
             )
             await known.check()
+        # Without a note there is nothing to say; one that cannot be read is told.
+        assert capsys.readouterr().out.count("the revision seen last cannot be read") == 1
 
 
 async def test_a_recovered_store_begins_a_new_count(tmp_path, etcd):

@@ -100,3 +100,16 @@ async def test_a_suspicion_that_somebody_is_at_stays(tmp_path):
         del silence._running[node]
         await silence.tidy()
         assert await stand(mgr) == []
+
+
+async def test_why_a_still_server_was_not_dropped_is_told(tmp_path, monkeypatch, capsys):
+    async with manager(tmp_path) as mgr, peers(mgr, 1, 0):
+
+        async def broken(_node):
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(mgr.services.silence, "_take_lease", broken)
+        assert not await mgr.services.silence.server_is_still("ab" * 16)
+        said = capsys.readouterr().out
+        assert "a still server was not dropped" in said
+        assert "a defect" in said

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from drystone_common.errors import ConflictError, UnavailableError
-from drystone_storaged.attach import fuse_process
+from drystone_storaged.attach import fuse_process, sysfs
 from drystone_storaged.attach.fuse import FuseAttacher
 from drystone_storaged.attach.interface import AttachSpec, Endpoint
 from drystone_storaged.fuse.service import FuseService
@@ -134,3 +134,25 @@ async def test_a_forced_detach_finds_a_process_that_hangs_by_its_socket(process)
 async def test_a_process_that_answers_runs(process):
     async with listening(process, json.dumps({"ok": True, "pid": 7}).encode()):
         assert (await process.stat())["pid"] == 7
+
+
+async def test_what_a_sweep_cannot_clear_away_keeps_no_other_volume_waiting(attacher, process):
+    # A dead process whose remains resist, and one that answers nonsense; both are left as they are.
+    other = attacher._process("00000000000000ac")
+    other.folder.mkdir()
+    (process.folder / "mnt").mkdir()
+    swept = []
+
+    async def drop(one):
+        swept.append(one.folder.name)
+        raise UnavailableError("losetup did not end")
+
+    attacher._drop_loop = drop
+    assert await attacher.sweep() == ()
+    assert swept == [VOLUME, "00000000000000ac"]
+    assert process.folder.is_dir()
+
+
+def test_what_firmware_says_in_bytes_that_are_no_text_is_read_all_the_same(tmp_path):
+    (tmp_path / "model").write_bytes(b"SSD \xae 9\n")
+    assert sysfs.text(tmp_path / "model") == "SSD \N{REPLACEMENT CHARACTER} 9"

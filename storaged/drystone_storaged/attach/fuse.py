@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from drystone_common.errors import ConflictError, InvariantError, NotFoundError
+from drystone_common.errors import ConflictError, DrystoneError, InvariantError, NotFoundError
+from drystone_common.logs import get_logger
 from drystone_storaged.attach import sysfs
 from drystone_storaged.attach.command import Runner, SystemRunner
 from drystone_storaged.attach.fuse_process import FuseProcess
@@ -25,6 +26,8 @@ from drystone_storaged.attach.loops import LoopDevice
 
 LOSETUP_WAIT_S: Final = 30.0
 """Setting up reads a few blocks, which wait while a server changes over (5 s worst)."""
+
+_log = get_logger(__name__)
 
 _ID: Final = re.compile(r"[0-9a-f]{16}")
 
@@ -117,18 +120,25 @@ class FuseAttacher:
         Nothing of a volume stays but a device that somebody has open: it answers errors, is gone
         when that one lets go, and its note stays until then, for the detach that follows.
         """
-        lost = []
+        lost: list[str] = []
         for volume_id in await self.found():
-            process = self._process(volume_id)
-            if not await process.is_dead() or await asyncio.to_thread(process.is_young):
-                continue
-            if await asyncio.to_thread(_loop(process).find) is not None:
-                lost.append(volume_id)
-            left = await self._drop_loop(process)
-            await process.clear()
-            if left is None:
-                await process.remove()
+            try:
+                await self._sweep_one(volume_id, lost)
+            except DrystoneError as error:
+                # The start that this belongs to is that of every volume; a detach tries again.
+                _log.warning("fuse_sweep_left", volume=volume_id, reason=str(error))
         return tuple(lost)
+
+    async def _sweep_one(self, volume_id: str, lost: list[str]) -> None:
+        process = self._process(volume_id)
+        if not await process.is_dead() or await asyncio.to_thread(process.is_young):
+            return
+        if await asyncio.to_thread(_loop(process).find) is not None:
+            lost.append(volume_id)
+        left = await self._drop_loop(process)
+        await process.clear()
+        if left is None:
+            await process.remove()
 
     async def resize(self, volume_id: str, size_bytes: int) -> Device:
         """See ``Attacher``."""

@@ -241,7 +241,8 @@ class FuseProcess:
         # The table is read as text: a look at the folder itself would hang or fail with the
         # process that serves it. Blanks and the like are escaped in it as octal numbers.
         escaped = str(self.mount).replace("\\", "\\134").replace(" ", "\\040")
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        table = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")  # mounts of others
+        lines = table.splitlines()
         return any(line.split()[4] == escaped for line in lines)
 
     def _last_words(self) -> str:

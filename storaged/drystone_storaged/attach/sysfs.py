@@ -20,7 +20,8 @@ SYSFS_SECTOR: Final = 512  # sysfs counts in these whatever the device's sector 
 def text(path: Path) -> str | None:
     """A value, or None when the device is not (or no longer) set up."""
     try:
-        return path.read_text().strip()
+        # The kernel hands on what firmware and mounts say, which need not be text.
+        return path.read_text(errors="replace").strip()
     except OSError:
         return None
 

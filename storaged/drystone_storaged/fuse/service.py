@@ -142,8 +142,8 @@ class FuseService:
     async def _runs(self, volume: str) -> bool:
         try:
             return await self._attacher.alive(volume) is not None
-        except UnavailableError:
-            return True  # it hangs, and its device with it: that is no reason to end it
+        except DrystoneError:
+            return True  # hanging or beside itself, with its device: no reason to end it
 
     async def _until_changed(self) -> None:
         self._changed.clear()
@@ -157,8 +157,8 @@ class FuseService:
         """Learn of the death of a volume's process; nobody else would say that it is dead."""
         try:
             pid = None if volume in self._watched else await self._attacher.alive(volume)
-        except UnavailableError:
-            return  # it hangs; the next call looks again
+        except DrystoneError:
+            return  # it hangs or is beside itself; the next call looks again
         if pid is None:
             return
         try:

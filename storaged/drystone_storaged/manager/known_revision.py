@@ -11,7 +11,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from drystone_common.errors import DataError, DrystoneError
+from drystone_common.errors import DataError, DrystoneError, NotFoundError
 from drystone_common.files import atomic_write_json, read_json
 from drystone_common.logs import get_logger
 from drystone_storaged.cluster import keys
@@ -91,8 +91,14 @@ class KnownRevision:
     def _load(self) -> tuple[int, int]:
         try:
             raw = read_json(self._file)
-        except (DrystoneError, OSError):
-            return (0, 0)  # none yet, or damaged: it only ever adds to what drives refuse
+        except NotFoundError:
+            return (0, 0)  # none yet
+        except (DrystoneError, OSError) as error:
+            # It only ever adds to what drives refuse, so the manager goes on; but not silently.
+            log.warning(
+                "the revision seen last cannot be read", file=str(self._file), reason=str(error)
+            )
+            return (0, 0)
         if not isinstance(raw, dict) or raw.get("cluster") != self._cluster:
             return (0, 0)  # of an earlier cluster
         numbers = (raw.get("incarnation"), raw.get("revision"))

@@ -146,7 +146,13 @@ class SilenceLoop:
         self._running[node] = task
         task.add_done_callback(lambda _: self._running.pop(node, None))
         await asyncio.wait((task,))
-        return False if task.cancelled() or task.exception() else task.result()
+        if task.cancelled():
+            return False
+        error = task.exception()
+        if error is not None:
+            log.warning("a still server was not dropped", node=node, reason=repr(error))
+            return False
+        return task.result()
 
     async def _take_lease(self, node: str) -> bool:
         # The process that has the drives registered before it opened them. One with a beacon
