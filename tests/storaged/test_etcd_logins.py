@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import httpx
 import pytest
 
-from drystone_storaged.cluster.etcd_client import EtcdConfig
+from drystone_storaged.cluster.etcd_client import EtcdClient, EtcdConfig, Member
 from drystone_storaged.cluster.etcd_errors import is_bad_token, translated
 from drystone_storaged.cluster.store import Put, StoreLimitError, StoreUnavailableError
 from drystone_storaged.cluster.store_etcd import EtcdStore
@@ -72,3 +75,49 @@ def test_an_outdated_token_is_no_fault_of_the_request():
     other = _error(grpc.StatusCode.INVALID_ARGUMENT, "etcdserver: too many operations")
     assert not is_bad_token(other)
     assert isinstance(translated(other), StoreLimitError)
+
+
+@pytest.fixture
+async def client(tmp_path):
+    """A client with a login and one member, to which nothing is sent."""
+    made = EtcdClient(EtcdConfig(("127.0.0.1:1",), user="root", password_file=tmp_path / "word"))
+    yield made
+    await made.close()
+
+
+async def test_who_waits_for_anothers_login_waits_no_longer_than_its_call(client):
+    member, now = client._members[0], asyncio.get_running_loop().time()
+    async with client._login:
+        with pytest.raises(StoreUnavailableError, match="in time"):
+            await client._metadata(member, now + 0.05)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+async def test_a_password_that_cannot_be_read_is_a_store_that_is_away(client, tmp_path, content):
+    if content is not None:
+        (tmp_path / "word").write_bytes(content)
+    until = asyncio.get_running_loop().time() + 5.0
+    with pytest.raises(StoreUnavailableError, match="password") as caught:
+        await client._metadata(client._members[0], until)
+    assert "0xff" not in str(caught.value)
+
+
+async def test_a_login_that_fails_at_the_start_of_a_stream_moves_on_to_another_member(
+    client, tmp_path, monkeypatch
+):
+    (tmp_path / "word").write_text("secret")
+
+    async def silent(_request: object, **_limit: float) -> None:
+        raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing came")
+
+    member = cast("Member", SimpleNamespace(auth=SimpleNamespace(Authenticate=silent)))
+    left: list[Any] = []
+
+    async def pick() -> Member:
+        return member
+
+    monkeypatch.setattr(client, "_pick", pick)
+    monkeypatch.setattr(client, "failed", left.append)
+    with pytest.raises(StoreUnavailableError):
+        await client.stream_to()
+    assert left == [member]

@@ -15,6 +15,8 @@ from typing import Final, TypeVar
 
 import grpc
 
+from drystone_common.errors import DrystoneError
+from drystone_common.files import read_limited
 from drystone_storaged.cluster.etcd_errors import is_bad_token, translated
 from drystone_storaged.cluster.store import StoreUnavailableError
 from drystone_storaged.proto import etcd_pb2 as pb
@@ -124,7 +126,11 @@ class EtcdClient:
         """A connected member and the login for a stream."""
         until = asyncio.get_running_loop().time() + CALL_S
         member = await self._pick()
-        return member, await self._metadata(member, until)
+        try:
+            return member, await self._metadata(member, until)
+        except grpc.aio.AioRpcError as error:
+            self._note(member, error)
+            raise translated(error) from error
 
     def failed(self, member: Member) -> None:
         """The next call goes to another member."""
@@ -151,9 +157,10 @@ class EtcdClient:
     ) -> Answer:
         for last in (False, True):
             member = await self._pick()
-            left = min(ATTEMPT_S, until - asyncio.get_running_loop().time())
             try:
-                return await call(member, await self._metadata(member, until), max(left, 0.1))
+                metadata = await self._metadata(member, until)
+                left = min(ATTEMPT_S, until - asyncio.get_running_loop().time())
+                return await call(member, metadata, max(left, 0.1))
             except grpc.aio.AioRpcError as error:
                 if is_bad_token(error) and self._config.user and not last:
                     self.forget_login()
@@ -199,15 +206,24 @@ class EtcdClient:
     async def _metadata(self, member: Member, until: float) -> Metadata:
         if not self._config.user:
             return ()
-        async with self._login:
-            if not self._token:
-                self._token = await self._log_in(member, until)
+        try:
+            # Others may log in first, each at a member of its own that does not answer.
+            async with asyncio.timeout_at(until), self._login:
+                if not self._token:
+                    self._token = await self._log_in(member, until)
+        except TimeoutError as error:
+            raise StoreUnavailableError("no login at etcd in time") from error
         return (("token", self._token),)
 
     async def _log_in(self, member: Member, until: float) -> str:
         path = self._config.password_file
         # Read each time: the file may hold a new password by now.
-        password = path.read_text().strip() if path else ""
+        try:
+            password = read_limited(path).decode().strip() if path else ""
+        except UnicodeDecodeError:  # whose text shows a piece of it
+            raise StoreUnavailableError(f"the password for etcd in {path} is no text") from None
+        except (DrystoneError, OSError) as error:
+            raise StoreUnavailableError(f"the password for etcd cannot be read: {error}") from error
         request = pb.AuthenticateRequest(name=self._config.user, password=password)
         left = max(until - asyncio.get_running_loop().time(), 0.1)
         answer = await member.auth.Authenticate(request, timeout=min(left, ATTEMPT_S))
