@@ -52,6 +52,8 @@ class _Pending:
     command: pb.Command
     answer: asyncio.Future[pb.CommandResult]
     progress: Callable[[pb.CommandResult], None] | None
+    sent: Session | None = None
+    """The session that had it last: a command asked before the replay goes there once."""
 
 
 class SessionRegistry:
@@ -85,7 +87,7 @@ class SessionRegistry:
     def replay(self, session: Session) -> None:
         """Send again what was asked and not answered."""
         for pending in list(self._pending.get(session.key, {}).values()):
-            session.send(pb.SessionDown(command=pending.command))
+            _send(session, pending)
 
     def close(self, session: Session) -> bool:
         """Forget a session; True if it was the current one of its process."""
@@ -150,7 +152,7 @@ class SessionRegistry:
         session = self._sessions.get(key)
         try:
             if session is not None:
-                session.send(pb.SessionDown(command=command))
+                _send(session, pending)
             async with asyncio.timeout(deadline_s):
                 return await pending.answer
         except TimeoutError:
@@ -170,6 +172,12 @@ class SessionRegistry:
                 pending.progress(result)
         elif not pending.answer.done():
             pending.answer.set_result(result)
+
+
+def _send(session: Session, pending: _Pending) -> None:
+    if pending.sent is not session:
+        pending.sent = session
+        session.send(pb.SessionDown(command=pending.command))
 
 
 def _ended() -> UnavailableError:
