@@ -1,5 +1,8 @@
 """kopf: what is watched, indexed and what kicks. No handler does work of its own.
 
+Only a change of what is read from an object kicks: kubelets write the heartbeat of every node, and
+a round over everything at each of them would be all that an idle cluster's operator does.
+
 kopf's own finalizer and annotations are never needed: there is no handler of changes. They have
 our prefix all the same, so that a version that needs them collides with nobody's.
 """
@@ -34,6 +37,7 @@ class Wiring:
     def __init__(self, kick: Callable[[], None], login: Login) -> None:
         self._kick = kick
         self._indexes: dict[str, Index] = {}
+        self._seen: dict[str, dict[str, Any]] = {}
         self.registry = kopf.OperatorRegistry()
         kopf.on.login(registry=self.registry)(login)
         kopf.on.startup(registry=self.registry)(self._start)
@@ -52,14 +56,29 @@ class Wiring:
         resource = BY_KIND[kind]
         where = (resource.group, resource.version, resource.plural)
         kopf.index(*where, id=kind, registry=self.registry, **filters)(index)
-        kopf.on.event(*where, id=f"kick-{kind}", registry=self.registry, **filters)(self._event)
+        kick = self._kicking(kind, index)
+        kopf.on.event(*where, id=f"kick-{kind}", registry=self.registry, **filters)(kick)
 
     async def _start(self, **kwargs: Any) -> None:
         for kind in (*OWN_KINDS, *WORKLOADS, "Pod", "Node"):
             self._indexes[kind] = kwargs[kind]
 
-    async def _event(self, **_: Any) -> None:
-        self._kick()
+    def _kicking(self, kind: str, index: Callable[..., Any]) -> Callable[..., Any]:
+        """A handler of a kind's events that kicks where what is read has changed."""
+        seen = self._seen.setdefault(kind, {})
+
+        async def event(body: Any, type: str | None, **about: Any) -> None:  # noqa: A002 - kopf's
+            uid = str(body["metadata"].get("uid", ""))
+            now = None if type == "DELETED" else _telling(index(body=body, **about))
+            if now is None:
+                seen.pop(uid, None)
+            elif seen.get(uid) == now:
+                return
+            else:
+                seen[uid] = now
+            self._kick()
+
+        return event
 
 
 def kopf_settings(request_timeout_s: float) -> kopf.OperatorSettings:
@@ -83,6 +102,21 @@ def kopf_settings(request_timeout_s: float) -> kopf.OperatorSettings:
     settings.networking.connect_timeout = CONNECT_S
     settings.networking.error_backoffs = BACKOFFS_S
     return settings
+
+
+STATUS_READ: Final = ("clusterUUID", "state")
+"""What rounds read of a status. Whatever else is there the operator writes itself, figures that
+move with each byte written among them: they would make of every round the cause of the next."""
+
+
+def _telling(read: Any) -> Any:
+    """What an index gives, without what no round hangs on."""
+    ((place, value),) = read.items()
+    if not isinstance(value, dict):
+        return place, value
+    metadata = {k: v for k, v in value["metadata"].items() if k != "resourceVersion"}
+    status = tuple(value["status"].get(name) for name in STATUS_READ)
+    return place, (metadata, value["spec"], status)
 
 
 def _own(body: Any, name: str, namespace: str, **_: Any) -> Any:

@@ -50,6 +50,8 @@ class Executor:
         self._reapply_s = reapply_s
         self._now = now
         self._applied: dict[str, tuple[str, float]] = {}
+        self.done = 0
+        """Actions that were carried out, apart from what was said in a status."""
         self._handlers: dict[type, Callable[[Any, ManagerClient | None], Awaitable[None]]] = {
             do.Apply: self._apply,
             do.Create: self._create,
@@ -83,6 +85,7 @@ class Executor:
         """Carry out one action."""
         await self._handlers[type(action)](action, manager)
         if not isinstance(action, do.Apply | do.WriteStatus):
+            self.done += 1
             _log.info("action_done", action=str(action), namespace=self._namespace)
 
     async def _apply(self, action: do.Apply, _: ManagerClient | None) -> None:
@@ -94,6 +97,7 @@ class Executor:
         path = self._path(action.body["kind"], action.body["metadata"]["name"])
         await self._kube.apply(path, action.body, manager=names.FIELD_MANAGER)
         self._applied[name] = (wanted, now)
+        self.done += 1
 
     async def _create(self, action: do.Create, _: ManagerClient | None) -> None:
         await self._kube.create(self._path(action.body["kind"]), action.body)

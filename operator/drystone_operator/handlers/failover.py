@@ -59,6 +59,8 @@ class Memory:
     looked_at: set[str] = field(default_factory=set)
     """Nodes that are well, and were looked at since they came back or since our start."""
     sampled_at: float | None = None
+    shape: object = None
+    """The last look at the engine without its figures: another one is a change."""
     known_uuid: str = ""
     """The cluster's id: managers of another one neither prove nor know anything here."""
 
@@ -158,6 +160,11 @@ class Failovers:
         """See which nodes no manager has a connection of; a look without an answer is a break."""
         engine = await _ask(manager, memory)
         memory.sampled_at = self._monotonic()
+        shape = engine.shape if isinstance(engine, EngineView) else engine.code
+        if memory.shape != shape:
+            # Nothing else tells of a change within the engine: what hangs on it is looked at now.
+            memory.shape = shape
+            self._changed()
         for node in nodes:
             silent = isinstance(engine, EngineView) and not _connected(engine, node.name)
             self._silent(memory, node.name, silent=silent)

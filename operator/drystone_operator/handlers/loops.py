@@ -1,4 +1,8 @@
-"""The two loops: rounds over everything, kicked or by time; and fail-over beside them."""
+"""The two loops: rounds over everything, kicked or by time; and fail-over beside them.
+
+Whatever is watched kicks when it changes, and so does the engine, which fail-over looks at. The
+time of a round that nothing kicks is short only while something is under way.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,16 @@ from drystone_operator.handlers.failover import Failovers
 from drystone_operator.handlers.rounds import Rounds
 from drystone_operator.handlers.world import Watched, World
 from drystone_operator.metrics import OperatorMetrics
-from drystone_operator.resources.base import Platform
+from drystone_operator.resources.base import Build, Platform
 
 GATHER_S: Final = 0.3
 """After a kick, so that one rollout of thirty pods is a few rounds and not thirty."""
+
+SOON_S: Final = 2.0
+"""To the next round while something is under way that tells nobody when it changes: a disk being
+formatted, a volume that keeps a StorageCluster from being deleted."""
+
+DOUBLINGS_MAX: Final = 10  # more than any `resync_s` in use: only that the number stays one
 
 ROUND_S_MAX: Final = 120.0
 """A round that takes longer hangs in something without a deadline: it is cut off and told, before
@@ -28,6 +38,14 @@ ROUND_S_MAX: Final = 120.0
 EMPTY: Final = World({}, (), (), ())
 
 _log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a round ended: whether well, and whether the next one is due soon."""
+
+    good: bool
+    soon: bool
 
 
 @dataclass(slots=True)
@@ -66,6 +84,8 @@ class Loops:
         self._tick_s = tick_s
         self._monotonic = monotonic
         self._kicked = asyncio.Event()
+        self._failed = 0
+        self._builds: dict[tuple[str, str], tuple[dict[str, Any], Build]] = {}
         self.started = False
         self.pulse = Pulse(monotonic(), monotonic())
 
@@ -85,18 +105,27 @@ class Loops:
         self.started = True
         while True:
             world = self._watched.world()
-            good = True
-            for body in world.objects["StorageCluster"]:
-                good &= await self._guarded("round_failed", self._rounds.once(world, body))
+            ends = [
+                await self._guarded("round_failed", self._rounds.once(world, body))
+                for body in world.objects["StorageCluster"]
+            ]
+            good = all(end.good for end in ends)
             self.pulse.round_at = self._monotonic()
             self._metrics.round(good)
             self._metrics.objects({k: len(found) for k, found in world.objects.items()})
             self._metrics.missing(_missing(world))
-            await self._wait()
+            self._failed = 0 if good else self._failed + 1
+            await self._wait(self._pause(soon=any(end.soon for end in ends)))
 
-    async def _wait(self) -> None:
+    def _pause(self, *, soon: bool) -> float:
+        """Seconds to the next round: what fails is tried again soon, and less and less often."""
+        if not soon and not self._failed:
+            return self._resync_s
+        return min(self._resync_s, SOON_S * 2.0 ** min(self._failed, DOUBLINGS_MAX))
+
+    async def _wait(self, longest_s: float) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._resync_s):
+            async with asyncio.timeout(longest_s):
                 await self._kicked.wait()
         await asyncio.sleep(GATHER_S)
         self._kicked.clear()
@@ -106,13 +135,25 @@ class Loops:
             world = self._watched.world() if self.started else EMPTY
             for body in world.objects.get("StorageCluster", ()):
                 await self._guarded("failover_failed", self._failover(world, body))
+            there = {_which(body) for body in world.objects.get("StorageCluster", ())}
+            self._builds = {which: b for which, b in self._builds.items() if which in there}
             self._metrics.failovers(self._steps(world))
             self.pulse.failover_at = self._monotonic()
             await asyncio.sleep(self._tick_s)
 
-    async def _failover(self, world: World, body: dict[str, object]) -> None:
-        build = parse.cluster(body, self._platform)
-        await self._failovers.once(world, build)
+    async def _failover(self, world: World, body: dict[str, Any]) -> None:
+        await self._failovers.once(world, self._build(body))
+
+    def _build(self, body: dict[str, Any]) -> Build:
+        """What a StorageCluster wants; read again only where it is another than at the last look.
+
+        The index gives the same object until something changes, and fail-over looks every second.
+        """
+        known = self._builds.get(_which(body))
+        if known is None or known[0] is not body:
+            known = body, parse.cluster(body, self._platform)
+            self._builds[_which(body)] = known
+        return known[1]
 
     def _steps(self, world: World) -> list[str]:
         """Where the nodes of all StorageClusters are that are not well."""
@@ -122,11 +163,11 @@ class Loops:
             for decision in self._failovers.decisions(*which).values()
         ]
 
-    async def _guarded(self, event: str, work: Awaitable[None]) -> bool:
+    async def _guarded(self, event: str, work: Awaitable[bool | None]) -> End:
         """One failure must not end the loop: the next turn looks at everything anew."""
         try:
             async with asyncio.timeout(ROUND_S_MAX):
-                await work
+                return End(good=True, soon=bool(await work))
         except DrystoneError as error:
             self._tell(event, str(error))
         except TimeoutError:
@@ -136,9 +177,7 @@ class Loops:
                 _log.exception("round_failed")
             else:
                 _log.exception("failover_failed")
-        else:
-            return True
-        return False
+        return End(good=False, soon=False)
 
     def _tell(self, event: str, error: str) -> None:
         if event == "round_failed":

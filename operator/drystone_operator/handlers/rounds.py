@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from drystone_common.errors import ConflictError, DataError, DrystoneError, InvalidArgumentError
 from drystone_common.logs import get_logger
@@ -37,6 +37,9 @@ from drystone_operator.resources.base import Build, Platform
 from drystone_operator.status import Condition
 
 Json = dict[str, Any]
+
+UNDER_WAY: Final = ("pending", "formatting", "opening")
+"""What a server says of a disk that it has yet to take."""
 
 _log = get_logger(__name__)
 
@@ -79,11 +82,19 @@ class Rounds:
     def __init__(self, around: Around) -> None:
         self._around = around
 
-    async def once(self, world: World, body: Json) -> None:
-        """One whole round over one StorageCluster."""
+    async def once(self, world: World, body: Json) -> bool:
+        """One whole round over one StorageCluster; whether the next one is due soon.
+
+        It is where something was done, or waits for what tells nobody when it changes.
+        """
+        executor = self._around.executor(str(body["metadata"]["namespace"]))
+        before = executor.done
+        waits = await self._once(world, body, executor)
+        return waits or executor.done != before
+
+    async def _once(self, world: World, body: Json, executor: Executor) -> bool:
         metadata = body["metadata"]
-        namespace, name = str(metadata["namespace"]), str(metadata["name"])
-        executor = self._around.executor(namespace)
+        name = str(metadata["name"])
         try:
             build = parse.cluster(body, self._around.platform)
             _only_one(world, body)
@@ -91,20 +102,21 @@ class Rounds:
             reason = "SpecInvalid" if isinstance(error, InvalidArgumentError) else "Duplicate"
             condition = Condition("Ready", False, reason, error.message)
             await executor.one(WriteStatus("StorageCluster", name, (condition,)), None)
-            return
+            return False
         seen = await self._look(world, build)
         not_deleted = None
         if metadata.get("deletionTimestamp") is not None:
             not_deleted = await self._deletion(seen, body)
             if not_deleted is None:
-                return
+                return True
         if isinstance(seen.engine, Unanswered) and seen.engine.is_other:
             wanted = _wanted(seen, body, not_deleted)
             await executor.run(cluster.plan(wanted, _pods_seen(seen)), None)
-            return
-        await self._cluster(seen, body, not_deleted)
-        await self._disks(seen)
+            return False
+        waits = await self._cluster(seen, body, not_deleted)
+        waits |= await self._disks(seen)
         await self._pools(seen)
+        return waits or not_deleted is not None or seen.manager is None
 
     async def _look(self, world: World, build: Build) -> Seen:
         secrets = await observe.read_secrets(self._around.kube, build)
@@ -150,8 +162,8 @@ class Rounds:
             await self._around.executor(seen.build.namespace).run(plan, seen.manager)
         return refusal
 
-    async def _cluster(self, seen: Seen, body: Json, not_deleted: Condition | None) -> None:
-        """Nodes first: their fault sets are in the servers' settings."""
+    async def _cluster(self, seen: Seen, body: Json, not_deleted: Condition | None) -> bool:
+        """Nodes first: their fault sets are in the servers' settings. Whether a rollout waits."""
         build, executor = seen.build, self._around.executor(seen.build.namespace)
         failover = self._around.failover(build.namespace, build.name)
         objects = parse.nodes(seen.objects("StorageNode"), self._around.now())
@@ -174,8 +186,10 @@ class Rounds:
             await executor.one(action, seen.manager)
         if drains.taken or step.actions:
             await self._take_away(seen, frozenset(o.node for o in objects), fault_sets)
-        for pod in await _fuse_step(seen):
+        outdated, free = await _fuse_step(seen)
+        for pod in free:
             await executor.one(pod, seen.manager)
+        return outdated or bool(step.outdated)
 
     async def _take_away(
         self, seen: Seen, storage_nodes: frozenset[str], fault_sets: Mapping[str, str]
@@ -217,11 +231,14 @@ class Rounds:
             tls=await observe.read_tls(self._around.kube, build, self._around.now()),
         )
 
-    async def _disks(self, seen: Seen) -> None:
-        """Every disk for itself: one that is refused keeps no other one waiting."""
+    async def _disks(self, seen: Seen) -> bool:
+        """Every disk for itself: one that is refused keeps no other one waiting.
+
+        Whether a server has yet to say what it has, or is at taking a disk.
+        """
         engine, manager = seen.engine, seen.manager
         if isinstance(engine, Unanswered) or manager is None or seen.build.spec.is_external:
-            return
+            return False
         servers = [n.name for n in engine.nodes if n.role == "server" and n.connected]
         answers = await asyncio.gather(*(views.devices(manager, n) for n in servers))
         devices = {n: d for n, d in zip(servers, answers, strict=True) if d is not None}
@@ -241,6 +258,8 @@ class Rounds:
             other = first.setdefault(place, disk.name)
             plan = disks.plan(disk, found, engine, duplicate_of="" if other == disk.name else other)
             await self._disk(executor, manager, disk, device, plan)
+        taking = (d.wanted in UNDER_WAY for found in devices.values() for d in found)
+        return len(devices) < len(servers) or any(taking)
 
     async def _disk(
         self,
@@ -325,15 +344,16 @@ def _pods_seen(seen: Seen) -> cluster.ClusterSeen:
     return cluster.ClusterSeen(workloads=workloads, pods=seen.pods, engine=seen.engine)
 
 
-async def _fuse_step(seen: Seen) -> tuple[DeletePod, ...]:
+async def _fuse_step(seen: Seen) -> tuple[bool, tuple[DeletePod, ...]]:
+    """Whether pods of an older version wait until nobody uses them, and those that may go."""
     build = seen.build
     workloads = seen.world.workloads_of(build.namespace, build.name)
     template = next((w.template for w in workloads if w.component == fuse_rollout.COMPONENT), "")
     if seen.manager is None or not fuse_rollout.outdated(seen.pods, template):
-        return ()
+        return False, ()
     busy = await views.clients_with_volumes(seen.manager)
     strategy = build.spec.upgrade.strategy
-    return fuse_rollout.plan(fuse_rollout.FuseSeen(seen.pods, template, busy, strategy))
+    return True, fuse_rollout.plan(fuse_rollout.FuseSeen(seen.pods, template, busy, strategy))
 
 
 def _rollout_seen(

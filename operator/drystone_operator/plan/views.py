@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 Json = dict[str, Any]
@@ -171,6 +171,12 @@ class EngineView:
     def node(self, role: str, name: str) -> EngineNode | None:
         """A node of a role, by name."""
         return next((n for n in self.nodes if n.role == role and n.name == name), None)
+
+    @property
+    def shape(self) -> object:
+        """What it says without figures that always move: equal where nothing has happened."""
+        drives = tuple(replace(d, used=None, resync_left=0) for d in self.drives)
+        return self.uuid, self.health, self.nodes, drives, self.pgs
 
     def drives_of(self, node: str) -> tuple[EngineDrive, ...]:
         """The drives of a node."""
