@@ -11,9 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from drystone_storaged.cluster.etcd_client import EtcdConfig
+from drystone_storaged.cluster.etcd_client import EtcdConfig, Member
 from drystone_storaged.cluster.etcd_errors import StoreDeniedError, StoreFullError
-from drystone_storaged.cluster.store import Compare, Put, StoreUnavailableError
+from drystone_storaged.cluster.etcd_keepalive import Keepalive
+from drystone_storaged.cluster.store import (
+    Compare,
+    LeaseNotFoundError,
+    Put,
+    StoreUnavailableError,
+)
 from drystone_storaged.cluster.store_etcd import EtcdStore
 from tests.storaged.etcd_server import Etcd
 from tests.storaged.metadata_conformance import MetadataConformance, take
@@ -309,6 +315,33 @@ async def test_a_kept_lease_outlives_the_death_of_each_member(three):
         await store.lease_keepalive(lease)
         assert await store.get("/l") is not None
         three.start(number)
+    await store.close()
+
+
+async def test_renewals_share_a_stream_until_its_member_says_nothing(three, monkeypatch):
+    store = await EtcdStore.open(EtcdConfig(three.endpoints))
+    opened: list[Member] = []
+    anew = Keepalive._anew
+
+    async def counted(self, lease, member, login, left):
+        opened.append(member)
+        return await anew(self, lease, member, login, left)
+
+    monkeypatch.setattr(Keepalive, "_anew", counted)
+    lease = await store.lease_grant(60.0)
+    for _ in range(5):
+        await store.lease_keepalive(lease)
+    assert len(opened) == 1
+    frozen = three.endpoints.index(opened[0].endpoint)
+    three.signal(frozen, signal.SIGSTOP)
+    try:
+        await store.lease_keepalive(lease)
+        assert opened[-1] is not opened[0], "another member was asked"
+    finally:
+        three.signal(frozen, signal.SIGCONT)
+    await store.lease_revoke(lease)
+    with pytest.raises(LeaseNotFoundError):
+        await store.lease_keepalive(lease)
     await store.close()
 
 

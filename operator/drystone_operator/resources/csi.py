@@ -37,10 +37,11 @@ CALL_TIMEOUT = "60s"  # an unpublish that fences proves within 15 s; kubelet giv
 
 LEADER_ARGS = (
     "--leader-election",
-    # A standby takes over in 8 s: the default of 15 s would be half of a fail-over's time.
+    # A standby takes over in 8 to 10 s: the default of 15 s would be half of a fail-over's time.
+    # Looking more often is what an idle sidecar would cost most with.
     "--leader-election-lease-duration=8s",
     "--leader-election-renew-deadline=5s",
-    "--leader-election-retry-period=1s",
+    "--leader-election-retry-period=2s",
 )
 
 SIDECAR_REQUESTS: Json = {"requests": {"cpu": "10m", "memory": "32Mi"}}

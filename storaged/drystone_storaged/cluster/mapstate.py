@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -35,6 +35,14 @@ class Shard:
     index: int
     mod_revision: int
     value: bytes
+    decoded: list[tuple[PgRecord, ...]] = field(default_factory=list, compare=False, repr=False)
+    """At most one: a map that stays the same is asked for its groups again and again."""
+
+    def records(self) -> tuple[PgRecord, ...]:
+        """Its placement groups, in order."""
+        if not self.decoded:
+            self.decoded.append(decode_shard(self.value))
+        return self.decoded[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,7 @@ class MapState:
             PgRef(shard.pool, shard.index * SHARD_PGS + i): record
             for shard in self.shards
             if pool is None or shard.pool == pool
-            for i, record in enumerate(decode_shard(shard.value))
+            for i, record in enumerate(shard.records())
         }
 
     def to_map(self) -> ClusterMap:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, Final
 
 import grpc
 
-from drystone_storaged.cluster.etcd_client import (
-    ATTEMPT_S,
-    EtcdClient,
-    EtcdConfig,
-    Member,
-    Metadata,
-)
+from drystone_storaged.cluster.etcd_client import EtcdClient, EtcdConfig, Member, Metadata
 from drystone_storaged.cluster.etcd_codec import Codec
+from drystone_storaged.cluster.etcd_keepalive import Keepalive
 from drystone_storaged.cluster.etcd_watch import watch
 from drystone_storaged.cluster.store import (
     RANGE_LIMIT_MAX,
@@ -42,6 +36,7 @@ class EtcdStore:
     def __init__(self, config: EtcdConfig) -> None:
         self._codec: Final = Codec(config.namespace)
         self._client: Final = EtcdClient(config)
+        self._keepalive: Final = Keepalive(self._client)
         self.highest_revision = 0
         """Of all answers so far: a store that answers with less later was put back in time."""
 
@@ -119,23 +114,7 @@ class EtcdStore:
 
     async def lease_keepalive(self, lease: int) -> None:
         """Start its time anew."""
-
-        async def call(member: Member, login: Metadata, left: float) -> Any:
-            stream = member.lease.LeaseKeepAlive(metadata=login, timeout=min(left, ATTEMPT_S))
-            try:
-                await stream.write(pb.LeaseKeepAliveRequest(ID=lease))
-                return await stream.read()
-            except asyncio.InvalidStateError:
-                # The stream ended before it took the request; its status says why.
-                raise await _status(stream) from None
-            finally:
-                stream.cancel()
-
-        answer = await self._client.read(call)
-        if answer is grpc.aio.EOF:
-            raise StoreUnavailableError("etcd ended the lease stream without an answer")
-        if answer.TTL <= 0:
-            raise LeaseNotFoundError("the lease expired or was revoked")
+        await self._keepalive.renew(lease)
 
     async def lease_revoke(self, lease: int) -> None:
         """End it."""
@@ -167,6 +146,7 @@ class EtcdStore:
 
     async def close(self) -> None:
         """End every connection."""
+        self._keepalive.close()
         await self._client.close()
 
     async def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
@@ -179,12 +159,3 @@ class EtcdStore:
         found = await self._client.read(call)
         self.highest_revision = max(self.highest_revision, found.header.revision)
         return found
-
-
-async def _status(stream: Any) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(
-        await stream.code(),
-        await stream.initial_metadata(),
-        await stream.trailing_metadata(),
-        await stream.details(),
-    )

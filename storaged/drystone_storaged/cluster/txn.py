@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from drystone_common.errors import UnavailableError
 from drystone_storaged.cluster.codec import decode
@@ -13,6 +13,30 @@ ATTEMPTS_MAX: Final = 64  # somebody else progressed each time; so many in a row
 
 T = TypeVar("T")
 RecordT = TypeVar("RecordT")
+
+
+class Unchanged(Generic[T]):
+    """What was read last, for as long as the store does not change at all.
+
+    One question in place of many: an idle cluster's status is asked for every few seconds. Only
+    the very revision counts: a deletion is in no answer to "what is newer".
+    """
+
+    def __init__(self, store: MetadataStore, read: Callable[[], Awaitable[T]]) -> None:
+        self._store = store
+        self._read = read
+        self._last: tuple[int, T] | None = None
+
+    async def get(self) -> T:
+        """The answer as of now, or later."""
+        at = await self._store.revision()
+        last = self._last
+        if last is not None and last[0] == at:
+            return last[1]
+        # What is written while it reads makes a revision above `at`: it is read again then.
+        value = await self._read()
+        self._last = (at, value)
+        return value
 
 
 async def retrying(attempt: Callable[[], Awaitable[T | None]], what: str) -> T:

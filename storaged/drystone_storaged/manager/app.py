@@ -22,7 +22,13 @@ from drystone_storaged.cluster.store import MetadataStore
 from drystone_storaged.manager.control.server import start_control
 from drystone_storaged.manager.known_revision import KnownRevision
 from drystone_storaged.manager.leader import LeaderLoop
-from drystone_storaged.manager.loops import run_compaction, run_orders, run_sweep, supervise
+from drystone_storaged.manager.loops import (
+    run_compaction,
+    run_map,
+    run_orders,
+    run_sweep,
+    supervise,
+)
 from drystone_storaged.manager.metadata import holds_cluster, open_store, patiently
 from drystone_storaged.manager.metrics import manager_metrics
 from drystone_storaged.manager.rest.server import STOP_S, cannot_listen, listen_rest, start_rest
@@ -128,7 +134,7 @@ def _loops(
 ) -> dict[str, Callable[[], Awaitable[None]]]:
     """What runs beside calls; each looks by itself whether this manager leads."""
     loops: dict[str, Callable[[], Awaitable[None]]] = {
-        "map": services.feed.run,
+        "map": lambda: run_map(services),
         "joins": services.joins.run,
         "promotions": services.promotions.run,
         "voters": services.voters.run,

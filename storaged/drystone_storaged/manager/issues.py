@@ -74,7 +74,10 @@ def _look(state: MapState, servers: Sequence[Node], seen: Seen) -> _Drives:
     told = {(node.uuid, r.uuid): r for node in servers for r in seen.refusals.of(node.uuid)}
     refused = {n: told[d.node, d.uuid] for n, d in down.items() if (d.node, d.uuid) in told}
     away = frozenset(node.name for node in servers if not seen.connected(node))
-    lost = [r for r in state.pgs().values() if all(d in down for d in r.insync)]
+    # Of a node that is away the drives may not be known as down yet: nobody shall be told in the
+    # meantime to forget the last copies.
+    gone = {d.id for d in drives if d.id in down or d.node_name in away}
+    lost = [r for r in state.pgs().values() if gone.issuperset(r.insync)]
     needed = frozenset(d for record in lost for d in record.insync)
     return _Drives(drives, down, refused, away, needed)
 

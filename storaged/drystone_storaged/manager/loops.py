@@ -33,6 +33,25 @@ async def supervise(name: str, loop: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(RESTART_S)
 
 
+async def run_map(services: Services) -> None:
+    """Follow the map for as long as this manager leads: nobody asks a standby for it."""
+    while True:
+        if not services.leadership.leads:
+            await services.wake_map.wait()
+            continue
+        following = asyncio.create_task(services.feed.run())
+        try:
+            while services.leadership.leads:
+                ringing = asyncio.create_task(services.wake_map.wait())
+                await asyncio.wait({following, ringing}, return_when=asyncio.FIRST_COMPLETED)
+                ringing.cancel()
+                if following.done():
+                    return following.result()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
 async def run_orders(services: Services) -> None:
     """Carry out orders when there are new ones, and again and again while some remain."""
     while True:

@@ -11,6 +11,7 @@ from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.mapstate import MapState, read_state
 from drystone_storaged.cluster.pgmap import encode_map
 from drystone_storaged.cluster.store import CompactedError, MetadataStore
+from drystone_storaged.cluster.txn import Unchanged
 
 log = get_logger(__name__)
 
@@ -20,6 +21,7 @@ class MapFeed:
 
     def __init__(self, store: MetadataStore) -> None:
         self._store = store
+        self._unchanged = Unchanged(store, lambda: read_state(store))
         self._state: MapState | None = None
         self._encoded: tuple[int, bytes] = (0, b"")
         self._news = asyncio.Event()
@@ -28,8 +30,8 @@ class MapFeed:
         """Called when a newer map was read."""
 
     async def read(self) -> MapState:
-        """The map as of now, from the store."""
-        state = await read_state(self._store)
+        """The map as of now: from the store, or from memory where the store has not changed."""
+        state = await self._unchanged.get()
         if self._state is None or state.revision > self._state.revision:
             self._state = state
             for call in self.on_news:

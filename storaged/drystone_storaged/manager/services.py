@@ -105,6 +105,7 @@ class Services:
     devices: DeviceDesk
     wake_orders: Bell = field(default_factory=Bell)
     wake_sweep: Bell = field(default_factory=Bell)
+    wake_map: Bell = field(default_factory=Bell)
     jobs: set[asyncio.Task[object]] = field(default_factory=set)
 
     def server_may_live(self, node: str) -> bool:
@@ -138,7 +139,8 @@ class Services:
 
     def ring_all(self) -> None:
         """Every loop looks at everything: this manager leads from now on."""
-        for bell in (self.wake_orders, self.wake_sweep, self.joins.bell, self.voters.bell):
+        mine = (self.wake_orders, self.wake_sweep, self.wake_map, self.joins.bell)
+        for bell in (*mine, self.voters.bell):
             bell.ring()
 
     def stand_down(self) -> None:
@@ -146,6 +148,7 @@ class Services:
         log.warning("leadership lost")
         self._forget()
         self.feed.end_followers()
+        self.wake_map.ring()
         self.sessions.end_all()
 
     def _forget(self) -> None:

@@ -16,7 +16,7 @@ from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.pools import pool_capacity
 from drystone_storaged.cluster.records import Drive, DriveState, Node, Pool, Volume
 from drystone_storaged.cluster.store import MetadataStore
-from drystone_storaged.cluster.txn import read_all
+from drystone_storaged.cluster.txn import Unchanged, read_all
 from drystone_storaged.manager.control.sessions import SessionRegistry
 from drystone_storaged.manager.drivestats import DriveStats
 from drystone_storaged.manager.issues import Seen, find_issues
@@ -70,6 +70,8 @@ class StatusService:
         figures: Figures,
     ) -> None:
         self._store = store
+        self._nodes = Unchanged(store, self._read_nodes)
+        self._held = Unchanged(store, self._read_held)
         self._feed = feed
         self._sessions = sessions
         self._stats = figures.stats
@@ -79,11 +81,9 @@ class StatusService:
     async def summary(self) -> Json:
         """Everything of `status -o json`."""
         state = self._as_told(await self._feed.read())
-        servers = await read_all(self._store, keys.NODES, Node)
-        clients = await read_all(self._store, keys.CLIENTS, Node)
+        servers, clients, beacons = await self._nodes.get()
         counts = count_states(state, state.pools.values())
         issues = self._issues(state, servers, counts, await self._waiting(clients))
-        beacons = await self.beacons()
         nodes = [self.node(n, "server", state, beacons) for n in servers]
         nodes += [self.node(n, "client", state, beacons) for n in clients]
         live = [d for d in state.drives.values() if d.state is not DriveState.GONE]
@@ -93,7 +93,7 @@ class StatusService:
             "cluster": state.cluster.uuid,
             "map_revision": state.revision,
             "nodes": sorted(nodes, key=lambda node: natural(node["name"])),
-            "drives": [self.drive(drive, state) for drive in live],
+            "drives": self.drives(live, state),
             "pgs": pg_counts(counts),
             "resync": {
                 "bytes_left": self._resync_left(state),
@@ -103,7 +103,15 @@ class StatusService:
 
     async def beacons(self) -> frozenset[str]:
         """Names of the storage nodes that have a beacon of their own."""
-        return frozenset(b.name for b in await read_all(self._store, keys.BEACONS, Node))
+        return (await self._nodes.get())[2]
+
+    async def _read_nodes(self) -> tuple[list[Node], list[Node], frozenset[str]]:
+        """Servers, clients, and the names of the storage nodes that have a beacon of their own."""
+        return (
+            await read_all(self._store, keys.NODES, Node),
+            await read_all(self._store, keys.CLIENTS, Node),
+            frozenset(b.name for b in await read_all(self._store, keys.BEACONS, Node)),
+        )
 
     def node(self, node: Node, role: str, state: MapState, beacons: frozenset[str]) -> Json:
         """One node."""
@@ -120,21 +128,21 @@ class StatusService:
             "beacon_connected": self._has_beacon(node) if apart else None,
         }  # fmt: skip
 
+    def drives(self, drives: Sequence[Drive], state: MapState) -> list[Json]:
+        """Drives with what each last reported; the placement groups are gone through once."""
+        roles = _roles(state)
+        return [self._drive(drive, roles.get(drive.id, Counter())) for drive in drives]
+
     def drive(self, drive: Drive, state: MapState) -> Json:
-        """One drive with what it last reported."""
+        """One drive."""
+        return self.drives([drive], state)[0]
+
+    def _drive(self, drive: Drive, roles: Counter[str]) -> Json:
         drive = self._drive_as_told(drive)
         figures = self._stats.get(drive.id)
         said = (r for r in self._refusals.of(drive.node) if r.uuid == drive.uuid)
         refused = None if drive.state is DriveState.UP else next(said, None)
         reason = f"{refused.code}: {refused.reason}" if refused else drive.reason or None
-        roles = Counter[str]()
-        for record in state.pgs().values():
-            if drive.id in record.insync:
-                roles["in_sync"] += 1
-            elif record.joiner(drive.id) is not None:
-                roles["joining"] += 1
-            elif drive.id in record.target or record.out_since(drive.id) is not None:
-                roles["out"] += 1
         return {
             "id": drive.id, "uuid": drive.uuid, "node": drive.node_name, "addr": drive.addr,
             "state": drive.state.value, "reason": reason, "serial": drive.serial,
@@ -206,11 +214,16 @@ class StatusService:
     async def _waiting(self, clients: list[Node]) -> dict[str, list[str]]:
         """Volumes whose block daemon is away, by its node."""
         away = {c.uuid: c.name for c in clients if self._sessions.get(("client", c.uuid)) is None}
+        # Every volume is looked at only while a daemon is away, and once for each change.
+        held = await self._held.get() if away else {}
+        return {name: held[uuid] for uuid, name in away.items() if uuid in held}
+
+    async def _read_held(self) -> dict[str, list[str]]:
+        """Names of the volumes that each client holds."""
         found: dict[str, list[str]] = {}
-        # Every volume is looked at only while a daemon is away.
-        for volume in await read_all(self._store, keys.VOLUMES, Volume) if away else ():
-            for name in {away[a.client] for a in volume.attachments if a.client in away}:
-                found.setdefault(name, []).append(volume.name)
+        for volume in await read_all(self._store, keys.VOLUMES, Volume):
+            for client in {a.client for a in volume.attachments}:
+                found.setdefault(client, []).append(volume.name)
         return found
 
     def _issues(
@@ -226,6 +239,19 @@ class StatusService:
         away = {n.name for n in servers if n.page_instance and not self._has_beacon(n)}
         seen = Seen(connected, away, self._stats, self._refusals, waiting)
         return find_issues(state, servers, counts, seen)
+
+
+def _roles(state: MapState) -> dict[int, Counter[str]]:
+    """How many placement groups have each drive in sync, joining, or wait for it."""
+    found: dict[int, Counter[str]] = {}
+    for record in state.pgs().values():
+        here = dict.fromkeys(record.target, "out")
+        here |= dict.fromkeys((entry.drive for entry in record.out), "out")
+        here |= dict.fromkeys((entry.drive for entry in record.joining), "joining")
+        here |= dict.fromkeys(record.insync, "in_sync")
+        for drive, role in here.items():
+            found.setdefault(drive, Counter())[role] += 1
+    return found
 
 
 def natural(name: str) -> tuple[str, int, str]:

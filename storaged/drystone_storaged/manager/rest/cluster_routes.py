@@ -216,7 +216,7 @@ async def drives(request: Request, limit: Limit = 1000, cursor: Cursor = None) -
     """Drives by id."""
     services = services_of(request)
     state = await services.feed.read()
-    items = [services.status.drive(state.drives[i], state) for i in sorted(state.drives)]
+    items = services.status.drives([state.drives[i] for i in sorted(state.drives)], state)
     return page(items, "id", limit, cursor)
 
 
