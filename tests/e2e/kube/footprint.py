@@ -14,9 +14,16 @@ from tests.e2e.kube.run import Run
 from tests.e2e.kube.settings import node_name
 from tests.e2e.lib.waits import wait_for
 
-WINDOW_S: Final = 30.0
+SETTLE_S: Final = 60.0
+"""What came before goes on for a while: layers are freed, drives are cleaned, claims forgotten."""
+
+WINDOW_S: Final = 60.0
 FRESH_S: Final = 60.0  # kubelet looks every ten seconds
 MIB: Final = 1 << 20
+COMPONENTS: Final = (
+    "operator", "manager", "server", "beacon", "block", "fuse", "csi-node", "csi-controller",
+    "guard", "etcd",
+)  # fmt: skip
 NEVER: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -30,7 +37,8 @@ class Pod:
 
 
 def idle(run: Run) -> None:
-    """Two looks at every node, half a minute apart."""
+    """Two looks at every node, a minute apart, when there was nothing to do for a minute."""
+    threading.Event().wait(SETTLE_S)
     first = _look(run)
     threading.Event().wait(WINDOW_S)
     wait_for(lambda: _is_newer(_look(run), first), "newer figures of kubelet", FRESH_S, 2.0)
@@ -41,6 +49,7 @@ def idle(run: Run) -> None:
         used = math.fsum(_share(first[node][name], pod) for name, pod in ours.items())
         run.figures.add(f"idle: processor time of our pods on {node}, without etcd",
                         used * 100, "% of a core", "2 %")  # fmt: skip
+    _by_component(run, first, second)
     for what, part, bar in (
         ("operator", "-operator-", "150 MiB"),
         ("CSI node plugin with sidecars", "-csi-node-", "80 MiB"),
@@ -51,6 +60,29 @@ def idle(run: Run) -> None:
         found = [p.memory for pods in second.values() for name, p in pods.items() if part in name]
         run.figures.add(f"memory of a pod, largest: {what}", max(found) / MIB, "MiB", bar)
     run.steps.say("looked at what idle pods cost")
+
+
+def _by_component(
+    run: Run, first: dict[str, dict[str, Pod]], second: dict[str, dict[str, Pod]]
+) -> None:
+    """Which of them it is: the pod of each component that used most, and the one that used least.
+
+    Of managers one leads, and of CSI controllers one works.
+    """
+    for part in COMPONENTS:
+        used = [
+            _share(first[node][name], pod) * 100
+            for node, pods in second.items()
+            for name, pod in pods.items()
+            if f"-{part}-" in name
+        ]
+        if used:
+            run.figures.add(
+                f"idle: processor time of a pod, most: {part}", max(used), "% of a core"
+            )
+            run.figures.add(
+                f"idle: processor time of a pod, least: {part}", min(used), "% of a core"
+            )
 
 
 def _look(run: Run) -> dict[str, dict[str, Pod]]:
