@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from drystone_storaged.attach.fuse_process import find_program
-from tests.csi.fuse_node import HelperPod, Loop, alive
+from tests.csi.fuse_node import HelperPod, Loop
 from tests.csi.nbd_peer import Writer, wait_for
+from tests.e2e.lib.procs import is_running
 from tests.storaged.test_local_cluster import Cluster
 
 DEADLINE_S = 90.0
@@ -57,7 +58,7 @@ class Node:
         """At once: the command line would take a second to begin."""
         pid = int((self.cluster.folder / "run" / "block-1.pid").read_text())
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not alive(pid), "the block daemon is dead")
+        wait_for(lambda: not is_running(pid), "the block daemon is dead")
 
     def start_block(self) -> None:
         self.cluster("local", "start", "block-1")

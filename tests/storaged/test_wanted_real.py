@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from drystone_storaged.local.configs import toml
+from drystone_common.toml import toml_text
 from drystone_storaged.local.ports import HOST
 from tests.storaged import manager_env
 from tests.storaged.manager_env import manager, until
@@ -77,7 +77,7 @@ async def configure(mgr, folder: Path) -> Path:
     token.write_text(await mgr.token("server", "node-1"))
     settings = folder / "server.toml"
     settings.write_text(
-        toml(
+        toml_text(
             {
                 "name": "node-1", "state_dir": str(folder / "state"),
                 "managers": [mgr.running.control], "join_token_file": str(token),
