@@ -23,9 +23,10 @@ from typing import Final
 
 from drystone_common.errors import ConflictError, DataError, UnavailableError
 from drystone_common.processes import is_alive
+from drystone_common.sockets import check_socket_path
 from drystone_storaged.attach import sysfs
 from drystone_storaged.attach.command import Runner
-from drystone_storaged.attach.interface import AttachSpec, check_socket_path
+from drystone_storaged.attach.interface import AttachSpec
 
 PROGRAM: Final = "drystone-fuse"
 
