@@ -242,14 +242,10 @@ async def test_commands_of_the_manager_reach_the_drive_and_are_answered(mgr, tmp
         fence.fence.volume = int(volume["id"], 16)
         fence.fence.generation = 4
         fence.fence.drives.append(server.drives[0].number)
-        answers: list[control_pb2.CommandResult] = []
-        answer, server.commands._answer = server.commands._answer, answers.append
-        server.commands.start(fence)
-        await until(lambda: answers, "the answer")
-        assert [(d.drive, d.sealed_generation) for d in answers[0].drives] == [
+        answer = await server.commands.result(fence)
+        assert [(d.drive, d.sealed_generation) for d in answer.drives] == [
             (server.drives[0].number, 4)
         ]
-        server.commands._answer = answer
         shown = (await mgr.http.post(f"/v1/drives/{server.drives[0].number}/scrub")).json()
 
         async def scrubbed() -> bool:
@@ -322,12 +318,9 @@ async def test_a_drive_whose_engine_failed_is_down_with_the_reason_and_stays_so(
         assert record.ended, "recorded as failed, not only told"
         probe = control_pb2.Command(id=9, deadline_ms=5000)
         probe.probe.drive = number
-        answers: list[control_pb2.CommandResult] = []
-        server.commands._answer = answers.append
-        server.commands.start(probe)
-        await until(lambda: answers, "the answer")
-        assert answers[0].code == "drive_failed"
-        assert WRITE_FAILED in answers[0].message
+        answer = await server.commands.result(probe)
+        assert answer.code == "drive_failed"
+        assert WRITE_FAILED in answer.message
 
 
 async def test_a_drive_that_fails_before_it_serves_is_not_reported_ready(mgr, tmp_path, port):

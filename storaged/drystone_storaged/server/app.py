@@ -175,7 +175,7 @@ class Server:
         except TimeoutError:
             _log.warning("close_not_reported")
         self.pump.stop()
-        await self.commands.stop()
+        await self.commands.tasks.stop()
         await self.background.stop()
 
     async def _on_message(self, message: control_pb2.SessionDown) -> None:
@@ -189,7 +189,7 @@ class Server:
         elif kind == "suspects" and inside:
             self.silence.suspects(message.suspects)
         elif kind == "command":
-            self.commands.start(message.command)
+            self.commands.tasks.start(message.command)
         elif kind == "wanted":
             self.fleet.take(message.wanted)
 
