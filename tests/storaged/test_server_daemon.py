@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from pathlib import Path
@@ -10,71 +9,29 @@ from pathlib import Path
 import pytest
 
 from drystone_common.errors import DataError
-from drystone_storaged.agent.control import Control
-from drystone_storaged.agent.identity import IdentityFile
-from drystone_storaged.agent.register import Registrant, register
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server import drive as keeper
-from drystone_storaged.server.app import Server
 from drystone_storaged.server.settings import DriveSettings, ServerSettings
+from tests.storaged.daemon_env import serving, token_file
 from tests.storaged.fake_native import FakeServerCore, FakeTools
-from tests.storaged.manager_env import manager, until
+from tests.storaged.manager_env import until
 
 GIB = 1 << 30
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path / "m") as running:
-        yield running
-
-
-@pytest.fixture
-async def port():
-    """A real listener: the manager probes a drive's address before it believes that it is dead."""
-    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
-
-
-def token_file(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    token = folder / "token"
-    token.touch()
-    return token
 
 
 @contextlib.asynccontextmanager
 async def running_server(mgr, folder: Path, drives, core=None, tools=None):
     """A server named node-1 with its state in ``folder``."""
-    token = token_file(folder)
-    if not token.stat().st_size:
-        token.write_text(await mgr.token("server", "node-1"))
     settings = ServerSettings(
         name="node-1",
         state_dir=str(folder / "state"),
         managers=[mgr.running.control],
-        join_token_file=str(token),
+        join_token_file=await token_file(mgr, folder, "server", "node-1"),
         drives=drives,
         beacon_listen="127.0.0.1:9",
     )
-    file = IdentityFile(Path(settings.state_dir))
-    control = Control(settings.managers)
-    core = core or FakeServerCore()
-    try:
-        identity = file.load_or_create(settings.name)
-        registrant = Registrant(control_pb2.ROLE_SERVER, settings.join_token_file)
-        membership = await register(control, file, identity, registrant)
-        server = Server(settings, control, membership, core, tools or FakeTools())
-        task = asyncio.create_task(server.run())
-        try:
-            yield server
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-    finally:
-        await control.aclose()
-        core.close()
+    async with serving(settings, core=core, tools=tools) as server:
+        yield server
 
 
 def drive(path: Path, port: int, **more) -> DriveSettings:

@@ -17,7 +17,7 @@ import pytest
 from drystone_common.toml import toml_text
 from drystone_storaged.local.ports import HOST
 from tests.storaged import manager_env
-from tests.storaged.manager_env import manager, until
+from tests.storaged.manager_env import until
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -29,12 +29,6 @@ pytest.importorskip("drystone_native")
 def patient(monkeypatch):
     """Processes start: on a loaded machine their imports alone take what the others have in all."""
     monkeypatch.setattr(manager_env, "DEADLINE_S", 90.0)
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path / "m") as running:
-        yield running
 
 
 @contextlib.contextmanager
