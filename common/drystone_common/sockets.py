@@ -36,14 +36,16 @@ def make_room(path: Path) -> str:
         found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - lstat, no following
     except FileNotFoundError:
         return address
-    if stat.S_ISSOCK(found.st_mode) and not _is_served(path):
-        path.unlink(missing_ok=True)
-        return address
-    raise ConflictError(
-        f"{path} is in the way",
-        code="socket_in_use",
-        hint="stop the process that serves it, or remove the file",
-    )
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConflictError(
+            f"{path} is in the way: it is not a socket", code="socket_in_use", hint="remove it"
+        )
+    if _is_served(path):
+        raise ConflictError(
+            f"another process serves {path}", code="socket_in_use", hint="stop it first"
+        )
+    path.unlink(missing_ok=True)
+    return address
 
 
 def _is_served(path: Path) -> bool:

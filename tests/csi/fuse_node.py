@@ -10,11 +10,23 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from drystone_storaged.attach import sysfs
+from drystone_storaged.attach.fuse_process import find_program
 from drystone_storaged.attach.interface import AttachSpec, Device
 from drystone_storaged.attach.remote import RemoteAttacher
 from tests.csi.nbd_peer import wait_for
 from tests.e2e.lib.procs import is_running
+
+NEEDED = (
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and loop devices"),
+    pytest.mark.skipif(find_program() is None, reason="drystone-fuse is not built"),
+    pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="no /dev/fuse"),
+    pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="no loop devices"),
+)
+"""Marks of tests that attach through FUSE."""
 
 
 class HelperPod:
