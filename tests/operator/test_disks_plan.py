@@ -22,11 +22,6 @@ def disk(state: DiskState = DiskState.IN, device: str = "ata-X1") -> disks.Stora
     return disks.StorageDiskView("d", "n1", device, state)
 
 
-def first_lines(plan: disks.DiskPlan) -> str:
-    text = str(plan).splitlines()
-    return "\n".join(line.strip() for line in text if ":" in line or "device" in line)
-
-
 @pytest.mark.parametrize(
     ("device", "said"),
     [

@@ -8,7 +8,7 @@ from typing import Any, Final
 from tests.e2e.kube import images
 from tests.e2e.kube.kubectl import Kubectl, rolled_out
 from tests.e2e.kube.node import ROOT
-from tests.e2e.kube.settings import Lab, node_name
+from tests.e2e.kube.settings import Lab
 from tests.e2e.kube.shell import run
 from tests.e2e.lib.waits import wait_for
 
@@ -113,13 +113,6 @@ def whole(kubectl: Kubectl) -> bool:
 def wait_whole(kubectl: Kubectl, deadline_s: float = WHOLE_S) -> None:
     """Wait until everything is up and in sync."""
     wait_for(lambda: whole(kubectl), "everything to be up and in sync", deadline_s, 0.5)
-
-
-def pods_on(kubectl: Kubectl, number: int) -> set[str]:
-    """Components of the cluster that run on a node."""
-    pods = kubectl.items("pod", NAMESPACE)
-    here = [pod for pod in pods if pod["spec"].get("nodeName") == node_name(number)]
-    return {pod["metadata"]["labels"].get("app.kubernetes.io/component", "") for pod in here}
 
 
 def _helm(lab: Lab, *words: str) -> str:
