@@ -25,19 +25,19 @@ help: ## Show this list.
 setup: ## Install what is missing (Debian packages and Rust when root), then the Python environment.
 	@scripts/setup.sh
 
-env: ## Like setup, without building the native package: what lint and fmt need.
+env: ## Like setup, but without building the native package: what lint and fmt need.
 	@scripts/setup.sh --no-native
 
 lint: env ## Check format, types, layers and Rust lints; changes nothing.
 	@scripts/lint.sh
 
-fmt: env ## Format Python and Rust in place.
+fmt: env ## Format Python and Rust in place, and apply the linter's safe fixes.
 	@scripts/fmt.sh
 
 etcd: ## Build the etcd server for tests and `local up --metadata etcd` into your cache folder.
 	@scripts/etcd.sh
 
-test: setup ## Run everything that gates a change: lint, Rust, simulator, Python, csi-sanity.
+test: setup ## Run everything that gates a change: lint, Rust, simulator, Python, csi-sanity, Kubernetes.
 	@scripts/run_tests.sh
 
 sim: env ## Run the simulator. SEED=n replays one seed with its trace; SEEDS=n FROM=m runs a range.
@@ -68,11 +68,11 @@ image: env ## Build the container image into dist/, with docker, podman or build
 kube-up: ## Start a Kubernetes of three nodes on this machine (root; builds its programs once).
 	@scripts/kube.sh up
 
-kube-down: ## Take it away, with everything that it made.
+kube-down: ## Take that Kubernetes away (of kube-up and kube-demo), with everything that it made.
 	@scripts/kube.sh down
 
-kube-demo: image ## The same with Drystone installed and a tour to follow; `make kube-down` ends it.
+kube-demo: image ## Start it with Drystone installed and print a tour; `make kube-down` ends it.
 	@scripts/kube.sh demo
 
-kube-e2e: image ## Test the image in that Kubernetes, from install to removal. KIND=1: in one that kind makes.
+kube-e2e: image ## Start one, test in it from install to removal, take it away. KIND=1: one that kind makes.
 	@scripts/kube.sh $(if $(filter-out 0,$(KIND)),kind,e2e)

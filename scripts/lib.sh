@@ -35,6 +35,17 @@ skip_or_die() {
 
 uv() { "$TOOLS/uv/bin/uv" "$@"; }
 
+# step NAME COMMAND...: runs one of several; a failure does not keep the next ones from running.
+# finish WHAT: after the last, fails with the names of those that failed.
+FAILED=()
+step() {
+  local name="$1"
+  shift
+  say "$name"
+  "$@" || FAILED+=("$name")
+}
+finish() { [ "${#FAILED[@]}" -eq 0 ] || die "$1 failed: ${FAILED[*]}"; }
+
 # fresh STAMP FILE...: true when the stamp exists and no given file is newer.
 fresh() {
   local stamp="$1" file

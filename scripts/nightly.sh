@@ -4,20 +4,12 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-failed=()
-run() {
-  local name="$1"
-  shift
-  say "$name"
-  "$@" || failed+=("$name")
-}
-
-run "everything that gates a change" scripts/run_tests.sh
+step "everything that gates a change" scripts/run_tests.sh
 # 1,000 seeds after those of `make test`; another FROM explores others.
-run "simulator" env SEED= SEEDS="${SEEDS:-1000}" FROM="${FROM:-300}" scripts/sim.sh
-run "fio verification under kills" scripts/py.sh python -m tests.e2e.verify --seconds 60 --kills 5
-run "properties" env HYPOTHESIS_PROFILE=nightly scripts/py.sh pytest -q --timeout 1800 tests/unit
+step "simulator" env SEED= SEEDS="${SEEDS:-1000}" FROM="${FROM:-300}" scripts/sim.sh
+step "fio verification under kills" scripts/py.sh python -m tests.e2e.verify --seconds 60 --kills 5
+step "properties" env HYPOTHESIS_PROFILE=nightly scripts/py.sh pytest -q --timeout 1800 tests/unit
 # FUZZ_SECONDS=… for each target.
-run "fuzzing" scripts/fuzz.sh
-[ "${#failed[@]}" -eq 0 ] || die "nightly failed: ${failed[*]}"
+step "fuzzing" scripts/fuzz.sh
+finish nightly
 say "nightly passed"

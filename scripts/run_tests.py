@@ -1,7 +1,7 @@
 """Runs every tier that gates a change and sums what the runners themselves report.
 
 A step without a count of its own (lint) adds nothing to the passed tests; a step that fails
-adds at least one failure. Steps whose code is not in the checkout say so and count nothing.
+adds at least one failure.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command; ``needs`` is the path without which it cannot run yet."""
+    """One command, and how its result is read."""
 
     name: str
     argv: tuple[str, ...]
     count: Callable[[str], Counts]
-    needs: Path | None = None
 
 
 def count_none(_output: str) -> Counts:
@@ -98,14 +97,8 @@ def steps() -> Iterable[Step]:
             str(NATIVE / "Cargo.toml"),
         ),
         count_cargo,
-        NATIVE / "Cargo.toml",
     )
-    yield Step(
-        "simulator",
-        (str(SCRIPTS / "sim.sh"),),
-        count_plain,
-        _simulator(),
-    )
+    yield Step("simulator", (str(SCRIPTS / "sim.sh"),), count_plain)
     allowed = f"--allowlist={SCRIPTS / 'stubtest_allowlist.txt'}"
     yield Step(
         "native stub",
@@ -137,22 +130,13 @@ def tiers() -> list[Path]:
     return sorted(found - {ROOT / "tests" / "e2e"}, key=lambda path: (path.name != "unit", path))
 
 
-def _simulator() -> Path:
-    # The crate is a library too; what can be run is its program.
-    source = NATIVE / "crates" / "sim" / "src"
-    return next((path for path in source.glob("bin/*") if path.suffix == ".rs"), source / "main.rs")
-
-
 def _workers(tier: str) -> tuple[str, ...]:
     # Pure tests gain from a second process; tests of real daemons would fight for the CPUs.
     return ("-n", "2") if tier == "unit" else ()
 
 
-def run(step: Step) -> Counts | None:
-    """Run one step, showing its output as it comes; ``None`` when its code is not there."""
-    if step.needs is not None and not step.needs.exists():
-        print(f"== {step.name}: nothing to run, {step.needs.relative_to(ROOT)} does not exist")
-        return None
+def run(step: Step) -> Counts:
+    """Run one step, showing its output as it comes."""
     print(f"== {step.name}: {' '.join(step.argv)}", flush=True)
     began = time.monotonic()
     output = []
@@ -182,9 +166,6 @@ def main() -> int:
     total = Counts()
     print("\n" + f"{'step':16} {'passed':>7} {'failed':>7} {'skipped':>8}")
     for name, counts in results:
-        if counts is None:
-            print(f"{name:16} {'not there':>7}")
-            continue
         total += counts
         print(f"{name:16} {counts.passed:7} {counts.failed:7} {counts.skipped:8}")
     print(f"{total.passed} passed, {total.failed} failed")

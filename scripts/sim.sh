@@ -4,7 +4,6 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 manifest="$NATIVE/crates/sim/Cargo.toml"
-[ -e "$manifest" ] || die "the simulator is not in this checkout ($manifest)"
 # The profile is optimised and keeps assertions: invariants are checked at every event.
 # The switches of mutation testing exist only here: release builds refuse the feature.
 run=(cargo run --quiet --locked --profile sim --features mutations --manifest-path "$manifest" --)

@@ -9,10 +9,10 @@ import typer
 
 from drystone_cli import cluster, local, pools, processes, tasks, volumes
 from drystone_cli.bundle.command import bundle
-from drystone_cli.context import CA_FILE_VARIABLE, ca_file_option
 from drystone_cli.doctor.command import doctor
 from drystone_cli.events import events
 from drystone_cli.kube import target
+from drystone_cli.named import CA_FILE_VARIABLE, ca_file_option
 from drystone_cli.output import Output, OutputOption, emit
 from drystone_common import __version__
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from drystone_cli import named
 from drystone_cli.kube import target as kube_target
+from drystone_cli.named import TOKEN_FILE_VARIABLE, URL_VARIABLE
 from drystone_common.errors import (
     DataError,
     DeadlineError,
@@ -25,13 +26,6 @@ from drystone_common.errors import (
 from drystone_common.files import read_json
 from drystone_common.settings import DIR_VARIABLE, state_dir
 from drystone_storaged.agent.rest import TIMEOUT_S, Rest, read_token
-
-URL_VARIABLE: Final = "DRYSTONE_URL"
-CA_FILE_VARIABLE: Final = "DRYSTONE_CA_FILE"
-TOKEN_FILE_VARIABLE: Final = "DRYSTONE_TOKEN_FILE"  # noqa: S105 - the name of a variable
-
-ca_file_option: ContextVar[Path | None] = ContextVar("ca_file", default=None)
-"""``--ca-file`` of the command that runs: it stands before the command's name, for all of them."""
 
 DirOption = Annotated[
     Path | None,
@@ -69,8 +63,8 @@ def find_cluster() -> Cluster:
         return Cluster("", "", kube=target)
     url = os.environ.get(URL_VARIABLE)
     if url:
-        token_file = os.environ.get(TOKEN_FILE_VARIABLE)
-        if not token_file:
+        token_file = named.token_file()
+        if token_file is None:
             raise InvalidArgumentError(
                 f"{URL_VARIABLE} is set, {TOKEN_FILE_VARIABLE} is not",
                 code="no_token",
@@ -82,7 +76,7 @@ def find_cluster() -> Cluster:
                 code="invalid_url",
                 hint="write it like http://127.0.0.1:8460; several managers with commas",
             )
-        return Cluster(url, _token(Path(token_file)), ca_file=_ca_file())
+        return Cluster(url, _token(token_file), ca_file=named.ca_file())
     file = state_dir() / "cluster.json"
     try:
         data = read_json(file)
@@ -96,12 +90,6 @@ def find_cluster() -> Cluster:
         return _parse(data)
     except (KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged: {error!r}", code="file_damaged") from error
-
-
-def _ca_file() -> Path | None:
-    """From ``--ca-file`` of the command line, else from the variable."""
-    chosen = ca_file_option.get() or os.environ.get(CA_FILE_VARIABLE)
-    return Path(chosen) if chosen else None
 
 
 def _parts(url: str) -> list[str]:

@@ -55,36 +55,31 @@ class Metadata(StrEnum):
     ETCD = "etcd"
 
 
+def _option(text: str, default: str) -> Any:
+    """Of `up`; the default is only told, since what is not given stays as the cluster has it."""
+    return typer.Option(help=f"{text}  [default: {default}]", show_default=False)
+
+
+ServersOption = Annotated[int | None, _option("Storage nodes.", "3")]
+DrivesOption = Annotated[int | None, _option("Drives a node.", "1")]
+DriveSizeOption = Annotated[str | None, _option("Size of a new drive file (sparse).", "8G")]
+ConsumersOption = Annotated[int | None, _option("Consuming nodes.", "1")]
+MetadataOption = Annotated[
+    Metadata | None,
+    _option("Where the records are: a file of one manager, or an etcd for several.", "sqlite"),
+]
+ManagersOption = Annotated[int | None, _option("Managers, of which one leads.", "3 on etcd")]
+
+
 @app.command()
 def up(  # noqa: PLR0917 - the options of the command
     folder: DirOption = None,
-    servers: Annotated[
-        int | None, typer.Option(help="Storage nodes.  [default: 3]", show_default=False)
-    ] = None,
-    drives: Annotated[
-        int | None, typer.Option(help="Drives a node.  [default: 1]", show_default=False)
-    ] = None,
-    drive_size: Annotated[
-        str | None,
-        typer.Option(help="Size of a new drive file (sparse).  [default: 8G]", show_default=False),
-    ] = None,
-    consumers: Annotated[
-        int | None, typer.Option(help="Consuming nodes.  [default: 1]", show_default=False)
-    ] = None,
-    metadata: Annotated[
-        Metadata | None,
-        typer.Option(
-            help="Where the records are: a file of one manager, or an etcd for several.  "
-            "[default: sqlite]",
-            show_default=False,
-        ),
-    ] = None,
-    managers: Annotated[
-        int | None,
-        typer.Option(
-            help="Managers, of which one leads.  [default: 3 on etcd]", show_default=False
-        ),
-    ] = None,
+    servers: ServersOption = None,
+    drives: DrivesOption = None,
+    drive_size: DriveSizeOption = None,
+    consumers: ConsumersOption = None,
+    metadata: MetadataOption = None,
+    managers: ManagersOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start the cluster, making it first; returns when it is healthy.

@@ -1,4 +1,4 @@
-"""What every Drystone process shares: ids, units, errors, settings, logs, metrics, file writing.
+"""What every Drystone process shares: ids, units, errors, settings, logs, metrics, files.
 
 Belongs here: small, pure or nearly pure pieces that at least two packages need.
 Does not belong here: anything that knows a protocol, a database, the network or Kubernetes.

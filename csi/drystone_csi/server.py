@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
-import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,8 +11,9 @@ from typing import Final
 
 import grpc
 
-from drystone_common.errors import ConflictError, DrystoneError
+from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
+from drystone_common.sockets import check_socket_path, make_room
 from drystone_csi.contents import Contents
 from drystone_csi.controller import ControllerService
 from drystone_csi.devices import Devices
@@ -35,7 +32,6 @@ CALLS_MAX: Final = 256
 """Calls at once: sidecars run ten workers each by default, kubelet one a volume."""
 
 GRACE_S: Final = 10.0  # calls under way at a stop get this; Kubernetes gives a pod 30
-CONNECT_TIMEOUT_S: Final = 1.0
 
 _log = get_logger(__name__)
 
@@ -65,7 +61,9 @@ class Services:
 @asynccontextmanager
 async def serving(services: Services, path: Path) -> AsyncIterator[None]:
     """Serve on a unix socket while the context is open, then let calls under way end."""
-    address = await asyncio.to_thread(_prepare, path)
+    check_socket_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    address = await asyncio.to_thread(make_room, path)
     server = grpc.aio.server(
         interceptors=(CallInterceptor(),),
         maximum_concurrent_rpcs=CALLS_MAX,
@@ -107,33 +105,3 @@ def _node(services: Services, block: BlockApi) -> NodeService:
         attacher=services.attacher,
     )
     return NodeService(volumes, block)
-
-
-def _prepare(path: Path) -> str:
-    """Make room for the socket; give its address."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
-    return f"unix://{path.absolute()}"
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what a killed process left; refuse to take the place of one that lives."""
-    try:
-        found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - lstat, no following
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise ConflictError(f"{path} is in the way: it is not a socket")
-    probe = socket.socket(socket.AF_UNIX)
-    with contextlib.closing(probe):
-        probe.settimeout(CONNECT_TIMEOUT_S)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-        except OSError:
-            pass
-    raise ConflictError(
-        f"another process serves {path}", code="socket_in_use", hint="stop it first"
-    )

@@ -38,9 +38,9 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="make image", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python3 -m scripts.image", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    image = commands.add_parser("build", help="build the image")
+    image = commands.add_parser("build", prog="scripts/image.sh", help="build the image")
     image.add_argument("--name", default=NAME, help="name and tag of the image")
     image.add_argument("--output", type=Path, default=OUTPUT, help="archive to write")
     image.add_argument("--cache", type=Path, default=cache_folder(), help="layers to use again")
@@ -50,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     image.add_argument("--fresh", action="store_true", help="take the newest Debian packages")
     inside = commands.add_parser("tree", help="what we add to Debian, for the Dockerfile")
-    inside.add_argument("--into", type=Path, required=True)
-    inside.add_argument("--dpkg-status", type=Path, required=True)
+    inside.add_argument("--into", type=Path, required=True, help="folder to fill")
+    inside.add_argument("--dpkg-status", type=Path, required=True, help="of the base image")
     return parser
 
 

@@ -10,10 +10,23 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from drystone_storaged.attach import sysfs
+from drystone_storaged.attach.fuse_process import find_program
 from drystone_storaged.attach.interface import AttachSpec, Device
 from drystone_storaged.attach.remote import RemoteAttacher
 from tests.csi.nbd_peer import wait_for
+from tests.e2e.lib.procs import is_running
+
+NEEDED = (
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and loop devices"),
+    pytest.mark.skipif(find_program() is None, reason="drystone-fuse is not built"),
+    pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="no /dev/fuse"),
+    pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="no loop devices"),
+)
+"""Marks of tests that attach through FUSE."""
 
 
 class HelperPod:
@@ -89,7 +102,7 @@ class HelperPod:
             first = self.init()
             self.process.kill()  # --kill-child
             # The last of a container to go, after every process in it.
-            wait_for(lambda: not alive(first), "the helper is gone")
+            wait_for(lambda: not is_running(first), "the helper is gone")
             # Its first thread may be dead a moment before the others, and those hold the socket.
             wait_for(lambda: not self.serves(), "nobody listens")
         self.wait()
@@ -114,11 +127,6 @@ class HelperPod:
         """What there is of volumes on disk."""
         home = self.state / "fuse"
         return sorted(entry.name for entry in home.iterdir()) if home.is_dir() else []
-
-
-def alive(pid: int) -> bool:
-    status = sysfs.text(Path(f"/proc/{pid}/stat"))
-    return status is not None and status.rpartition(")")[2].split()[0] != "Z"
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
 from pathlib import Path
+
+import pytest
+
+NEEDED = pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit is not installed")
+"""Mark of tests with a ``Server``."""
 
 
 class Server:

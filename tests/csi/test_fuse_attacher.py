@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,28 +14,14 @@ from drystone_common.errors import ConflictError, UnavailableError
 from drystone_storaged.attach.fuse import FuseAttacher
 from drystone_storaged.attach.fuse_process import find_program
 from drystone_storaged.attach.interface import AttacherKind, AttachSpec, Endpoint
+from tests.csi import fuse_node, nbd_peer
 from tests.csi.nbd_peer import Server, Writer, pattern, wait_for
 
 MIB = 1 << 20
 VOLUME = "00000000000000ab"
 PROGRAM = find_program() or Path("missing")
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and loop devices"),
-    pytest.mark.skipif(find_program() is None, reason="drystone-fuse is not built"),
-    pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit is not installed"),
-    pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="no /dev/fuse"),
-    pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="no loop devices"),
-]
-
-
-@pytest.fixture
-def server(tmp_path):
-    peer = Server(tmp_path, 64 * MIB)
-    peer.start()
-    yield peer
-    peer.kill()
+pytestmark = [*fuse_node.NEEDED, nbd_peer.NEEDED]
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,28 +17,14 @@ from drystone_storaged.attach import sysfs
 from drystone_storaged.attach.fuse import FuseAttacher
 from drystone_storaged.attach.fuse_process import find_program
 from drystone_storaged.attach.interface import AttachSpec, Endpoint
+from tests.csi import fuse_node, nbd_peer
 from tests.csi.fuse_node import HelperPod
 from tests.csi.nbd_peer import Server, Writer, pattern, wait_for
 
 MIB = 1 << 20
 VOLUME = "00000000000000cd"
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and loop devices"),
-    pytest.mark.skipif(find_program() is None, reason="drystone-fuse is not built"),
-    pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit is not installed"),
-    pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="no /dev/fuse"),
-    pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="no loop devices"),
-]
-
-
-@pytest.fixture
-def server(tmp_path):
-    peer = Server(tmp_path, 64 * MIB)
-    peer.start()
-    yield peer
-    peer.kill()
+pytestmark = [*fuse_node.NEEDED, nbd_peer.NEEDED]
 
 
 @pytest.fixture
@@ -237,7 +222,7 @@ async def test_a_second_helper_is_refused(pod, tmp_path):
             str(tmp_path / "fuse.toml")]  # fmt: skip
     second = subprocess.run(argv, capture_output=True, timeout=60, check=False)
     assert second.returncode != 0
-    assert b"another FUSE helper answers" in second.stderr
+    assert b"another process serves" in second.stderr
     assert await pod.client().found() == ()
 
 

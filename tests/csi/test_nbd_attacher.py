@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from drystone_common.errors import ConflictError
 from drystone_storaged.attach.interface import AttacherKind, AttachSpec, Endpoint
 from drystone_storaged.attach.nbd import NbdAttacher
+from tests.csi import nbd_peer
 from tests.csi.nbd_peer import Server, Writer
 
 MIB = 1 << 20
@@ -27,16 +27,8 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: block devices"),
     pytest.mark.skipif(not Path("/sys/module/nbd").exists(), reason="this kernel has no nbd"),
-    pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit is not installed"),
+    nbd_peer.NEEDED,
 ]
-
-
-@pytest.fixture
-def server(tmp_path):
-    peer = Server(tmp_path, 64 * MIB)
-    peer.start()
-    yield peer
-    peer.kill()
 
 
 @pytest.fixture

@@ -159,6 +159,25 @@ def test_with_tls_everybody_verifies_and_no_address_is_in_clear_text(
                 require_https(manager_urls(settings))
 
 
+@pytest.mark.parametrize("pods", [True, False])
+def test_a_server_meets_its_nodes_beacon_in_the_run_dir_or_has_it_inside(
+    pods, tmp_path, monkeypatch
+):
+    made = build(SPECS["sqlite"], beacon_pods=pods)
+    found = [loaded(made, *each, tmp_path, monkeypatch)[0] for each in containers(made)]
+    (server,) = (s for s in found if isinstance(s, ServerSettings))
+    beacons = [s for s in found if isinstance(s, BeaconSettings)]
+    assert (server.name, server.fault_set) == ("n1", "rack1")
+    if pods:
+        (beacon,) = beacons
+        assert (beacon.name, beacon.listen) == ("n1", "10.0.0.1:8480")
+        assert (server.run_dir, server.beacon_listen) == (beacon.run_dir, "")
+        assert server.run_dir == "/run/drystone/c"
+    else:
+        assert beacons == []
+        assert (server.run_dir, server.beacon_listen) == ("", "10.0.0.1:8480")
+
+
 @pytest.mark.parametrize("spec", ["sqlite", "etcd"])
 def test_every_address_that_a_process_is_given_is_a_name_of_the_certificate(spec):
     made = wanted(spec, True)

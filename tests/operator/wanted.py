@@ -50,6 +50,9 @@ def node(name: str, *, ready: bool = True, **labels: Any) -> NodeView:
 
 
 NODES = (node("n1"), node("n2"), node("n3"))
+# Their fault sets: each its own, or all the same.
+ZONES = {"n1": "z1", "n2": "z2", "n3": "z3"}
+RACK = {"n1": "z1", "n2": "z1", "n3": "z1"}
 
 
 def pod(name: str, on: str, component: str, template: str, *, ready: bool = True) -> PodView:

@@ -29,6 +29,11 @@ def etcd_binary() -> str:
         pytest.skip(str(error))
 
 
+def openssl(folder: Path, *words: str) -> None:
+    """Make keys and certificates in a folder."""
+    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

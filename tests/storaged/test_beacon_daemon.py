@@ -16,15 +16,9 @@ from drystone_storaged.beacon.app import Beacon, admitted, core_config, started
 from drystone_storaged.beacon.settings import BeaconSettings
 from drystone_storaged.proto import control_pb2
 from tests.storaged.fake_native import FakeBeaconCore
-from tests.storaged.manager_env import Peer, manager, peers, until
+from tests.storaged.manager_env import Peer, peers, until
 
 LISTEN = "127.0.0.1:4711"
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path / "m") as running:
-        yield running
 
 
 async def settings_for(mgr, folder, name: str) -> BeaconSettings:

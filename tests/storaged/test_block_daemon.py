@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 from pathlib import Path
@@ -11,9 +10,6 @@ import grpc
 import pytest
 
 from drystone_common.errors import UnavailableError
-from drystone_storaged.agent.control import Control
-from drystone_storaged.agent.identity import IdentityFile
-from drystone_storaged.agent.register import Registrant, register
 from drystone_storaged.attach.interface import AttacherKind, Device
 from drystone_storaged.block.app import BlockDaemon
 from drystone_storaged.block.devices import Devices
@@ -22,6 +18,7 @@ from drystone_storaged.block.records import Record, Records
 from drystone_storaged.block.service import BlockService, serving
 from drystone_storaged.block.settings import BlockSettings
 from drystone_storaged.proto import block_pb2, block_pb2_grpc, control_pb2
+from tests.storaged.daemon_env import joined, running, token_file
 from tests.storaged.fake_native import FakeBlockCore
 from tests.storaged.manager_env import GIB, manager, peers, until
 
@@ -35,48 +32,27 @@ async def mgr(tmp_path):
         yield running
 
 
-def token_file(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    token = folder / "token"
-    token.touch()
-    return token
-
-
 @contextlib.asynccontextmanager
 async def running_block(mgr, folder: Path, core=None):
     """A block daemon named block-1 and a stub of its socket."""
-    token = token_file(folder)
-    if not token.stat().st_size:
-        token.write_text(await mgr.token("client", "block-1"))
     settings = BlockSettings(
         name="block-1", state_dir=str(folder / "state"), managers=[mgr.running.control],
-        join_token_file=str(token), socket=str(folder / "b.sock"),
+        join_token_file=await token_file(mgr, folder, "client", "block-1"),
+        socket=str(folder / "b.sock"),
     )  # fmt: skip
-    control = Control(settings.managers)
     core = core or FakeBlockCore()
-    try:
-        file = IdentityFile(Path(settings.state_dir))
-        identity = file.load_or_create(settings.name)
-        registrant = Registrant(control_pb2.ROLE_CLIENT, settings.join_token_file)
-        membership = await register(control, file, identity, registrant)
+    async with joined(settings, control_pb2.ROLE_CLIENT, core) as (control, membership):
         daemon = BlockDaemon(settings, control, membership, core)
         service = BlockService(
             daemon.volumes, membership, daemon.devices.kinds(), daemon.session.connected.is_set
         )
-        task = asyncio.create_task(daemon.run())
-        try:
-            async with (
-                serving(service, Path(settings.socket)),
-                grpc.aio.insecure_channel(f"unix://{settings.socket}") as channel,
-            ):
-                await until(daemon.session.connected.is_set, "the session")
-                yield daemon, block_pb2_grpc.BlockStub(channel)
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-    finally:
-        await control.aclose()
-        core.close()
+        async with (
+            running(daemon),
+            serving(service, Path(settings.socket)),
+            grpc.aio.insecure_channel(f"unix://{settings.socket}") as channel,
+        ):
+            await until(daemon.session.connected.is_set, "the session")
+            yield daemon, block_pb2_grpc.BlockStub(channel)
 
 
 async def new_volume(mgr, name="v", size=GIB) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,12 +14,8 @@ from drystone_storaged.cluster.etcd_client import EtcdClient, EtcdConfig, Member
 from drystone_storaged.cluster.etcd_errors import is_bad_token, translated
 from drystone_storaged.cluster.store import Put, StoreLimitError, StoreUnavailableError
 from drystone_storaged.cluster.store_etcd import EtcdStore
-from tests.storaged.etcd_server import Etcd
+from tests.storaged.etcd_server import Etcd, openssl
 from tests.storaged.metadata_conformance import take
-
-
-def _openssl(folder: Path, *words: str) -> None:
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
 
 
 def _admin(etcd: Etcd, path: str, token: str = "", **body: str) -> dict[str, str]:
@@ -36,8 +30,8 @@ def _admin(etcd: Etcd, path: str, token: str = "", **body: str) -> dict[str, str
 @pytest.fixture
 def signed(tmp_path):
     """An etcd whose tokens hold the revision of its users."""
-    _openssl(tmp_path, "genrsa", "-out", "key.pem", "2048")
-    _openssl(tmp_path, "rsa", "-in", "key.pem", "-pubout", "-out", "pub.pem")
+    openssl(tmp_path, "genrsa", "-out", "key.pem", "2048")
+    openssl(tmp_path, "rsa", "-in", "key.pem", "-pubout", "-out", "pub.pem")
     kind = f"jwt,pub-key={tmp_path}/pub.pem,priv-key={tmp_path}/key.pem,sign-method=RS256,ttl=10m"
     etcd = Etcd(tmp_path, extra=["--auth-token", kind])
     etcd.start()

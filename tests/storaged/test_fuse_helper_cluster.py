@@ -11,20 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from drystone_storaged.attach.fuse_process import find_program
-from tests.csi.fuse_node import HelperPod, Loop, alive
+from tests.csi import fuse_node
+from tests.csi.fuse_node import HelperPod, Loop
 from tests.csi.nbd_peer import Writer, wait_for
+from tests.e2e.lib.procs import is_running
 from tests.storaged.test_local_cluster import Cluster
 
 DEADLINE_S = 90.0
 
 pytestmark = [
-    pytest.mark.root,
+    *fuse_node.NEEDED,
     pytest.mark.timeout(420),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts and loop devices"),
-    pytest.mark.skipif(find_program() is None, reason="drystone-fuse is not built"),
-    pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="no /dev/fuse"),
-    pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="no loop devices"),
     pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is missing"),
 ]
 
@@ -57,7 +54,7 @@ class Node:
         """At once: the command line would take a second to begin."""
         pid = int((self.cluster.folder / "run" / "block-1.pid").read_text())
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not alive(pid), "the block daemon is dead")
+        wait_for(lambda: not is_running(pid), "the block daemon is dead")
 
     def start_block(self) -> None:
         self.cluster("local", "start", "block-1")

@@ -7,10 +7,9 @@ import json
 import pytest
 
 from drystone_common.errors import DataError
-from drystone_storaged.cluster import keys, leadership
+from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.store import Put
 from drystone_storaged.manager import known_revision
-from tests.storaged.etcd_server import Etcd
 from tests.storaged.manager_env import until
 from tests.storaged.managers_env import cluster, depose
 
@@ -18,17 +17,8 @@ AHEAD = 1_000_000
 
 
 @pytest.fixture(autouse=True)
-def _timing(monkeypatch):
-    monkeypatch.setattr(leadership, "TTL_S", 30.0)  # managers and test share one loop
+def _timing(monkeypatch, patient_leases):
     monkeypatch.setattr(known_revision, "SAVE_S", 0.05)
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory):
-    made = Etcd(tmp_path_factory.mktemp("etcd"))
-    made.start()
-    yield made
-    made.kill()
 
 
 def noted(made, name: str) -> dict:

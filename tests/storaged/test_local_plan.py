@@ -129,17 +129,6 @@ def test_every_process_gets_settings_that_its_program_accepts(layout):
         load_settings(classes[process.kind], file=layout.config(process.name))
 
 
-def test_toml_is_read_back_as_it_was_meant():
-    table: dict[str, configs.Value] = {
-        "a": 'quote " and \\ and ü',
-        "b": 7,
-        "c": True,
-        "d": ["x", "y"],
-    }
-    read = tomllib.loads(configs.toml(table, [{"path": "/x"}, {"path": "/y"}]))
-    assert read == {**table, "drives": [{"path": "/x"}, {"path": "/y"}]}
-
-
 def test_ports_are_free_distinct_and_outside_the_kernels_range():
     found = ports.pick(20, ())
     assert len(set(found)) == 20

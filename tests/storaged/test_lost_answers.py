@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import pytest
 
-from drystone_storaged.cluster import leadership
 from drystone_storaged.proto import control_pb2 as pb
 from drystone_storaged.proto import etcd_pb2
 from tests.storaged.etcd_server import Etcd
@@ -86,18 +85,7 @@ async def between(etcd: Etcd) -> AsyncIterator[tuple[Proxy, str]]:
         await proxy.close()
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch):
-    """Managers, peers and test share one loop: on a busy machine that may stand still for long."""
-    monkeypatch.setattr(leadership, "TTL_S", 30.0)
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory):
-    made = Etcd(tmp_path_factory.mktemp("etcd"))
-    made.start()
-    yield made
-    made.kill()
+pytestmark = pytest.mark.usefixtures("patient_leases")
 
 
 @pytest.fixture

@@ -11,16 +11,10 @@ from drystone_storaged.cluster import keys
 from drystone_storaged.manager.control.credentials import Peer as Caller
 from drystone_storaged.manager.probe import Liveness
 from drystone_storaged.proto import control_pb2 as pb
-from tests.storaged.manager_env import Peer, insync, manager, peers, until
+from tests.storaged.manager_env import Peer, insync, peers, until
 
 ADDRESS = "127.0.0.1:4711"
 INSTANCE = 4
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path) as running:
-        yield running
 
 
 @contextlib.asynccontextmanager

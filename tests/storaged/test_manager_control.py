@@ -11,12 +11,6 @@ from drystone_storaged.proto import control_pb2 as pb
 from tests.storaged.manager_env import GIB, Peer, insync, manager, peers, until
 
 
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path / "m") as running:
-        yield running
-
-
 def code_of(error: grpc.aio.AioRpcError) -> str:
     return dict(error.trailing_metadata()).get("drystone-code", "")
 

@@ -13,13 +13,7 @@ from drystone_storaged.cluster.nodes import change_voters
 from drystone_storaged.cluster.records import DriveState
 from drystone_storaged.manager.probe import Liveness
 from drystone_storaged.proto import control_pb2 as pb
-from tests.storaged.manager_env import insync, manager, peers, until
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path) as running:
-        yield running
+from tests.storaged.manager_env import insync, peers, until
 
 
 def hangs(peer) -> None:

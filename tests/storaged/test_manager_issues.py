@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from drystone_storaged.cluster.drives import STOPPED
 from drystone_storaged.proto import control_pb2 as pb
-from tests.storaged.manager_env import insync, manager, peers, until
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path) as running:
-        yield running
+from tests.storaged.manager_env import insync, peers, until
 
 
 async def issues(mgr) -> str:

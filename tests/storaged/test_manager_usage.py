@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from drystone_storaged.proto import control_pb2 as pb
-from tests.storaged.manager_env import GIB, manager, peers, until
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path) as running:
-        yield running
+from tests.storaged.manager_env import GIB, peers, until
 
 
 async def test_use_is_summed_over_drives_and_forgotten_with_a_session(mgr):

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from drystone_storaged.cluster.store import (
     StoreUnavailableError,
 )
 from drystone_storaged.cluster.store_etcd import EtcdStore
-from tests.storaged.etcd_server import Etcd
+from tests.storaged.etcd_server import Etcd, openssl
 from tests.storaged.metadata_conformance import MetadataConformance, take
 
 _numbers = itertools.count()
@@ -225,24 +224,20 @@ async def test_a_changed_password_is_read_anew(guarded, tmp_path):
     await store.close()
 
 
-def _openssl(folder: Path, *words: str) -> None:
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
-
-
 @pytest.fixture
 def certificates(tmp_path):
     """A CA, a certificate of the server's for 127.0.0.1, and one of ours."""
-    _openssl(
+    openssl(
         tmp_path, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key",
         "-out", "ca.crt", "-subj", "/CN=test-ca", "-days", "2",
     )  # fmt: skip
     (tmp_path / "san").write_text("subjectAltName=IP:127.0.0.1\n")
     for name in ("server", "client"):
-        _openssl(
+        openssl(
             tmp_path, "req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key",
             "-out", f"{name}.csr", "-subj", f"/CN={name}",
         )  # fmt: skip
-        _openssl(
+        openssl(
             tmp_path, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key",
             "-CAcreateserial", "-out", f"{name}.crt", "-days", "2", "-extfile", "san",
         )  # fmt: skip

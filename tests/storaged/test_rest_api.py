@@ -10,12 +10,6 @@ from tests.storaged.manager_env import GIB, manager, peers
 
 
 @pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path / "m") as running:
-        yield running
-
-
-@pytest.fixture
 async def ready(mgr):
     async with peers(mgr, 3, 2):
         yield mgr

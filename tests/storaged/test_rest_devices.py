@@ -8,18 +8,12 @@ import pytest
 
 from drystone_storaged.manager.devices import DEVICES_MAX, DeviceReports
 from drystone_storaged.proto import control_pb2 as pb
-from tests.storaged.manager_env import manager, peers, until
+from tests.storaged.manager_env import peers, until
 
 BLANK = pb.Device(
     id="wwn:5", path="/dev/sdb", size_bytes=1 << 40, device_class="ssd", serial="S", model="QX",
     wwn="0x5", state=pb.DEVICE_STATE_BLANK,
 )  # fmt: skip
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path / "m") as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from pathlib import Path
@@ -10,71 +9,29 @@ from pathlib import Path
 import pytest
 
 from drystone_common.errors import DataError
-from drystone_storaged.agent.control import Control
-from drystone_storaged.agent.identity import IdentityFile
-from drystone_storaged.agent.register import Registrant, register
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server import drive as keeper
-from drystone_storaged.server.app import Server
 from drystone_storaged.server.settings import DriveSettings, ServerSettings
+from tests.storaged.daemon_env import serving, token_file
 from tests.storaged.fake_native import FakeServerCore, FakeTools
-from tests.storaged.manager_env import manager, until
+from tests.storaged.manager_env import until
 
 GIB = 1 << 30
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path / "m") as running:
-        yield running
-
-
-@pytest.fixture
-async def port():
-    """A real listener: the manager probes a drive's address before it believes that it is dead."""
-    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
-
-
-def token_file(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    token = folder / "token"
-    token.touch()
-    return token
 
 
 @contextlib.asynccontextmanager
 async def running_server(mgr, folder: Path, drives, core=None, tools=None):
     """A server named node-1 with its state in ``folder``."""
-    token = token_file(folder)
-    if not token.stat().st_size:
-        token.write_text(await mgr.token("server", "node-1"))
     settings = ServerSettings(
         name="node-1",
         state_dir=str(folder / "state"),
         managers=[mgr.running.control],
-        join_token_file=str(token),
+        join_token_file=await token_file(mgr, folder, "server", "node-1"),
         drives=drives,
         beacon_listen="127.0.0.1:9",
     )
-    file = IdentityFile(Path(settings.state_dir))
-    control = Control(settings.managers)
-    core = core or FakeServerCore()
-    try:
-        identity = file.load_or_create(settings.name)
-        registrant = Registrant(control_pb2.ROLE_SERVER, settings.join_token_file)
-        membership = await register(control, file, identity, registrant)
-        server = Server(settings, control, membership, core, tools or FakeTools())
-        task = asyncio.create_task(server.run())
-        try:
-            yield server
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-    finally:
-        await control.aclose()
-        core.close()
+    async with serving(settings, core=core, tools=tools) as server:
+        yield server
 
 
 def drive(path: Path, port: int, **more) -> DriveSettings:
@@ -242,14 +199,10 @@ async def test_commands_of_the_manager_reach_the_drive_and_are_answered(mgr, tmp
         fence.fence.volume = int(volume["id"], 16)
         fence.fence.generation = 4
         fence.fence.drives.append(server.drives[0].number)
-        answers: list[control_pb2.CommandResult] = []
-        answer, server.commands._answer = server.commands._answer, answers.append
-        server.commands.start(fence)
-        await until(lambda: answers, "the answer")
-        assert [(d.drive, d.sealed_generation) for d in answers[0].drives] == [
+        answer = await server.commands.result(fence)
+        assert [(d.drive, d.sealed_generation) for d in answer.drives] == [
             (server.drives[0].number, 4)
         ]
-        server.commands._answer = answer
         shown = (await mgr.http.post(f"/v1/drives/{server.drives[0].number}/scrub")).json()
 
         async def scrubbed() -> bool:
@@ -322,12 +275,9 @@ async def test_a_drive_whose_engine_failed_is_down_with_the_reason_and_stays_so(
         assert record.ended, "recorded as failed, not only told"
         probe = control_pb2.Command(id=9, deadline_ms=5000)
         probe.probe.drive = number
-        answers: list[control_pb2.CommandResult] = []
-        server.commands._answer = answers.append
-        server.commands.start(probe)
-        await until(lambda: answers, "the answer")
-        assert answers[0].code == "drive_failed"
-        assert WRITE_FAILED in answers[0].message
+        answer = await server.commands.result(probe)
+        assert answer.code == "drive_failed"
+        assert WRITE_FAILED in answer.message
 
 
 async def test_a_drive_that_fails_before_it_serves_is_not_reported_ready(mgr, tmp_path, port):

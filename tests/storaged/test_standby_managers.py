@@ -9,28 +9,16 @@ import grpc
 import pytest
 
 from drystone_common.errors import DataError
-from drystone_storaged.cluster import keys, leadership
+from drystone_storaged.cluster import keys
 from drystone_storaged.manager.app import running
 from drystone_storaged.proto import control_pb2 as pb
-from tests.storaged.etcd_server import Etcd
 from tests.storaged.manager_env import GIB, Manager, Peer, insync, peers, until
 from tests.storaged.managers_env import cluster, depose, move
 
 CALLS = pb.DESCRIPTOR.services_by_name["Control"].methods
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch):
-    """Managers, peers and test share one loop: on a busy machine that may stand still for long."""
-    monkeypatch.setattr(leadership, "TTL_S", 30.0)
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory):
-    made = Etcd(tmp_path_factory.mktemp("etcd"))
-    made.start()
-    yield made
-    made.kill()
+pytestmark = pytest.mark.usefixtures("patient_leases")
 
 
 @pytest.fixture

@@ -17,13 +17,11 @@ from tests.storaged.wanted_env import (
     folder,
     gone,
     is_now,
-    mgr,
-    port,
     running_server,
     wanted,
 )
 
-__all__ = ["folder", "mgr", "port"]  # fixtures
+__all__ = ["folder"]  # a fixture
 
 
 class Disks:

@@ -16,14 +16,12 @@ from tests.storaged.wanted_env import (
     folder,
     gone,
     is_now,
-    mgr,
-    port,
     running_server,
     seen_as,
     wanted,
 )
 
-__all__ = ["folder", "mgr", "port"]  # fixtures
+__all__ = ["folder"]  # a fixture
 
 
 async def test_a_blank_device_is_seen_asked_for_formatted_and_served(mgr, tmp_path, folder, port):

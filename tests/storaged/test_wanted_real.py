@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from drystone_storaged.local.configs import toml
+from drystone_common.toml import toml_text
 from drystone_storaged.local.ports import HOST
 from tests.storaged import manager_env
-from tests.storaged.manager_env import manager, until
+from tests.storaged.manager_env import until
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -29,12 +29,6 @@ pytest.importorskip("drystone_native")
 def patient(monkeypatch):
     """Processes start: on a loaded machine their imports alone take what the others have in all."""
     monkeypatch.setattr(manager_env, "DEADLINE_S", 90.0)
-
-
-@pytest.fixture
-async def mgr(tmp_path):
-    async with manager(tmp_path / "m") as running:
-        yield running
 
 
 @contextlib.contextmanager
@@ -77,7 +71,7 @@ async def configure(mgr, folder: Path) -> Path:
     token.write_text(await mgr.token("server", "node-1"))
     settings = folder / "server.toml"
     settings.write_text(
-        toml(
+        toml_text(
             {
                 "name": "node-1", "state_dir": str(folder / "state"),
                 "managers": [mgr.running.control], "join_token_file": str(token),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket as sockets
 from pathlib import Path
 
 import pytest
@@ -112,14 +113,15 @@ async def test_another_user_is_refused(tmp_path):
 
 
 async def test_a_second_helper_on_the_socket_is_refused_and_a_dead_ones_file_is_replaced(tmp_path):
-    socket = tmp_path / "s"
+    path = tmp_path / "s"
     door = Door(FuseService(SlowAttacher(tmp_path)), uid())
-    socket.touch()
-    async with serving(door, socket):
-        with pytest.raises(DrystoneError, match="another FUSE helper"):
-            async with serving(door, socket):
+    with sockets.socket(sockets.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with serving(door, path):
+        with pytest.raises(DrystoneError, match="another process serves"):
+            async with serving(door, path):
                 pass
-        assert await RemoteAttacher(socket).found() == ()
+        assert await RemoteAttacher(path).found() == ()
 
 
 async def test_without_a_helper_the_reader_is_told_what_to_start(tmp_path):

@@ -15,8 +15,6 @@ from scripts.run_tests import (
     run,
 )
 
-from tests.unit.source_tree import ROOT
-
 
 def test_cargo_results_are_summed_over_test_binaries():
     output = (
@@ -47,9 +45,3 @@ def test_output_without_a_summary_counts_nothing():
 def test_a_step_that_fails_without_a_count_is_one_failure(capsys):
     step = Step("broken", (sys.executable, "-c", "raise SystemExit(3)"), count_none)
     assert run(step) == Counts(failed=1)
-
-
-def test_a_step_whose_code_is_missing_counts_nothing_and_says_so(capsys):
-    step = Step("later", ("false",), count_none, ROOT / "no-such-folder")
-    assert run(step) is None
-    assert "nothing to run" in capsys.readouterr().out

@@ -98,7 +98,7 @@ def local_doctor() -> Any:
     """The part with what `drystone doctor` finds on this machine."""
     from drystone_cli.bundle.parts import Part  # noqa: PLC0415 - only this command
     from drystone_cli.doctor import gather, node_checks  # noqa: PLC0415 - as above
-    from drystone_cli.doctor.command import answer  # noqa: PLC0415 - as above
+    from drystone_cli.doctor.findings import answer  # noqa: PLC0415 - as above
 
     def read() -> dict[str, Any]:
         facts = gather.gather()

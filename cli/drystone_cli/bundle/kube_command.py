@@ -9,7 +9,7 @@ from typing import Any
 from drystone_cli.bundle import kube_parts
 from drystone_cli.bundle.parts import Part, rest_parts
 from drystone_cli.bundle.redact import Redactor
-from drystone_cli.doctor.command import KUBELET_DIR
+from drystone_cli.doctor.facts import KUBELET_DIR
 from drystone_cli.kube import reach, storage
 from drystone_cli.kube.reach import Access
 from drystone_cli.kube.storage import StorageCluster

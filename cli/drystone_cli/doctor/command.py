@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
+from drystone_cli.doctor.facts import KUBELET_DIR
+from drystone_cli.doctor.findings import answer
 from drystone_cli.kube import target
 from drystone_cli.output import Output, OutputOption, emit, table
 from drystone_common.errors import ExitCode
-
-KUBELET_DIR: Final = "/var/lib/kubelet"
 
 
 def doctor(  # noqa: PLR0917 - the options of the command
@@ -75,13 +75,6 @@ def doctor(  # noqa: PLR0917 - the options of the command
     emit(output, data, text(data["findings"]))
     if not data["healthy"]:
         raise typer.Exit(int(ExitCode.FAILED))
-
-
-def answer(findings: Sequence[Any]) -> dict[str, Any]:
-    """Findings for programs."""
-    from drystone_cli.doctor.findings import healthy  # noqa: PLC0415 - only this command
-
-    return {"healthy": healthy(findings), "findings": [f.as_dict() for f in findings]}
 
 
 def text(findings: Sequence[dict[str, Any]]) -> str:

@@ -14,6 +14,8 @@ ABSENT: Final = "absent"
 
 FREE: Final = "free"
 
+KUBELET_DIR: Final = "/var/lib/kubelet"  # kubelet's own default
+
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -55,3 +55,8 @@ def unknown(check: str, message: str, node: str = "") -> Finding:
 def healthy(findings: Iterable[Finding]) -> bool:
     """Whether nothing is a problem."""
     return all(finding.level is not Level.PROBLEM for finding in findings)
+
+
+def answer(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Findings for programs."""
+    return {"healthy": healthy(findings), "findings": [f.as_dict() for f in findings]}

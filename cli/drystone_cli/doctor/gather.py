@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from drystone_cli.doctor import net
-from drystone_cli.doctor.facts import ABSENT, AVAILABLE, LOADED, MODULES, NodeFacts
+from drystone_cli.doctor.facts import ABSENT, AVAILABLE, KUBELET_DIR, LOADED, MODULES, NodeFacts
 
-KUBELET_DIR: Final = "/var/lib/kubelet"
 SHARED: Final = "shared:"
 
 _IO_URING_SETUP: Final = 425  # the same on every architecture since Linux 5.1

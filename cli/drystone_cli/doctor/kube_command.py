@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from drystone_cli.doctor import cluster_checks, kube_facts, net, node_checks
-from drystone_cli.doctor.command import KUBELET_DIR, answer
-from drystone_cli.doctor.facts import ClusterFacts, KubeNode
+from drystone_cli.doctor.facts import KUBELET_DIR, ClusterFacts, KubeNode
+from drystone_cli.doctor.findings import answer
 from drystone_cli.doctor.probes import Ask, Looked, Probes
 from drystone_cli.kube import reach, storage
 from drystone_cli.kube.api import Json, Kube

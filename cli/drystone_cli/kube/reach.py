@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import httpx
 
-from drystone_cli.context import CA_FILE_VARIABLE, TOKEN_FILE_VARIABLE, ca_file_option
+from drystone_cli import named
 from drystone_cli.kube import storage
 from drystone_cli.kube.api import Kube
 from drystone_cli.kube.kubectl import Kubectl
@@ -116,14 +114,14 @@ class ByRole(httpx.BaseTransport):
 
 def given_token() -> dict[str, str]:
     """A token that the environment names, in place of those in the Secret."""
-    named = os.environ.get(TOKEN_FILE_VARIABLE)
-    return {"admin": read_token(Path(named))} if named else {}
+    file = named.token_file()
+    return {"admin": read_token(file)} if file else {}
 
 
 def given_authority() -> str:
     """Certificates that the command line or the environment names, in place of the cluster's."""
-    named = ca_file_option.get() or os.environ.get(CA_FILE_VARIABLE)
-    return read_limited(Path(named)).decode(errors="replace") if named else ""
+    file = named.ca_file()
+    return read_limited(file).decode(errors="replace") if file else ""
 
 
 def _urls(

@@ -20,7 +20,6 @@ from drystone_operator.models.cluster_parts import (
     UpgradeSpec,
 )
 from drystone_operator.models.common import (
-    DnsName,
     HostPath,
     LabelKey,
     LabelValue,
@@ -165,7 +164,3 @@ class StorageClusterSpec(Wanted):
             return ()
         refs = (self.external.token_secret_ref, self.external.ca_secret_ref)
         return tuple(ref for ref in refs if ref is not None)
-
-
-ClusterName = Annotated[DnsName, Field(max_length=40)]
-"""Names derived from it, such as ``NAME-csi-controller-…``, must fit in 63 characters."""

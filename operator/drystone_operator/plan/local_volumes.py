@@ -12,7 +12,7 @@ from typing import Any, Final
 from drystone_operator.models.cluster_parts import Toleration, TolerationOperator
 from drystone_operator.plan.views import NodeView, Taint
 from drystone_operator.resources.base import Build, labels
-from drystone_operator.resources.manager import claim_shape, local_class
+from drystone_operator.resources.stateful import claim_shape, local_class
 
 Json = dict[str, Any]
 

@@ -17,6 +17,7 @@ Json = dict[str, Any]
 DIGEST_CHARS: Final = 16  # 64 bits: two templates of one cluster never meet
 
 CLUSTER_CRITICAL: Final = "system-cluster-critical"
+USER: Final = 65532  # nobody's; the same in the image
 
 DEFAULT_REQUESTS: Final[Mapping[str, tuple[str, str]]] = {
     # Enough to start and idle; limits are the owner's choice, a throttled data path stalls volumes.
@@ -271,6 +272,16 @@ def container(
         "env": list(env),
         "resources": resources(build, component),
         "volumeMounts": list(mounts),
+    }
+
+
+def nobody() -> Json:
+    """Identity of a pod that needs no rights on its node."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "seccompProfile": {"type": "RuntimeDefault"},
     }
 
 

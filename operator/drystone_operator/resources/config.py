@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from drystone_common.toml import Value, toml_text
 from drystone_operator import names
 from drystone_operator.resources.base import Build, Json, digest, thing
 
 FUSE_STOP_WAIT_S: Final = 3600
 """A FUSE pod that is deleted goes on for so long, for volumes to be detached: time to drain a node
 whose pod was deleted by mistake, or had a volume attached in the moment of its replacement."""
-
-TomlValue = str | bool | int | tuple[str, ...]
-
-
-def toml(values: dict[str, TomlValue]) -> str:
-    """Write flat settings; strings are written as JSON writes them, which TOML reads alike."""
-    return "".join(f"{key} = {_value(value)}\n" for key, value in values.items())
-
-
-def _value(value: TomlValue) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, str):
-        return _text(value)
-    return "[" + ", ".join(_text(item) for item in value) + "]"
-
-
-def _text(value: str) -> str:
-    return json.dumps(value)
 
 
 def settings_map(build: Build) -> Json:
@@ -43,7 +22,7 @@ def settings_map(build: Build) -> Json:
 
 def settings_files(build: Build) -> dict[str, str]:
     """Every settings file by its name; what differs by node comes by variables."""
-    files: dict[str, dict[str, TomlValue]] = {}
+    files: dict[str, dict[str, Value]] = {}
     if not build.spec.is_external:
         files["manager.toml"] = manager(build)
         files["server.toml"] = server(build)
@@ -54,7 +33,7 @@ def settings_files(build: Build) -> dict[str, str]:
         # Also where the attacher is another one by now: volumes attached before have FUSE still.
         files["fuse.toml"] = fuse(build)
     files["csi.toml"] = csi(build)
-    return {name: toml(values) for name, values in files.items()}
+    return {name: toml_text(values) for name, values in files.items()}
 
 
 def nodes_map(build: Build, fault_sets: Mapping[str, str]) -> Json:
@@ -65,7 +44,7 @@ def nodes_map(build: Build, fault_sets: Mapping[str, str]) -> Json:
     found = thing(build, "ConfigMap", "v1", "nodes")
     common = server(build)
     data = {
-        f"{node}.toml": toml({**common, "fault_set": fault_set} if fault_set else common)
+        f"{node}.toml": toml_text({**common, "fault_set": fault_set} if fault_set else common)
         for node, fault_set in sorted(fault_sets.items())
     }
     return {**found, "data": data}
@@ -76,10 +55,10 @@ def settings_digest(build: Build, component: str) -> str:
     return digest(settings_files(build)[f"{component}.toml"])
 
 
-def manager(build: Build) -> dict[str, TomlValue]:
+def manager(build: Build) -> dict[str, Value]:
     """Settings of `drystone manager`."""
     ports = build.spec.network.ports
-    values: dict[str, TomlValue] = {
+    values: dict[str, Value] = {
         "state_dir": "/var/lib/drystone/manager",
         "rest_listen": f"0.0.0.0:{ports.rest}",
         "control_listen": f"0.0.0.0:{ports.control}",
@@ -94,12 +73,12 @@ def manager(build: Build) -> dict[str, TomlValue]:
     return values | metadata(build)
 
 
-def metadata(build: Build) -> dict[str, TomlValue]:
+def metadata(build: Build) -> dict[str, Value]:
     """Where the manager's records are."""
     wanted = build.spec.metadata
     if wanted is None or wanted.etcd is None:
         return {}
-    values: dict[str, TomlValue] = {
+    values: dict[str, Value] = {
         "metadata": "etcd",
         "etcd_endpoints": etcd_endpoints(build),
         # The name must not tell clusters apart by itself: two of one etcd lie beside each other.
@@ -130,10 +109,10 @@ def etcd_endpoints(build: Build) -> tuple[str, ...]:
     )
 
 
-def server(build: Build) -> dict[str, TomlValue]:
+def server(build: Build) -> dict[str, Value]:
     """Settings of `drystone server`; name and addresses come by variables."""
     rules = build.spec.disk_rules
-    values: dict[str, TomlValue] = {
+    values: dict[str, Value] = {
         "state_dir": build.state_dir("server"),
         "managers": build.control_addresses,
         "discover": True,
@@ -145,9 +124,9 @@ def server(build: Build) -> dict[str, TomlValue]:
     return values | tls_files(build)
 
 
-def beacon(build: Build) -> dict[str, TomlValue]:
+def beacon(build: Build) -> dict[str, Value]:
     """Settings of `drystone beacon`."""
-    values: dict[str, TomlValue] = {
+    values: dict[str, Value] = {
         "state_dir": build.state_dir("beacon"),
         "managers": build.control_addresses,
         "run_dir": build.run_dir,
@@ -155,9 +134,9 @@ def beacon(build: Build) -> dict[str, TomlValue]:
     return values | tls_files(build)
 
 
-def block(build: Build) -> dict[str, TomlValue]:
+def block(build: Build) -> dict[str, Value]:
     """Settings of `drystone block`."""
-    values: dict[str, TomlValue] = {
+    values: dict[str, Value] = {
         "state_dir": build.state_dir("block"),
         "managers": build.control_addresses,
         "socket": f"{build.run_dir}/block.sock",
@@ -168,7 +147,7 @@ def block(build: Build) -> dict[str, TomlValue]:
     return values | tls_files(build)
 
 
-def fuse(build: Build) -> dict[str, TomlValue]:
+def fuse(build: Build) -> dict[str, Value]:
     """Settings of `drystone fuse-helper`: little, so that its pods age seldom."""
     return {
         "socket": fuse_socket(build),
@@ -182,9 +161,9 @@ def fuse_socket(build: Build) -> str:
     return f"{build.run_dir}/fuse.sock"
 
 
-def csi(build: Build) -> dict[str, TomlValue]:
+def csi(build: Build) -> dict[str, Value]:
     """Settings of `drystone csi`, controller and node; what they differ in comes by variables."""
-    values: dict[str, TomlValue] = {
+    values: dict[str, Value] = {
         "rest_urls": build.rest_urls,
         "token_file": f"{names.TOKENS_DIR}/operate",
         "attacher": build.spec.csi.attacher,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from drystone_operator import names
 from drystone_operator.resources import config
 from drystone_operator.resources.base import (
     CLUSTER_CRITICAL,
+    USER,
     Build,
     Json,
     container,
@@ -14,6 +17,7 @@ from drystone_operator.resources.base import (
     from_secret,
     host_path,
     mount,
+    nobody,
     plain_env,
     pod_template,
     selector,
@@ -26,7 +30,6 @@ from drystone_operator.resources.daemons import (
     tls_mount,
     tls_volume,
 )
-from drystone_operator.resources.manager import USER
 
 SOCKET_DIR = "/csi"
 HEALTH_PORT = 9808
@@ -78,7 +81,6 @@ def _plugin_dir(build: Build) -> str:
 
 
 def _node_driver(build: Build) -> Json:
-    kubelet = build.spec.csi.kubelet_dir
     env = [
         field_env("NODE_NAME", "spec.nodeName"),
         plain_env("DRYSTONE_NAME", "block-$(NODE_NAME)"),
@@ -86,22 +88,13 @@ def _node_driver(build: Build) -> Json:
         plain_env("DRYSTONE_BLOCK_SOCKET", f"{build.run_dir}/block.sock"),
         plain_env("DRYSTONE_CONTROLLER", "false"),
     ]
-    main = container(
-        build,
-        "csi",
-        ["csi", "--config", f"{names.SETTINGS_DIR}/csi.toml"],
-        env=env,
-        mounts=[
-            mount("settings", names.SETTINGS_DIR, read_only=True),
-            mount("tokens", names.TOKENS_DIR, read_only=True),
-            mount("plugin", SOCKET_DIR),
-            # What it mounts must be seen by kubelet and the pods.
-            mount("kubelet", kubelet, propagation=BIDIRECTIONAL),
-            mount("run", build.run_dir),
-            mount("dev", "/dev"),
-            *tls_mount(build),
-        ],
-    )
+    mounts = [
+        # What it mounts must be seen by kubelet and the pods.
+        mount("kubelet", build.spec.csi.kubelet_dir, propagation=BIDIRECTIONAL),
+        mount("run", build.run_dir),
+        mount("dev", "/dev"),
+    ]
+    main = _driver(build, env, mounts)
     # Mounting below kubelet's folder with propagation back to the node needs it.
     main["securityContext"] = ROOT
     return main
@@ -159,13 +152,7 @@ def controller(build: Build) -> Json:
         "priorityClassName": build.spec.placement.priority_class_name or CLUSTER_CRITICAL,
         "containers": _with_liveness(build, [_controller_driver(build), *_sidecars(build)]),
         # One user for all: driver and sidecars share a socket and the driver a token.
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": {**nobody(), "fsGroup": USER},
         "volumes": [
             {"name": "plugin", "emptyDir": {}},
             from_config("settings", build.child("settings")),
@@ -212,6 +199,11 @@ def _controller_driver(build: Build) -> Json:
         plain_env("DRYSTONE_SOCKET", f"{SOCKET_DIR}/csi.sock"),
         plain_env("DRYSTONE_CONTROLLER", "true"),
     ]
+    return _driver(build, env)
+
+
+def _driver(build: Build, env: Sequence[Json], mounts: Sequence[Json] = ()) -> Json:
+    """Our own container; ``mounts``: besides those of every driver."""
     return container(
         build,
         "csi",
@@ -221,6 +213,7 @@ def _controller_driver(build: Build) -> Json:
             mount("settings", names.SETTINGS_DIR, read_only=True),
             mount("tokens", names.TOKENS_DIR, read_only=True),
             mount("plugin", SOCKET_DIR),
+            *mounts,
             *tls_mount(build),
         ],
     )

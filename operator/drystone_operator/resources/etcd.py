@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drystone_operator import names
+from drystone_operator.resources import stateful
 from drystone_operator.resources.base import (
     Build,
     Json,
@@ -13,7 +14,6 @@ from drystone_operator.resources.base import (
     selector,
     thing,
 )
-from drystone_operator.resources.manager import USER, apart, claim, claim_shape, local_class
 
 DATA_DIR = "/var/lib/etcd"
 STATE_KEY = "initial-cluster-state"
@@ -56,38 +56,10 @@ def stateful_set(build: Build) -> Json:
         "podManagementPolicy": "Parallel",
         "updateStrategy": {"type": "RollingUpdate"},
         "selector": {"matchLabels": selector(build, "etcd")},
-        "template": _template(build),
-        "volumeClaimTemplates": [claim(build, "etcd")],
+        "template": pod_template(build, "etcd", stateful.pod(build, "etcd", _container(build))),
+        "volumeClaimTemplates": [stateful.claim(build, "etcd")],
     }
     return found
-
-
-def _template(build: Build) -> Json:
-    pod: Json = {
-        "serviceAccountName": build.platform.node_account,
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 30,
-        "securityContext": _identity(build),
-        "affinity": apart(build, "etcd"),
-        "containers": [_container(build)],
-    }
-    if build.spec.placement.node_selector:
-        pod["nodeSelector"] = dict(build.spec.placement.node_selector)
-    return pod_template(build, "etcd", pod)
-
-
-def _identity(build: Build) -> Json:
-    """Root only where the data is a folder of a node: that is root's."""
-    profile = {"seccompProfile": {"type": "RuntimeDefault"}}
-    if claim_shape(build, "etcd")[1] == local_class(build):
-        return {"runAsUser": 0, "runAsGroup": 0, **profile}
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "fsGroup": USER,
-        **profile,
-    }
 
 
 def _container(build: Build) -> Json:

@@ -13,7 +13,15 @@ from __future__ import annotations
 from typing import Final
 
 from drystone_operator import names
-from drystone_operator.resources.base import Build, Json, owner, pod_template, selector, thing
+from drystone_operator.resources.base import (
+    Build,
+    Json,
+    nobody,
+    owner,
+    pod_template,
+    selector,
+    thing,
+)
 from drystone_operator.resources.daemons import TOLERATE_ALL
 
 COMPONENT: Final = "guard"
@@ -39,12 +47,7 @@ def pod(build: Build, node: str) -> Json:
             "tolerations": [TOLERATE_ALL],
             "priorityClassName": build.spec.placement.priority_class_name or "system-node-critical",
             "terminationGracePeriodSeconds": 1,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "runAsGroup": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": nobody(),
             "containers": [_container(build)],
         },
     )

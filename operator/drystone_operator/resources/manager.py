@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drystone_operator import names
-from drystone_operator.resources import config
+from drystone_operator.resources import config, stateful
 from drystone_operator.resources.base import (
     Build,
     Json,
@@ -11,7 +11,6 @@ from drystone_operator.resources.base import (
     field_env,
     from_config,
     from_secret,
-    labels,
     mount,
     plain_env,
     pod_template,
@@ -19,8 +18,6 @@ from drystone_operator.resources.base import (
     selector,
     thing,
 )
-
-USER: int = 65532  # nobody's; the same in the image
 
 
 def service(build: Build) -> Json:
@@ -67,37 +64,14 @@ def stateful_set(build: Build) -> Json:
         "template": _template(build),
     }
     if build.spec.is_sqlite:
-        found["spec"]["volumeClaimTemplates"] = [claim(build, "manager")]
+        found["spec"]["volumeClaimTemplates"] = [stateful.claim(build, "manager")]
     return found
 
 
 def _template(build: Build) -> Json:
-    pod: Json = {
-        "serviceAccountName": build.platform.node_account,
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 30,
-        "securityContext": _identity(build),
-        "affinity": apart(build, "manager"),
-        "containers": [_container(build)],
-        "volumes": _volumes(build),
-    }
-    if build.spec.placement.node_selector:
-        pod["nodeSelector"] = dict(build.spec.placement.node_selector)
     annotations = {names.ANNOTATION_SETTINGS: config.settings_digest(build, "manager")}
+    pod = stateful.pod(build, "manager", _container(build), _volumes(build))
     return pod_template(build, "manager", pod, annotations)
-
-
-def _identity(build: Build) -> Json:
-    """Nobody, except where the store is a folder of a node: that is root's, for ever."""
-    if build.spec.is_sqlite and claim_shape(build, "manager")[1] == local_class(build):
-        return {"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}}
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
-        "fsGroup": USER,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
 
 
 def _container(build: Build) -> Json:
@@ -165,45 +139,3 @@ def _volumes(build: Build) -> list[Json]:
         # Everything is in etcd; the folder has the addresses and nothing that must survive.
         found.append({"name": "state", "emptyDir": {}})
     return found
-
-
-def claim(build: Build, component: str) -> Json:
-    """A claim for the folder of a stateful process.
-
-    It has no owner: deleting the StorageCluster must not take the metadata of its disks along.
-    """
-    size, storage_class = claim_shape(build, component)
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "state", "labels": labels(build, component)},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "storageClassName": storage_class,
-            "resources": {"requests": {"storage": size}},
-        },
-    }
-
-
-def claim_shape(build: Build, component: str) -> tuple[str, str]:
-    """Size and class of a claim; without a class, that of the local volumes we make."""
-    metadata = build.spec.metadata
-    managed = metadata.etcd.managed if metadata and metadata.etcd else None
-    wanted = managed if component == "etcd" else build.spec.managers
-    if wanted is None:
-        return "2Gi", local_class(build)
-    return str(wanted.size), wanted.storage_class_name or local_class(build)
-
-
-def local_class(build: Build) -> str:
-    """Class of volumes that are folders of nodes; no such object need exist."""
-    return f"drystone-local-{build.name}"
-
-
-def apart(build: Build, component: str) -> Json:
-    """Never two on one node: the loss of a node must not be that of a majority."""
-    term = {
-        "labelSelector": {"matchLabels": selector(build, component)},
-        "topologyKey": "kubernetes.io/hostname",
-    }
-    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}

@@ -20,7 +20,6 @@ UNKNOWN: Final = "certificate_unknown_ca"
 REFUSED: Final = "certificate_refused"
 PLAIN: Final = "tls_not_spoken"
 SECURE: Final = "tls_expected"
-CODES: Final = frozenset({EXPIRED, NOT_YET, WRONG_NAME, UNKNOWN, REFUSED, PLAIN, SECURE})
 
 _WORDS: Final = {
     EXPIRED: (

@@ -12,6 +12,7 @@ from typing import Final
 
 from drystone_common.errors import DataError, DrystoneError, InvalidArgumentError, NotFoundError
 from drystone_common.files import read_limited
+from drystone_common.filestamps import Stamp, stamp
 from drystone_common.logs import get_logger
 
 _log = get_logger(__name__)
@@ -50,7 +51,7 @@ class Trust:
 
     def __init__(self, file: str | Path | None) -> None:
         self._file: Final = Path(file) if file else None
-        self._look: tuple[int, int, int] | None = None
+        self._look: Stamp | None = None
         self._told = ""
         self._context: ssl.SSLContext | None = None
         self.pem: bytes = b""
@@ -77,7 +78,7 @@ class Trust:
             return False
         before = self.pem
         try:
-            if _look(self._file) == self._look:
+            if stamp(self._file) == self._look:
                 return False
             self._take(self._file)
         except (DrystoneError, OSError) as error:
@@ -92,7 +93,7 @@ class Trust:
 
     def _take(self, file: Path) -> None:
         try:
-            look = _look(file)
+            look = stamp(file)
             pem = read_limited(file)
         except (NotFoundError, OSError) as error:
             raise DataError(
@@ -103,8 +104,3 @@ class Trust:
             ) from error
         context = client_context(pem, str(file))
         self._context, self.pem, self._look, self._told = context, pem, look, ""
-
-
-def _look(file: Path) -> tuple[int, int, int]:
-    known = file.stat()
-    return known.st_ino, known.st_mtime_ns, known.st_size

@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Final
 
 from drystone_common.errors import ConflictError, DataError, UnavailableError
+from drystone_common.processes import is_alive
+from drystone_common.sockets import check_socket_path
 from drystone_storaged.attach import sysfs
 from drystone_storaged.attach.command import Runner
-from drystone_storaged.attach.interface import AttachSpec, check_socket_path
+from drystone_storaged.attach.interface import AttachSpec
 
 PROGRAM: Final = "drystone-fuse"
 
@@ -211,7 +213,7 @@ class FuseProcess:
             )
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        await sysfs.until(lambda: not _alive(pid), "FUSE process dies", QUIT_WAIT_S)
+        await sysfs.until(lambda: not is_alive(pid), "FUSE process dies", QUIT_WAIT_S)
 
     def _listener(self) -> int:
         """The process that listens on the control socket, which needs no answer of it."""
@@ -248,11 +250,6 @@ class FuseProcess:
     def _last_words(self) -> str:
         words = sysfs.text(self._log) or "it said nothing"
         return words[-500:]
-
-
-def _alive(pid: int) -> bool:
-    status = sysfs.text(Path(f"/proc/{pid}/stat"))
-    return status is not None and status.rpartition(")")[2].split()[0] != "Z"
 
 
 def _parse(line: str, answer: bytes) -> Mapping[str, object]:

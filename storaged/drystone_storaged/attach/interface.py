@@ -7,13 +7,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
-from drystone_common.errors import ConflictError, InvalidArgumentError
+from drystone_common.errors import ConflictError
 from drystone_common.ids import parse_id
+from drystone_common.sockets import check_socket_path
 
 SECTOR_BYTES: Final = 4096
 """Logical sector of every device: the engine's block, so that nobody pays for partial blocks."""
-
-SOCKET_PATH_BYTES_MAX: Final = 107  # what the kernel's address of a unix socket can hold
 
 
 class AttacherKind(StrEnum):
@@ -98,17 +97,6 @@ class Attacher(Protocol):
     async def aclose(self) -> None:
         """Stop watching. Devices stay."""
         ...
-
-
-def check_socket_path(path: Path) -> Path:
-    """Refuse a path that the kernel would refuse with a message that nobody understands."""
-    if len(str(path).encode()) > SOCKET_PATH_BYTES_MAX:
-        raise InvalidArgumentError(
-            f"the path {path} is too long for a socket ({SOCKET_PATH_BYTES_MAX} bytes)",
-            code="socket_path_too_long",
-            hint="use a state folder with a shorter path",
-        )
-    return path
 
 
 def device_busy(device: str) -> ConflictError:

@@ -18,8 +18,9 @@ from drystone_common.errors import (
     UnavailableError,
     error_from_dict,
 )
+from drystone_common.sockets import check_socket_path
 from drystone_storaged.attach import wire
-from drystone_storaged.attach.interface import AttacherKind, AttachSpec, Device, check_socket_path
+from drystone_storaged.attach.interface import AttacherKind, AttachSpec, Device
 
 CALL_WAIT_S: Final = 60.0
 """A device may wait for servers that change over. Callers repeat: the helper goes on by itself,

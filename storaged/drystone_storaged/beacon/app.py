@@ -77,7 +77,7 @@ class Beacon:
         finally:
             await asyncio.to_thread(self._core.stop)
             self.pump.stop()
-            await self.commands.stop()
+            await self.commands.tasks.stop()
             await self.background.stop()
 
     async def _on_message(self, message: control_pb2.SessionDown) -> None:
@@ -87,7 +87,7 @@ class Beacon:
         elif kind == "suspects":
             self.silence.suspects(message.suspects)
         elif kind == "command":
-            self.commands.start(message.command)
+            self.commands.tasks.start(message.command)
 
 
 class BeaconMetrics:

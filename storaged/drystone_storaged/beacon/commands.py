@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from drystone_common.errors import UnavailableError
+from drystone_storaged.agent.command_tasks import Answer, CommandTasks
 from drystone_storaged.agent.pump import Event
 from drystone_storaged.agent.silence import Votes
 from drystone_storaged.beacon.core import BeaconCore
 from drystone_storaged.proto import control_pb2
 
 DEADLINE_DEFAULT_S: Final = 1.0  # for a command that names none: all are answered from memory
-COMMANDS_MAX: Final = 256
-"""At once. The manager repeats what was not answered, so refusing more loses nothing."""
-
-Answer = Callable[[control_pb2.CommandResult], None]
 
 
 class Revocations:
@@ -48,41 +44,21 @@ class Revocations:
 
 
 class Commands:
-    """Runs commands as tasks of their own and answers each."""
+    """What a beacon does for each command of the manager."""
 
     def __init__(self, votes: Votes, revocations: Revocations, answer: Answer) -> None:
         self._votes = votes
         self._revocations = revocations
-        self._answer = answer
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.tasks = CommandTasks(self.result, answer)
 
-    def start(self, command: control_pb2.Command) -> None:
-        """Begin; one that is running already goes on and is answered once."""
-        if command.id in self._tasks:
-            return
-        if len(self._tasks) >= COMMANDS_MAX:
-            self._answer(control_pb2.CommandResult(id=command.id, code="busy"))
-            return
-        task = asyncio.create_task(self._run(command), name=f"command-{command.id}")
-        self._tasks[command.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(command.id, None))
-
-    async def stop(self) -> None:
-        """Abandon what runs; the manager asks again after the restart."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _run(self, command: control_pb2.Command) -> None:
+    async def result(self, command: control_pb2.Command) -> control_pb2.CommandResult:
+        """Carry one out; what fails is a result too."""
         try:
             async with asyncio.timeout(command.deadline_ms / 1000 or DEADLINE_DEFAULT_S):
-                result = await self._do(command)
+                return await self._do(command)
         except (TimeoutError, UnavailableError) as error:
             message = str(error) or "the beacon's thread did not answer"
-            result = control_pb2.CommandResult(code="failed", message=message[:500])
-        result.id = command.id
-        self._answer(result)
+            return control_pb2.CommandResult(code="failed", message=message[:500])
 
     async def _do(self, command: control_pb2.Command) -> control_pb2.CommandResult:
         kind = command.WhichOneof("kind")

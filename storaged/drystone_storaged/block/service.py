@@ -4,10 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +13,6 @@ import grpc
 
 from drystone_common import __version__
 from drystone_common.errors import (
-    ConflictError,
     DrystoneError,
     InvalidArgumentError,
     InvariantError,
@@ -25,9 +20,10 @@ from drystone_common.errors import (
 )
 from drystone_common.ids import parse_id
 from drystone_common.logs import get_logger
+from drystone_common.sockets import check_socket_path, make_room
 from drystone_storaged.agent.register import Membership
 from drystone_storaged.agent.status import status_of, trailing_of
-from drystone_storaged.attach.interface import AttacherKind, check_socket_path
+from drystone_storaged.attach.interface import AttacherKind
 from drystone_storaged.block.engine import EngineState
 from drystone_storaged.block.figures import stats_message
 from drystone_storaged.block.volumes import Attached, Volumes
@@ -35,7 +31,6 @@ from drystone_storaged.proto import block_pb2, block_pb2_grpc
 
 CALLS_MAX: Final = 256  # kubelet asks once a volume, the CSI driver has a lock a volume
 GRACE_S: Final = 2.0  # calls under way at a stop; all of them may be repeated
-CONNECT_TIMEOUT_S: Final = 1.0
 
 _KINDS: Final = {
     block_pb2.ATTACHER_NBD: AttacherKind.NBD,
@@ -186,7 +181,8 @@ async def _answered(context: Any, work: Awaitable[_T]) -> _T:
 async def serving(service: BlockService, path: Path) -> AsyncIterator[None]:
     """Serve on a unix socket that only its owner reaches."""
     check_socket_path(path)
-    address = await asyncio.to_thread(_make_room, path)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    address = await asyncio.to_thread(make_room, path)
     server = grpc.aio.server(maximum_concurrent_rpcs=CALLS_MAX)
     block_pb2_grpc.add_BlockServicer_to_server(service, server)
     server.add_insecure_port(address)
@@ -197,32 +193,3 @@ async def serving(service: BlockService, path: Path) -> AsyncIterator[None]:
         yield
     finally:
         await server.stop(GRACE_S)
-
-
-def _make_room(path: Path) -> str:
-    """Remove what a killed process left, refuse to take the place of one that lives.
-
-    Gives the address to listen on.
-    """
-    address = f"unix://{path.absolute()}"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - lstat, no following
-    except FileNotFoundError:
-        return address
-    if stat.S_ISSOCK(found.st_mode):
-        probe = socket.socket(socket.AF_UNIX)
-        with contextlib.closing(probe):
-            probe.settimeout(CONNECT_TIMEOUT_S)
-            try:
-                probe.connect(str(path))
-            except (ConnectionRefusedError, FileNotFoundError):
-                path.unlink(missing_ok=True)
-                return address
-            except OSError:
-                pass
-    raise ConflictError(
-        f"{path} is in the way",
-        code="socket_in_use",
-        hint="stop the process that serves it, or remove the file",
-    )

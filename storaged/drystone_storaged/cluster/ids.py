@@ -16,7 +16,7 @@ LIMITS: Final = {
     "order": 2**63 - 1,
     "task": 2**63 - 1,
     "drive": 2**32 - 1,
-    "pool": 1023,
+    "pool": 1023,  # 10 bits on the wire, 0 unused
 }
 """Largest number of each kind: what its field in records and on the wire can hold."""
 SINGLE: Final = frozenset({"drive", "pool"})

@@ -32,7 +32,6 @@ from drystone_storaged.cluster.txn import read_all, read_record, retrying
 
 COPIES_MAX: Final = 4  # a PG has at most 8 members, and each copy may be joined by a new one
 NAMED_MAX: Final = 3  # volumes in a message; their number says the rest
-POOLS_MAX: Final = 1023  # 10 bits on the wire, 0 unused
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from drystone_common.errors import ConflictError, DeniedError, UnavailableError
+from drystone_common.errors import DeniedError, UnavailableError
 from drystone_common.logs import configure_logging, get_logger
 from drystone_common.settings import load_settings
+from drystone_common.sockets import check_socket_path, make_room
 from drystone_storaged.agent.process import run_daemon
 from drystone_storaged.attach import wire
 from drystone_storaged.attach.fuse import FuseAttacher
 from drystone_storaged.attach.fuse_process import find_program
-from drystone_storaged.attach.interface import check_socket_path
 from drystone_storaged.fuse.service import FuseService
 from drystone_storaged.fuse.settings import FuseHelperSettings
 
@@ -71,7 +71,8 @@ class Door:
 async def serving(door: Door, path: Path) -> AsyncIterator[None]:
     """Listen while the context lasts; a socket file of a dead run is replaced."""
     check_socket_path(path)
-    await asyncio.to_thread(_clear_way, path)
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    await asyncio.to_thread(make_room, path)
     before = os.umask(0o177)
     try:
         listener = await asyncio.start_unix_server(
@@ -94,24 +95,6 @@ def _inode(path: Path) -> int | None:
         return path.stat().st_ino
     except OSError:
         return None
-
-
-def _clear_way(path: Path) -> None:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if not path.exists():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-            return
-    raise ConflictError(
-        f"another FUSE helper answers at {path}",
-        code="fuse_helper_runs",
-        hint="one a node and cluster is enough",
-    )
 
 
 async def serve(settings: FuseHelperSettings) -> None:

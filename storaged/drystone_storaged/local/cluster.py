@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -10,25 +9,25 @@ from typing import Any, Final, Literal
 
 from drystone_common.errors import (
     ConflictError,
-    DataError,
     DeadlineError,
     DrystoneError,
     InvalidArgumentError,
     NotFoundError,
-    UnavailableError,
 )
 from drystone_common.files import atomic_write_text, read_json
-from drystone_storaged.agent.failover import PROBE_S
 from drystone_storaged.agent.identity import FILE_NAME as IDENTITY
 from drystone_storaged.agent.rest import LOOK_S, TIMEOUT_S, Rest, read_token
 from drystone_storaged.local import configs, ports
 from drystone_storaged.local import members as parts
+from drystone_storaged.local.answers import connected, healthy, in_sync, listens
 from drystone_storaged.local.etcd import etcd_program
-from drystone_storaged.local.health import QUIET_S, Notify, Waiter, problems
+from drystone_storaged.local.health import QUIET_S, Notify, Waiter
 from drystone_storaged.local.layout import Layout
 from drystone_storaged.local.lock import locked
 from drystone_storaged.local.members import Members, Wanted
 from drystone_storaged.local.processes import Kind, Process, Processes
+from drystone_storaged.local.removal import Removal
+from drystone_storaged.local.view import View
 
 COPIES: Final = 3  # of the pool `default`, where there are drives for it
 POOL: Final = "default"
@@ -47,6 +46,7 @@ class LocalCluster:
         self.layout = Layout(root.expanduser().absolute())
         self._notify = notify
         self.processes = Processes(self.layout)
+        self._removal = Removal(self.layout, self.processes, notify)
 
     def rest(self, members: Members, timeout_s: float = TIMEOUT_S) -> Rest:
         """A client of this cluster's managers."""
@@ -75,7 +75,7 @@ class LocalCluster:
                 self._start(process)
             waiter = Waiter(self.processes, wanted_processes, self._notify)
             with self.rest(members, LOOK_S) as look:
-                waiter.until("no manager answers", lambda: _healthy(look))
+                waiter.until("no manager answers", lambda: healthy(look))
             with self.rest(members) as rest:
                 self._admit(rest, members)
                 self._restart_outdated(rest, members, waiter)
@@ -87,125 +87,35 @@ class LocalCluster:
 
     def status(self) -> dict[str, Any]:
         """Processes, and the manager's view if it answers."""
-        members = parts.load(self.layout)
-        shown: list[dict[str, Any]] = [
-            {
-                "name": p.name,
-                "node": p.node,
-                "process": p.kind,
-                "state": self.processes.state(p),
-                "pid": self.processes.pid(p),
-                "log": str(self.layout.log(p.name)),
-            }
-            for p in configs.processes(members)
-        ]
-        for each in shown:
-            if each["process"] == "manager":
-                each["role"] = self._role(members, each["name"], each["state"])
-        health, issues = self._health(members, shown)
-        issues += [
-            f"{p['name']} is frozen, `drystone local start {p['node']}` wakes it"
-            for p in shown
-            if p["state"] == "frozen"
-        ]
-        issues += self._refused_drives(members)
-        return {
-            "dir": str(self.layout.root),
-            "health": health,
-            "issues": issues,
-            "processes": shown,
-            "endpoints": read_endpoints(self.layout),
-        }
-
-    def _role(self, members: Members, name: str, state: str) -> str | None:
-        """What a manager says it is; None where it says nothing."""
-        if state != "running":
-            return None
-        (manager,) = [m for m in members.managers() if m.name == name]
-        token = read_token(self.layout.token_file)
-        with suppress(DrystoneError), Rest(manager.rest_url(), token, timeout_s=PROBE_S) as rest:
-            return str(rest.get("/v1/health").get("role"))
-        return None
-
-    def _health(self, members: Members, shown: list[dict[str, Any]]) -> tuple[str, list[str]]:
-        """The leader's view; without one, which process to start."""
-        lacking = [
-            p["name"] for p in shown
-            if p["process"] in ("etcd", "manager") and p["state"] != "running"
-        ]  # fmt: skip
-        first = lacking[0] if lacking else members.manager.name
-        silent = f"the manager does not answer: see its log, or `drystone local start {first}`"
-        if all(p["state"] == "stopped" for p in shown if p["process"] == "manager"):
-            return "critical", [silent]  # a search for the leader would only cost its time
-        with suppress(DrystoneError), self.rest(members, LOOK_S) as rest:
-            found = rest.get("/v1/status")
-            away = [f"{name} does not run: `drystone local start {name}`" for name in lacking]
-            return found["health"], problems(found, members) + away
-        return "critical", [silent]
-
-    def _refused_drives(self, members: Members) -> list[str]:
-        """What running servers say of drives that they do not serve."""
-        return [
-            f"{process.node}: {reason}"
-            for process in configs.processes(members)
-            if process.kind == "server" and self.processes.pid(process)
-            for reason in self.processes.refused_drives(process)
-        ]
+        return View(self.layout, parts.load(self.layout), self.processes).shown()
 
     def down(self) -> int:
         """Stop every process; data, devices and settings stay. Gives how many ran."""
         members = parts.load(self.layout)
         with locked(self.layout):
             count = self._stop_all(configs.processes(members))
-            self._remove_pages()
-            self._drop_dead_devices(members)
+            self._removal.remove_pages()
+            self._removal.drop_dead_devices(members)
             return count
 
     def destroy(self, *, force: bool = False) -> None:
         """Detach, stop, remove everything that this cluster ever made."""
         if not self.layout.root.is_dir():
             return
-        self._refuse_foreign_for_destroy()
+        self._removal.refuse_foreign()
         with locked(self.layout):
-            consumers, processes = self._what_to_destroy(force=force)
-            self._detach(consumers, force=force)
+            consumers, processes = self._removal.what_there_is(force=force)
+            self._removal.detach(consumers, force=force)
             self._stop_all(processes)
-            self._remove_pages()
-            self._remove_devices(consumers, force=force)
+            self._removal.remove_pages()
+            self._removal.remove_devices(consumers, force=force)
             for name in ("state", "drives", "csi", "conf", "run", "log"):
-                self._remove(self.layout.root / name)
+                self._removal.remove(self.layout.root / name)
             # Last: until here a second `destroy` goes on where this one was cut off.
             for name in ("token", "tokens", "master.key", "cluster.json", "lock"):
                 (self.layout.root / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.layout.root.rmdir()
-
-    def _what_to_destroy(self, *, force: bool) -> tuple[list[str], list[Process]]:
-        """Consumers and processes; by what lies in the folder where its list is damaged."""
-        try:
-            members = parts.load(self.layout)
-        except (NotFoundError, DataError) as error:
-            if isinstance(error, DataError) and not force:
-                raise
-            return self.layout.consumers_by_files(), self.processes.by_files()
-        return [c.name for c in members.consumers], configs.processes(members)
-
-    def _remove_pages(self) -> None:
-        """They lie outside of the folder, in memory; without processes they mean nothing."""
-        if self.layout.beacon_runs.parent != self.layout.root:
-            shutil.rmtree(self.layout.beacon_runs, ignore_errors=True)
-
-    def _remove(self, folder: Path) -> None:
-        if not folder.is_dir():
-            return
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            raise ConflictError(
-                f"{error.filename or folder} cannot be removed: {error.strerror}",
-                code="device_busy",
-                hint="unmount what is mounted below the folder, then repeat",
-            ) from error
 
     def stop(self, node: str, name: SignalName, kind: Kind | None) -> str:
         """Send a signal to a node's process; TERM and KILL wait until it is gone."""
@@ -241,7 +151,7 @@ class LocalCluster:
             if self._is_head(members, node, waiter):
                 return started
             with self.rest(members) as rest:
-                waiter.until(f"{node} does not connect", lambda: _connected(rest, node))
+                waiter.until(f"{node} does not connect", lambda: connected(rest, node))
             self._wait_sockets(members, waiter, only=node)
         return started
 
@@ -251,7 +161,7 @@ class LocalCluster:
             if manager.name == node:
                 token = read_token(self.layout.token_file)
                 with Rest(manager.rest_url(), token, timeout_s=LOOK_S) as rest:
-                    waiter.until(f"{node} does not answer", lambda: _healthy(rest))
+                    waiter.until(f"{node} does not answer", lambda: healthy(rest))
                 return True
         taken = [member.client_port for member in members.etcd if member.name == node]
         if taken:
@@ -311,13 +221,13 @@ class LocalCluster:
         for process in configs.processes(members):
             if process.kind != "server" or not self.processes.is_outdated(process):
                 continue
-            waiter.until("not everything is in sync", lambda: _in_sync(rest), QUIET_S)
+            waiter.until("not everything is in sync", lambda: in_sync(rest), QUIET_S)
             self._notify(f"restarting {process.name} with its new settings")
             self.processes.stop(process)
             self._start(process)
             node = process.node
-            waiter.until(f"{node} does not connect", lambda node=node: _connected(rest, node))  # type: ignore[misc]
-            waiter.until("not everything is in sync", lambda: _in_sync(rest), QUIET_S)
+            waiter.until(f"{node} does not connect", lambda node=node: connected(rest, node))  # type: ignore[misc]
+            waiter.until("not everything is in sync", lambda: in_sync(rest), QUIET_S)
 
     def _admit(self, rest: Rest, members: Members) -> None:
         """Give a join token to every node that was never registered."""
@@ -365,7 +275,7 @@ class LocalCluster:
                 self.layout.block_socket(consumer.name),
                 self.layout.csi_socket(consumer.number),
             ):
-                waiter.until(f"{path} does not answer", lambda path=path: _listens(path))  # type: ignore[misc]
+                waiter.until(f"{path} does not answer", lambda path=path: listens(path))  # type: ignore[misc]
 
     def _stop_all(self, found: list[Process]) -> int:
         """All of one kind at once, consumers before servers before managers before their store."""
@@ -381,50 +291,6 @@ class LocalCluster:
                 self._notify(f"stopped {process.name}")
                 count += 1
         return count
-
-    def _detach(self, consumers: list[str], *, force: bool) -> None:
-        from drystone_storaged.local import devices  # noqa: PLC0415 - gRPC is slow to import
-
-        for name in consumers:
-            process = Process(name, "block", name)
-            if self.processes.state(process) != "running":
-                continue
-            try:
-                found = devices.detach_all(self.layout.block_socket(name), force=force)
-            except (UnavailableError, DeadlineError) as error:
-                # What a daemon without servers cannot detach in order is removed below.
-                self._notify(f"{name}: {error.message}")
-                continue
-            for line in found.left:
-                # The daemon ends next, and what it leaves is removed then.
-                self._notify(f"{name}: {line}")
-            if found.detached:
-                self._notify(f"{name}: detached {found.detached}")
-
-    def _drop_dead_devices(self, members: Members) -> None:
-        """Live devices stay for the next `up`; one whose FUSE process was killed is of no use."""
-        for consumer in members.consumers:
-            state = self.layout.state(consumer.name)
-            if not (state / "fuse").is_dir():
-                continue
-            from drystone_storaged.local import devices  # noqa: PLC0415 - slow to import
-
-            for name in devices.drop_dead(state):
-                self._notify(f"{consumer.name}: removed /dev/{name}, its FUSE process was dead")
-
-    def _remove_devices(self, consumers: list[str], *, force: bool) -> None:
-        from drystone_storaged.local import devices  # noqa: PLC0415 - gRPC is slow to import
-
-        for name in consumers:
-            failed = devices.remove_left(self.layout.state(name))
-            for line in failed if force else ():
-                self._notify(f"{name}: a device stays: {line}")
-            if failed and not force:
-                raise ConflictError(
-                    f"devices of {name} cannot be removed: {'; '.join(failed)}",
-                    code="device_busy",
-                    hint="unmount them and close what has them open, then repeat",
-                )
 
     def _process(self, members: Members, node: str, kind: Kind | None) -> Process:
         found = [p for p in configs.processes(members) if p.node == node and p.kind != "csi"]
@@ -446,53 +312,3 @@ class LocalCluster:
         if not self.layout.cluster_file.exists() and self.layout.foreign():
             # Before anything is made in a folder that is not ours.
             parts.found(self.layout, Wanted())
-
-    def _refuse_foreign_for_destroy(self) -> None:
-        ours = [name for name in ("cluster.json", "drives", "conf", "run") if
-                (self.layout.root / name).exists()]  # fmt: skip
-        if not ours and self.layout.foreign():
-            raise NotFoundError(
-                f"there is no cluster in {self.layout.root}", code="no_cluster",
-                hint="name the folder with --dir or $DRYSTONE_DIR",
-            )  # fmt: skip
-
-
-def read_endpoints(layout: Layout) -> dict[str, Any]:
-    """Endpoints as `cluster.json` has them."""
-    data = read_json(layout.cluster_file)
-    found = data.get("endpoints") if isinstance(data, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _healthy(rest: Rest) -> bool:
-    try:
-        rest.get("/v1/health")
-    except DeadlineError:
-        return False  # a busy machine; how long that may go on is for the caller to say
-    return True
-
-
-def _in_sync(rest: Rest) -> bool:
-    pgs = rest.get("/v1/status")["pgs"]
-    return bool(pgs["in_sync"] == pgs["total"])
-
-
-def _connected(rest: Rest, node: str) -> bool:
-    try:
-        return bool(rest.get(f"/v1/nodes/{node}")["state"] == "up")
-    except NotFoundError:
-        return False
-
-
-def _listens(path: Path) -> bool:
-    import socket  # noqa: PLC0415 - a name that this module uses for nothing else
-
-    probe = socket.socket(socket.AF_UNIX)
-    try:
-        probe.settimeout(1.0)
-        probe.connect(str(path))
-    except OSError:
-        return False
-    finally:
-        probe.close()
-    return True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from drystone_common.files import atomic_write_text
+from drystone_common.toml import Table, Value, toml_text
 from drystone_storaged.local import etcd
 from drystone_storaged.local.layout import Layout
 from drystone_storaged.local.members import (
@@ -17,9 +18,6 @@ from drystone_storaged.local.members import (
 )
 from drystone_storaged.local.ports import HOST
 from drystone_storaged.local.processes import Process
-
-Value = str | int | bool | list[str]
-Table = Mapping[str, Value]
 
 
 def processes(members: Members) -> list[Process]:
@@ -57,16 +55,8 @@ def write(layout: Layout, members: Members) -> None:
         _put(layout, f"csi-{consumer.number}", _csi(layout, members, consumer))
 
 
-def toml(table: Table, drives: Sequence[Table] = ()) -> str:
-    """A table as TOML; JSON's strings, numbers, booleans and arrays are TOML's too."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
-    for drive in drives:
-        lines += ["", "[[drives]]", *(f"{k} = {json.dumps(v)}" for k, v in drive.items())]
-    return "\n".join(lines) + "\n"
-
-
 def _put(layout: Layout, process: str, table: Table, drives: Sequence[Table] = ()) -> None:
-    _write(layout.config(process), toml(table, drives))
+    _write(layout.config(process), toml_text(table, {"drives": drives}))
 
 
 def _write(path: Path, text: str) -> None:

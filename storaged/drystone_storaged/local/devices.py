@@ -10,7 +10,6 @@ from typing import Final
 import grpc
 
 from drystone_common.errors import DrystoneError
-from drystone_common.logs import get_logger
 from drystone_storaged.agent.status import error_of
 from drystone_storaged.attach.fuse import FuseAttacher
 from drystone_storaged.attach.interface import AttacherKind
@@ -21,8 +20,6 @@ from drystone_storaged.proto import block_pb2, block_pb2_grpc
 DETACH_S: Final = 60.0  # drains what is in flight
 FORCE_S: Final = 10.0  # the daemon's own bounds for a forced detach are a little less
 LIST_S: Final = 5.0
-
-_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 from drystone_common.errors import DeadlineError, UnavailableError
 from drystone_common.files import atomic_write_text
+from drystone_common.processes import process_state
 from drystone_storaged.local.etcd import etcd_program
 from drystone_storaged.local.layout import Layout
 
@@ -34,8 +35,6 @@ ERROR_PREFIX: Final = "error: "
 HINT_PREFIX: Final = "hint: "
 NOT_ADMITTED: Final = "the join token is not valid"
 """What a manager tells a node that it does not know: new, or forgotten."""
-
-PROC: Final = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Processes:
         pid = self.pid(process)
         if pid is None:
             return "stopped"
-        return "frozen" if _proc_state(pid) in ("T", "t") else "running"
+        return "frozen" if process_state(pid) in ("T", "t") else "running"
 
     def start(self, process: Process) -> bool:
         """Start a process unless it runs; True if it was started."""
@@ -224,7 +223,7 @@ class Processes:
 
     def _is_ours(self, pid: int, process: Process) -> bool:
         try:
-            command = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
         # A zombie has no command line: what is dead does not count as running.
@@ -235,15 +234,6 @@ def _of_file(name: str, kind: Kind) -> Process:
     if name.endswith("-beacon"):
         return Process(name, "beacon", name.removesuffix("-beacon"))
     return Process(name, kind, name.removesuffix("-server"))
-
-
-def _proc_state(pid: int) -> str:
-    try:
-        text = (PROC / str(pid) / "stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-    # The name of the program may hold anything, even ") ".
-    return text.rpartition(")")[2].split()[0]
 
 
 def _turn_over(log: Path) -> None:

@@ -168,20 +168,43 @@ class Services:
         await asyncio.gather(*self.jobs, return_exceptions=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What reads and writes the store, and hears of nobody."""
+
+    ids: IdAllocator
+    nodes: NodeService
+    drives: DriveService
+    pools: PoolService
+    volumes: VolumeService
+    members: MembershipService
+    replacement: ReplacementService
+
+
+def _records(env: Environment, store: MetadataStore, leadership: Leadership) -> _Records:
+    ids = IdAllocator(store)
+    pools, drives = PoolService(store, ids, env.native), DriveService(store, ids)
+    members = MembershipService(store, leadership, monotonic=env.monotonic, wall=env.wall)
+    return _Records(
+        ids=ids,
+        nodes=NodeService(store),
+        drives=drives,
+        pools=pools,
+        volumes=VolumeService(store, ids, pools),
+        members=members,
+        replacement=ReplacementService(store, leadership, members, drives, env.native.place_pool),
+    )
+
+
 def build(env: Environment) -> Services:
     """Wire a manager."""
     leadership = Leadership(env.store, env.name)
     # Election apart, nothing of a manager has the store without the guard.
     store, clock = GuardedStore(env.store, leadership), env.monotonic
-    ids = IdAllocator(store)
+    records = _records(env, store, leadership)
     sessions = SessionRegistry()
     commander = Commander(sessions)
-    pools = PoolService(store, ids, env.native)
-    volumes = VolumeService(store, ids, pools)
-    drives, nodes = DriveService(store, ids), NodeService(store)
-    stats, usage, backoff = DriveStats(clock), Usage(), Backoff(clock)
-    members = MembershipService(store, leadership, monotonic=clock, wall=env.wall)
-    replacement = ReplacementService(store, leadership, members, drives, env.native.place_pool)
+    stats, usage, refusals, backoff = DriveStats(clock), Usage(), Refusals(), Backoff(clock)
     feed = MapFeed(store)
 
     async def still(node: str) -> bool:
@@ -191,8 +214,8 @@ def build(env: Environment) -> Services:
     judge = FailureJudge(
         JudgeDeps(
             store=store,
-            membership=members,
-            drives=drives,
+            membership=records.members,
+            drives=records.drives,
             commander=commander,
             prober=env.prober,
             stats=stats,
@@ -202,37 +225,38 @@ def build(env: Environment) -> Services:
             still=still,
         )
     )
-    fence = FenceService(store, volumes, commander, monotonic=clock, random_nonce=random_nonce)
-    refusals = Refusals()
-    status = StatusService(store, feed, sessions, Figures(stats, usage, refusals))
     services = Services(
         env=env,
         leadership=leadership,
         credentials=Credentials(env.master, env.cluster.key_epoch),
         sessions=sessions,
         commander=commander,
-        nodes=nodes,
-        drives=drives,
-        pools=pools,
-        volumes=volumes,
-        attach=AttachService(volumes, env.native, env.master, env.cluster.key_epoch),
-        fence=fence,
+        nodes=records.nodes,
+        drives=records.drives,
+        pools=records.pools,
+        volumes=records.volumes,
+        attach=AttachService(records.volumes, env.native, env.master, env.cluster.key_epoch),
+        fence=FenceService(
+            store, records.volumes, commander, monotonic=clock, random_nonce=random_nonce
+        ),
         orders=OrderService(store, commander),
         usage=usage,
         stats=stats,
         refusals=refusals,
         backoff=backoff,
-        membership=members,
-        replacement=replacement,
+        membership=records.members,
+        replacement=records.replacement,
         feed=feed,
         judge=judge,
         silence=SilenceLoop(SilenceDeps(store, leadership, commander, sessions, judge, clock)),
-        joins=JoinLoop(members, leadership, backoff, replacement.refill),
-        promotions=PromoteBatcher(members, backoff),
-        status=status,
-        tasks=TaskService(TaskParts(store, ids, commander, members, volumes, env.wall)),
+        joins=JoinLoop(records.members, leadership, backoff, records.replacement.refill),
+        promotions=PromoteBatcher(records.members, backoff),
+        status=StatusService(store, feed, sessions, Figures(stats, usage, refusals)),
+        tasks=TaskService(
+            TaskParts(store, records.ids, commander, records.members, records.volumes, env.wall)
+        ),
         reports=ReportLimiter(),
-        voters=VoterKeeper(VoterDeps(store, leadership, nodes, sessions, env.name)),
+        voters=VoterKeeper(VoterDeps(store, leadership, records.nodes, sessions, env.name)),
         devices=DeviceDesk(store, WantedService(store), sessions, DeviceReports()),
     )
     _listen(services)

@@ -19,6 +19,7 @@ import grpc
 
 from drystone_common.errors import DataError, DrystoneError, NotFoundError
 from drystone_common.files import read_limited
+from drystone_common.filestamps import stamps
 from drystone_common.logs import get_logger
 from drystone_storaged.manager.settings import ManagerSettings
 
@@ -71,7 +72,7 @@ class ServerCertificate:
 
     def __init__(self, cert_file: Path, key_file: Path) -> None:
         self._files: Final = (cert_file, key_file)
-        self._seen = self._look()
+        self._seen = stamps(self._files)
         self._told = ""
         self._over = False
         self.pair = read_pair(*self._files)
@@ -105,7 +106,7 @@ class ServerCertificate:
 
     def reload(self) -> bool:
         """Take the files up if they changed; what cannot be used is told and changes nothing."""
-        look = self._look()
+        look = stamps(self._files)
         if look == self._seen:
             return False
         try:
@@ -135,17 +136,6 @@ class ServerCertificate:
         self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _: ssl.SSLContext
     ) -> None:
         connection.context = self._context
-
-    def _look(self) -> tuple[tuple[int, int, int], ...]:
-        found = []
-        for path in self._files:
-            try:
-                known = os.stat(path)  # noqa: PTH116 - one call, through every link
-            except OSError:
-                found.append((0, 0, 0))
-            else:
-                found.append((known.st_ino, known.st_mtime_ns, known.st_size))
-        return tuple(found)
 
     def _tell(self) -> None:
         left_days = round((self.pair.not_after - time.time()) / 86_400, 1)

@@ -7,10 +7,10 @@ them, which a watch on the file never sees.
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Final
 
 from drystone_common.errors import DataError, DrystoneError
+from drystone_common.filestamps import Stamp, stamps
 from drystone_common.logs import get_logger
 from drystone_storaged.manager.rest.guard import TokenTable
 from drystone_storaged.manager.secrets_files import load_admin_token, load_tokens
@@ -73,13 +73,6 @@ class FollowedTokens:
             raise DataError(f"{path} holds no token", code="tokens_missing")
         return tokens
 
-    def _look(self) -> tuple[tuple[int, int, int], ...]:
-        found = []
-        for path in filter(None, (self._settings.tokens_path, self._settings.admin_token_file)):
-            try:
-                known = os.stat(path)  # noqa: PTH116 - one call, through every link
-            except OSError:
-                found.append((0, 0, 0))
-            else:
-                found.append((known.st_ino, known.st_mtime_ns, known.st_size))
-        return tuple(found)
+    def _look(self) -> tuple[Stamp, ...]:
+        files = (self._settings.tokens_path, self._settings.admin_token_file)
+        return stamps(path for path in files if path)

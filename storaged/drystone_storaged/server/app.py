@@ -88,39 +88,50 @@ class Server:
         self.votes = Votes(core.ask_vote)
         self.fleet = Fleet(settings, self.drives, self.gate, self.session.send)
         self.session.on_open(self.fleet.session_opened)
-        self.commands = Commands(
+        self.commands = self._commands()
+        self.upcalls = Upcalls(core, control, self.maps, self._nonce_of)
+        examiner = Examiner(runner, tools, membership.cluster)
+        self.discovery = Discovery(runner, examiner, settings.device_folders, self.fleet.served)
+        guard = DeviceGuard(self.discovery, examiner)
+        deps = self._drive_deps(control, membership, tools, guard)
+        self.fleet.wire(self.discovery, deps, self.background.start)
+        self.drives += [DriveKeeper(d, slot, deps) for slot, d in enumerate(settings.drives)]
+        self.pump = Pump(core, self._handlers())
+
+    def _commands(self) -> Commands:
+        return Commands(
             self.controls,
             self.maps,
             self.drives,
             probe=self.reporter.probe,
             answer=lambda result: self.session.send(control_pb2.SessionUp(result=result)),
-            votes=None if settings.run_dir else self.votes,
+            votes=None if self.settings.run_dir else self.votes,
             look=self.fleet.look,
         )
-        self.upcalls = Upcalls(core, control, self.maps, self._nonce_of)
-        examiner = Examiner(runner, tools, membership.cluster)
-        self.discovery = Discovery(runner, examiner, settings.device_folders, self.fleet.served)
-        deps = DriveDeps(
-            core=core,
+
+    def _drive_deps(
+        self, control: Control, membership: Membership, tools: DriveTools, guard: DeviceGuard
+    ) -> DriveDeps:
+        """What every drive needs of the server."""
+        preparer = Preparer(
+            tools,
+            Ledger(Path(self.settings.state_dir)),
+            membership,
+            lambda uuid: is_forgotten(self.maps.data, uuid),
+            guard,
+        )
+        return DriveDeps(
+            core=self.core,
             control=control,
             maps=self.maps,
             membership=membership,
-            preparer=Preparer(
-                tools,
-                Ledger(Path(settings.state_dir)),
-                membership,
-                lambda uuid: is_forgotten(self.maps.data, uuid),
-                DeviceGuard(self.discovery, examiner),
-            ),
+            preparer=preparer,
             machine_id=machine_id(),
             nonce=nonce,
             carry_out=self.commands.carry_out,
             gate=self.gate,
             refused=self._refusals_changed,
         )
-        self.fleet.wire(self.discovery, deps, self.background.start)
-        self.drives += [DriveKeeper(d, slot, deps) for slot, d in enumerate(settings.drives)]
-        self.pump = Pump(core, self._handlers())
 
     def _start_beacon(self) -> str:
         """Inside, or take the place at the page of the beacon process; gives the address inside."""
@@ -175,7 +186,7 @@ class Server:
         except TimeoutError:
             _log.warning("close_not_reported")
         self.pump.stop()
-        await self.commands.stop()
+        await self.commands.tasks.stop()
         await self.background.stop()
 
     async def _on_message(self, message: control_pb2.SessionDown) -> None:
@@ -189,7 +200,7 @@ class Server:
         elif kind == "suspects" and inside:
             self.silence.suspects(message.suspects)
         elif kind == "command":
-            self.commands.start(message.command)
+            self.commands.tasks.start(message.command)
         elif kind == "wanted":
             self.fleet.take(message.wanted)
 

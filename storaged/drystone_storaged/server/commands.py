@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from drystone_common.errors import DeadlineError, DrystoneError, UnavailableError
-from drystone_common.logs import get_logger
+from drystone_storaged.agent.command_tasks import Answer, CommandTasks
 from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.pump import Event
 from drystone_storaged.agent.silence import Votes
@@ -21,11 +21,6 @@ DEADLINE_DEFAULT_S: Final = 15.0  # for a command that names none
 ORDER_DEADLINE_S: Final = 60.0  # marking a layer deleted is one log record
 SCRUB_DEADLINE_S: Final = 7 * 86_400.0  # a scrub reads the whole drive beside its load
 SCRUB_NEWS_S: Final = 5.0  # how often a running scrub says that it runs
-COMMANDS_MAX: Final = 256
-"""At once. The manager repeats what was not answered, so refusing more loses nothing."""
-
-Answer = Callable[[control_pb2.CommandResult], None]
-_log = get_logger(__name__)
 
 
 class Controls:
@@ -59,7 +54,7 @@ class Controls:
 
 
 class Commands:
-    """Runs commands as tasks of their own and answers each."""
+    """What a server does for each command of the manager."""
 
     def __init__(
         self,
@@ -79,33 +74,15 @@ class Commands:
         self._probe = probe
         self._answer = answer
         self._look = look
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.tasks = CommandTasks(self.result, answer)
         self._votes = votes
         self._scrubs: dict[int, asyncio.Future[Event]] = {}
-
-    def start(self, command: control_pb2.Command) -> None:
-        """Begin; one that is running already goes on and is answered once."""
-        if command.id in self._tasks:
-            return
-        if len(self._tasks) >= COMMANDS_MAX:
-            self._answer(control_pb2.CommandResult(id=command.id, code="busy"))
-            return
-        task = asyncio.create_task(self._run(command), name=f"command-{command.id}")
-        self._tasks[command.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(command.id, None))
 
     def on_scrub_done(self, event: Event) -> None:
         """Take the report `scrub_done`."""
         future = self._scrubs.get(event["drive"])
         if future is not None and not future.done():
             future.set_result(event)
-
-    async def stop(self) -> None:
-        """Abandon what runs; the manager asks again after the restart."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def carry_out(self, drive: int, orders: Sequence[control_pb2.FreeLayer]) -> None:
         """Let a drive that was just opened catch up with orders, durably."""
@@ -117,7 +94,8 @@ class Commands:
                 if not done["ok"]:
                     raise UnavailableError(f"order {order.order} failed: {done['reason']}")
 
-    async def _run(self, command: control_pb2.Command) -> None:
+    async def result(self, command: control_pb2.Command) -> control_pb2.CommandResult:
+        """Carry one out; what fails is a result too."""
         kind = command.WhichOneof("kind")
         handlers: dict[str, Callable[[Any], Coroutine[Any, Any, control_pb2.CommandResult]]] = {
             "fence": self._fence,
@@ -130,18 +108,15 @@ class Commands:
         }
         handler = handlers.get(kind or "")
         if handler is None:
-            result = control_pb2.CommandResult(code="failed", message="unknown command")
-        else:
-            limit_s = command.deadline_ms / 1000 or DEADLINE_DEFAULT_S
-            try:
-                async with asyncio.timeout(SCRUB_DEADLINE_S if kind == "scrub" else limit_s):
-                    result = await handler(getattr(command, str(kind)))
-            except (DrystoneError, TimeoutError) as error:
-                known = error if isinstance(error, DrystoneError) else DeadlineError("too slow")
-                code = known.code if known.code in ("drive_not_open", "busy") else "failed"
-                result = control_pb2.CommandResult(code=code, message=str(known)[:500])
-        result.id = command.id
-        self._answer(result)
+            return control_pb2.CommandResult(code="failed", message="unknown command")
+        limit_s = command.deadline_ms / 1000 or DEADLINE_DEFAULT_S
+        try:
+            async with asyncio.timeout(SCRUB_DEADLINE_S if kind == "scrub" else limit_s):
+                return await handler(getattr(command, str(kind)))
+        except (DrystoneError, TimeoutError) as error:
+            known = error if isinstance(error, DrystoneError) else DeadlineError("too slow")
+            code = known.code if known.code in ("drive_not_open", "busy") else "failed"
+            return control_pb2.CommandResult(code=code, message=str(known)[:500])
 
     def _serving(self, numbers: Sequence[int]) -> list[DriveKeeper]:
         return [d for d in self._drives if d.state is DriveState.SERVING and d.number in numbers]

@@ -31,17 +31,21 @@ SMOKE_S: Final = 3.0  # below this a run is a smoke test and nothing waits for q
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench.sh", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench.sh",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--peers", default="", help="further systems, comma separated: ceph")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of every job, in turn")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each job")
     parser.add_argument("--size", default="1Gi", help="of the image")
     parser.add_argument("--volumes", type=int, default=100, help="attached and idle")
-    parser.add_argument("--idle-seconds", type=float, default=30.0)
-    parser.add_argument("--gap-rounds", type=int, default=3)
+    parser.add_argument("--idle-seconds", type=float, default=30.0, help="of looking at them")
+    parser.add_argument("--gap-rounds", type=int, default=3, help="failures of each kind")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, comma separated")
-    parser.add_argument("--jobs", default=",".join(job.name for job in JOBS))
-    parser.add_argument("--output", type=Path, default=PAGE)
+    parser.add_argument("--jobs", default=",".join(job.name for job in JOBS), help="fio jobs")
+    parser.add_argument("--output", type=Path, default=PAGE, help="page to write")
     return parser.parse_args()
 
 

@@ -18,6 +18,7 @@ from drystone_storaged.proto import block_pb2, block_pb2_grpc
 from tests.e2e.bench.ours import CONSUMER
 from tests.e2e.lib import fio
 from tests.e2e.lib.cluster import Cluster, temporary_cluster
+from tests.e2e.lib.percentile import percentile
 from tests.e2e.lib.procs import cpu_s, rss_bytes
 from tests.e2e.lib.ticker import Stalls, Ticker
 from tests.e2e.lib.writer import Region, Writer
@@ -30,12 +31,6 @@ GO_ON_S: Final = 60.0
 WRITE_BYTES_PER_S_MIN: Final = 5e6  # random 4 KiB on a slow disk
 MEMORY_SPARE: Final = 2 << 30  # room for checkpoints and the reserve of a drive
 TIB: Final = 1 << 40
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value below which this share of them lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ class Volumes:
             rest = range(half, self._count)
             together = len(rest) / _timed(lambda: list(pool.map(self._create, rest)))
         times = [_timed(partial(self._attach, volume)) * 1000 for volume in self._ids]
-        return ControlPlane(alone, together, statistics.median(times), percentile(times, 0.99))
+        return ControlPlane(alone, together, statistics.median(times), percentile(times, 99))
 
     def _create(self, number: int) -> None:
         body = {"name": f"idle-{number}", "size": SMALL, "pool": "default"}

@@ -26,7 +26,7 @@ FIRST_REPORT_S = 30.0
 def main() -> int:
     """Run all steps; the exit code says whether everything held."""
     end_in_order()
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/demo.sh", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the cluster running at the end")
     args = parser.parse_args()
     report = Report()

@@ -1,4 +1,4 @@
-"""`make kube-up`, `-demo`, `-e2e`, `-down`; and by hand: python3 -m tests.e2e.kube --help."""
+"""`make kube-up`, `-demo`, `-e2e`, `-down`; and by hand: scripts/kube.sh --help."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tests.e2e.kube", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/kube.sh", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("tools", "install and build what the lab runs, into its cache"),

@@ -6,16 +6,18 @@ import json
 from typing import Any, Final
 
 from tests.e2e.kube import images
-from tests.e2e.kube.kubectl import Kubectl
+from tests.e2e.kube.kubectl import Kubectl, rolled_out
 from tests.e2e.kube.node import ROOT
-from tests.e2e.kube.settings import Lab, node_name
+from tests.e2e.kube.settings import Lab
 from tests.e2e.kube.shell import run
+from tests.e2e.lib.waits import wait_for
 
 CHART: Final = ROOT / "charts" / "drystone"
 RELEASE: Final = "drystone"
 NAMESPACE: Final = "drystone"
 CLUSTER: Final = "main"  # "lab" is the plain one: state of another cluster is refused
 HELM_S: Final = 300.0
+WHOLE_S: Final = 300.0  # a node that comes back copies what it missed
 DISKS: Final = "/var/lib/drystone-disks"
 DISK_BYTES: Final = 4 << 30  # sparse: what is not written costs nothing
 
@@ -96,11 +98,21 @@ def is_ready(found: dict[str, Any]) -> bool:
     return observed >= found["metadata"]["generation"] and condition(found, "Ready") == "True"
 
 
-def pods_on(kubectl: Kubectl, number: int) -> set[str]:
-    """Components of the cluster that run on a node."""
-    pods = kubectl.items("pod", NAMESPACE)
-    here = [pod for pod in pods if pod["spec"].get("nodeName") == node_name(number)]
-    return {pod["metadata"]["labels"].get("app.kubernetes.io/component", "") for pod in here}
+def whole(kubectl: Kubectl) -> bool:
+    """Whether everything that we run is up and every copy in sync."""
+    cluster = kubectl.get("storagecluster", CLUSTER, NAMESPACE) or {}
+    health = cluster.get("status", {}).get("health", {}).get("severity")
+    return is_ready(cluster) and health == "ok" and all(
+        rolled_out(found)
+        for kind in ("daemonset", "statefulset", "deployment")
+        for found in kubectl.items(kind, NAMESPACE)
+        if kind != "daemonset" or found["spec"]["updateStrategy"]["type"] != "OnDelete"
+    )  # fmt: skip
+
+
+def wait_whole(kubectl: Kubectl, deadline_s: float = WHOLE_S) -> None:
+    """Wait until everything is up and in sync."""
+    wait_for(lambda: whole(kubectl), "everything to be up and in sync", deadline_s, 0.5)
 
 
 def _helm(lab: Lab, *words: str) -> str:

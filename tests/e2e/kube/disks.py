@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tests.e2e.kube.chart import NAMESPACE
-from tests.e2e.kube.disturb import COMPONENT, whole
+from tests.e2e.kube.chart import NAMESPACE, wait_whole
+from tests.e2e.kube.disturb import COMPONENT
 from tests.e2e.kube.kubectl import Kubectl
 from tests.e2e.kube.ledger import Ledger
 from tests.e2e.kube.run import Run
@@ -38,7 +38,7 @@ def lose_and_return(run: Run) -> None:
     wait_for(
         lambda: _state(kubectl, node_name(victim)) == "Up", "the disk to be used again", WAIT_S, 0.5
     )
-    wait_for(lambda: whole(kubectl), "everything to be in sync", WAIT_S, 0.5)
+    wait_whole(kubectl)
     ledger.wait_writing()
     ledger.stop()
     run.steps.say("the disk is back and in sync")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tests.e2e.kube import manifests
-from tests.e2e.kube.chart import CLUSTER, NAMESPACE, is_ready
-from tests.e2e.kube.kubectl import Kubectl, node_ready, rolled_out
+from tests.e2e.kube.chart import CLUSTER, NAMESPACE, wait_whole
+from tests.e2e.kube.kubectl import Kubectl, node_ready
 from tests.e2e.kube.ledger import Ledger
 from tests.e2e.kube.run import Run
 from tests.e2e.kube.settings import node_name
@@ -26,7 +26,7 @@ def restarts(run: Run) -> None:
         where = "" if component in ("manager", "etcd") else ledger.node()
         _delete_pod(kubectl, component, where)
         ledger.wait_writing()
-        _wait_whole(kubectl)
+        wait_whole(kubectl)
         run.steps.say(f"{component}: pod deleted, the writer went on, a new pod took over")
     kubectl.run("scale", "deployment", "drystone-operator", "-n", NAMESPACE, "--replicas=0")
     _wait_no_pod(kubectl, "operator")
@@ -38,7 +38,7 @@ def restarts(run: Run) -> None:
     kubectl.delete("pod", "meanwhile")
     kubectl.delete("pvc", "meanwhile")
     kubectl.wait_gone("pvc", "meanwhile", deadline_s=WAIT_S)
-    _wait_whole(kubectl)
+    wait_whole(kubectl)
     run.steps.say("without the operator volumes are made and used as before")
     run.figures.add("longest pause of a writer: restarts of csi, block, manager, etcd",
                     ledger.stop().longest_s, "s")  # fmt: skip
@@ -52,7 +52,7 @@ def rolling_update(run: Run) -> None:
     patch = '{"spec":{"placement":{"resources":{"server":{"requests":{"cpu":"101m"}}}}}}'
     kubectl.run("patch", "storagecluster", CLUSTER, "-n", NAMESPACE, "--type=merge", "-p", patch)
     wait_for(lambda: not before & _pods(kubectl, "server"), "new servers everywhere", WAIT_S, 0.5)
-    _wait_whole(kubectl)
+    wait_whole(kubectl)
     ledger.wait_writing()
     run.steps.say("servers were replaced one after the other, each when all copies were in sync")
     run.figures.add("longest pause of a writer: rolling update of servers",
@@ -70,27 +70,11 @@ def drains(run: Run) -> None:
         ledger.wait_writing()
         kubectl.run("uncordon", name)
         kubectl.wait("node", name, node_ready, "Ready", deadline_s=WAIT_S)
-        _wait_whole(kubectl)
+        wait_whole(kubectl)
         run.steps.say(f"{name} drained, with the writer going on, and back")
     said = ledger.stop()
     run.figures.add("drain of every node in turn: I/O errors", len(said.errors), "", "0")
     run.steps.say(f"{len(said.writers)} pods wrote one after the other, none lost a record")
-
-
-def whole(kubectl: Kubectl) -> bool:
-    """Whether everything that we run is up and every copy in sync."""
-    cluster = kubectl.get("storagecluster", CLUSTER, NAMESPACE) or {}
-    health = cluster.get("status", {}).get("health", {}).get("severity")
-    return is_ready(cluster) and health == "ok" and all(
-        rolled_out(found)
-        for kind in ("daemonset", "statefulset", "deployment")
-        for found in kubectl.items(kind, NAMESPACE)
-        if kind != "daemonset" or found["spec"]["updateStrategy"]["type"] != "OnDelete"
-    )  # fmt: skip
-
-
-def _wait_whole(kubectl: Kubectl) -> None:
-    wait_for(lambda: whole(kubectl), "everything to be up and in sync", WAIT_S, 0.5)
 
 
 def _of(kubectl: Kubectl, component: str) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from tests.e2e.lib.percentile import percentile
 
 OUTPUT: Final = "DRYSTONE_KUBE_FIGURES"
 
@@ -52,9 +53,3 @@ class Figures:
                 {"name": i.name, "value": i.value, "unit": i.unit, "bar": i.bar} for i in self.items
             ]
             Path(path).write_text(json.dumps(rows, indent=1) + "\n")
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

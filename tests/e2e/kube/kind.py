@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.kube import chart, disturb, evidence, operated
+from tests.e2e.kube import chart, evidence, operated
 from tests.e2e.kube.chart import CLUSTER, NAMESPACE
 from tests.e2e.kube.kubectl import Kubectl
 from tests.e2e.kube.plain import archive
@@ -21,7 +21,7 @@ from tests.e2e.kube.run import Run
 from tests.e2e.kube.settings import Lab, LabError, node_name
 from tests.e2e.kube.shell import Steps
 from tests.e2e.kube.shell import run as run_program
-from tests.e2e.lib.waits import NotSeenError, wait_for
+from tests.e2e.lib.waits import NotSeenError
 
 NAME: Final = "drystone-e2e"  # never the user's own "kind"
 NEEDED: Final = {
@@ -176,7 +176,7 @@ def _install(lab: KindLab, steps: Steps) -> Run:
     kubectl.apply([storage_cluster(lab)])
     kubectl.wait("storagecluster", CLUSTER, chart.is_ready, "Ready", namespace=NAMESPACE,
                  deadline_s=READY_S)  # fmt: skip
-    wait_for(lambda: disturb.whole(kubectl), "everything to be up and in sync", READY_S, 0.5)
+    chart.wait_whole(kubectl, READY_S)
     steps.say("StorageCluster is ready")
     return Run(lab, kubectl, steps)
 

@@ -22,7 +22,6 @@ from tests.e2e.kube.plain import archive
 from tests.e2e.kube.run import Run
 from tests.e2e.kube.settings import Lab, LabError
 from tests.e2e.kube.shell import Steps
-from tests.e2e.lib.waits import wait_for
 
 WAIT_S: Final = 300.0
 
@@ -85,7 +84,7 @@ def _install(lab: Lab, steps: Steps) -> Run:
     kubectl.apply([chart.storage_cluster(min(3, lab.node_count))])
     kubectl.wait("storagecluster", CLUSTER, chart.is_ready, "Ready", namespace=NAMESPACE,
                  deadline_s=WAIT_S)  # fmt: skip
-    wait_for(lambda: disturb.whole(kubectl), "everything to be up and in sync", WAIT_S, 0.5)
+    chart.wait_whole(kubectl)
     steps.say("StorageCluster is ready")
     return Run(lab, kubectl, steps)
 

@@ -6,7 +6,7 @@ import time
 from typing import Any, Final
 
 from tests.e2e.kube import cluster, node
-from tests.e2e.kube.disturb import whole
+from tests.e2e.kube.chart import wait_whole
 from tests.e2e.kube.kubectl import node_ready
 from tests.e2e.kube.ledger import Ledger
 from tests.e2e.kube.run import Run
@@ -60,7 +60,7 @@ def _wait_nodes(run: Run) -> None:
     for number in run.lab.numbers():
         run.kubectl.wait("node", node_name(number), _clean, "Ready and without taints",
                          deadline_s=WAIT_S)  # fmt: skip
-    wait_for(lambda: whole(run.kubectl), "everything to be up and in sync", WAIT_S, 0.5)
+    wait_whole(run.kubectl)
 
 
 def _clean(found: dict[str, Any]) -> bool:

@@ -6,8 +6,7 @@ import contextlib
 from typing import Any, Final
 
 from tests.e2e.kube import chart
-from tests.e2e.kube.chart import CLUSTER, NAMESPACE
-from tests.e2e.kube.disturb import whole
+from tests.e2e.kube.chart import CLUSTER, NAMESPACE, wait_whole
 from tests.e2e.kube.kubectl import Kubectl
 from tests.e2e.kube.ledger import Ledger
 from tests.e2e.kube.run import Run
@@ -27,7 +26,7 @@ def reinstall(run: Run) -> None:
     ledger.wait_writing()
     run.steps.say("chart uninstalled: the writer goes on")
     chart.install(run.lab)
-    _wait_whole(run.kubectl)
+    wait_whole(run.kubectl)
     ledger.wait_writing()
     chart.helm_test(run.lab)
     run.steps.say("chart installed again: it found everything, `helm test` passes")
@@ -40,14 +39,10 @@ def reinstall(run: Run) -> None:
     run.kubectl.apply([namespace, *keys])
     chart.install(run.lab)
     run.kubectl.apply([chart.storage_cluster(min(3, run.lab.node_count))])
-    _wait_whole(run.kubectl)
+    wait_whole(run.kubectl)
     ledger.resume()
     ledger.stop()
     run.steps.say("chart, keys and StorageCluster are back: the data is as it was")
-
-
-def _wait_whole(kubectl: Kubectl) -> None:
-    wait_for(lambda: whole(kubectl), "everything to be up and in sync", WAIT_S, 0.5)
 
 
 def _key(kubectl: Kubectl, name: str) -> dict[str, Any]:
