@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from os.path import realpath
 from typing import Any, Final
 from uuid import UUID
 
@@ -117,14 +116,14 @@ class Fleet:
         deps.preparer.on_format = self.changed
 
     def served(self) -> Mapping[str, Served]:
-        """What is not to be examined from outside, by id or by real path."""
+        """What is not to be examined from outside, by id or by the settings' path."""
         wanted = {
             device: Served(member.keeper.uuid)
             for device, member in self._members.items()
             if member.keeper.state is not DriveState.CLOSED
         }
         configured = {
-            realpath(d.settings.path): Served(d.uuid, configured=True)
+            d.settings.path: Served(d.uuid, configured=True)
             for d in self._drives
             if not d.settings.device_id
         }
