@@ -6,14 +6,18 @@ import asyncio
 import os
 import threading
 import uuid
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog
 
-from drystone_storaged.server import folders, hanging
+from drystone_storaged.server import drive, folders, hanging
 from drystone_storaged.server.discover import Discovery, Served
+from drystone_storaged.server.drive import DriveKeeper
 from drystone_storaged.server.examine import Examiner
 from drystone_storaged.server.folders import SILENT, Folders
+from drystone_storaged.server.settings import DriveSettings
 from tests.storaged.fake_devices import FakeRunner, disk
 from tests.storaged.fake_native import FakeTools
 from tests.storaged.manager_env import until
@@ -132,3 +136,32 @@ async def test_a_silent_folder_that_answers_again_counts_as_a_move(mount):
     await until(lambda: mount.waiting == 0, "the end of the look that hung")
     await looked.look()
     assert looked._mark == mark
+
+
+async def test_a_call_that_hangs_is_left_to_itself_after_its_time():
+    go = threading.Event()
+    with pytest.raises(TimeoutError):
+        await hanging.within(lambda: go.wait(60), 0.05)
+    go.set()
+    assert await hanging.within(lambda: 7, 60.0) == 7
+
+
+async def test_a_failed_drive_on_a_dead_mount_is_told_without_a_look_at_the_mount(monkeypatch):
+    told = asyncio.Event()
+    go = threading.Event()
+    monkeypatch.setattr(drive, "WHY_S", 0.05)
+    monkeypatch.setattr(drive, "why_failed", lambda _path: str(go.wait(60)))
+
+    async def report(_self, _state, reason: str) -> None:
+        assert reason == "write error"
+        told.set()
+
+    monkeypatch.setattr(DriveKeeper, "_report", report)
+    settings = DriveSettings(path="/dead/a.img", listen="127.0.0.1:1")
+    deps: Any = SimpleNamespace(refused=lambda: None)
+    keeper = DriveKeeper(settings, 0, deps)
+    keeper.reason = "write error"
+    async with asyncio.timeout(30):
+        await keeper._tell_failed()
+    assert told.is_set()
+    go.set()

@@ -33,7 +33,10 @@ one of the ends; what is left in the middle after a wipe of the ends is nobody's
 SIZE_MIN: Final = 16 * (64 << 20) + 2 * 16 * 4096
 """The least that the native format takes: 16 segments of 64 MiB and both edges (on-disk format)."""
 
-HUNG_MAX: Final = 8  # threads that wait for dead disks; more of them are not asked any more
+HUNG_MAX: Final = 64
+"""Threads that wait for dead disks, one a path; beyond that no path is asked any more, a good one
+neither. As many as one server may have drives: a dead mount may hold all but one of them."""
+
 BLKID_BLANK: Final = 2  # the documented exit code for "nothing found"
 BLKID_AMBIVALENT: Final = 8
 SWAPS: Final = Path("/proc/swaps")

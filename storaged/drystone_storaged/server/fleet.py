@@ -37,18 +37,16 @@ _log = get_logger(__name__)
 
 
 class DeviceGuard:
-    """Looks at a wanted device right before it is opened or formatted, by the same process."""
+    """Looks at a drive's device right before it is opened or formatted, by the same process."""
 
     def __init__(self, discovery: Discovery, examiner: Examiner) -> None:
         self._discovery = discovery
         self._examiner = examiner
 
     async def identify(self, drive: DriveSettings) -> None:
-        """Raise unless the path still leads to the device, and that answers."""
+        """Raise unless the path still leads to a wanted device, and what is there answers."""
         device = drive.device_id
-        if not device:
-            return
-        if not await self._discovery.is_still(device, drive.path):
+        if device and not await self._discovery.is_still(device, drive.path):
             raise ConflictError(
                 f"{drive.path} is not {device} any more",
                 code="drive_moved",

@@ -43,6 +43,18 @@ def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
     return future
 
 
+async def within(work: Callable[[], T], seconds: float) -> T:
+    """What it gives; TimeoutError where it takes longer, and its thread is left to itself.
+
+    For what is asked once: what is asked again and again needs ``Looks``.
+    """
+    future = in_thread(work)
+    done, _ = await asyncio.wait({future}, timeout=seconds)
+    if not done:
+        raise TimeoutError
+    return future.result()
+
+
 class Looks:
     """Looks at paths, one at most outstanding for each: a path that hangs takes one thread."""
 
