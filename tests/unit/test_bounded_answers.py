@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from drystone_cli.bundle import kube_parts, local_parts, parts
-from drystone_cli.kube import api
+from drystone_cli.kube import api, kubectl
+from drystone_cli.kube.target import Target
 from drystone_common.errors import DeadlineError, UnavailableError
 from drystone_csi import manager_rest
 from drystone_csi.manager_rest import RestManager
@@ -253,3 +254,15 @@ def test_a_page_of_metrics_that_is_too_large_is_a_part_that_failed(small):
     with pytest.raises(UnavailableError, match="larger"):
         local_parts._metrics("http://127.0.0.1:1/metrics")()
     assert answer.was_cut()
+
+
+def test_what_kubectl_says_is_not_read_beyond_its_limit(small, tmp_path):
+    program = tmp_path / "kubectl"
+    program.write_text('#!/bin/sh\nhead -c "$2" /dev/zero | tr "\\0" x\n')
+    program.chmod(0o700)
+    small.setattr(kubectl, "OUTPUT_BYTES_MAX", LIMIT)
+    client = kubectl.Kubectl(Target(), str(program))
+    assert client.run(["say", str(LIMIT)]) == "x" * LIMIT
+    with pytest.raises(UnavailableError, match="kubectl say is larger") as caught:
+        client.run(["say", str(LIMIT + 1)])
+    assert caught.value.code == "answer_too_large"

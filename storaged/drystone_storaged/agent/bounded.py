@@ -26,7 +26,7 @@ def too_large(what: str, bytes_max: int) -> UnavailableError:
     return UnavailableError(
         f"{what} is larger than {bytes_max} bytes",
         code=TOO_LARGE,
-        hint="no answer to this is: look at who answers at that address, and at its version",
+        hint="no answer of ours is that large: look at who answers there, and at its version",
         details={"bytes_max": bytes_max},
     )
 
