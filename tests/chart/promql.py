@@ -29,8 +29,9 @@ def nodes(expression: str) -> Iterator[Any]:
 def metrics(expression: str) -> set[str]:
     """Names of the series that a query reads."""
     selectors = [n for n in nodes(expression) if isinstance(n, promql_parser.VectorSelector)]
-    assert all(one.name for one in selectors), "a selector without a name reads everything"
-    return {one.name for one in selectors}
+    found = {one.name or "" for one in selectors}
+    assert "" not in found, "a selector without a name reads everything"
+    return found
 
 
 def matched(expression: str, label: str) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import structlog
@@ -13,7 +14,9 @@ from drystone_operator.apply.interface import KubeError
 from drystone_operator.handlers import failover
 from drystone_operator.handlers.failover import Failovers
 from drystone_operator.handlers.world import World
+from drystone_operator.manager import views
 from drystone_operator.names import LABEL_NODE_SERVER
+from drystone_operator.plan.views import Unanswered
 from tests.operator.wanted import build, node
 
 MANAGER = object()
@@ -27,13 +30,15 @@ class Managers:
 @pytest.fixture
 def failovers(monkeypatch):
     async def no_answer(*_args):
-        return failover.Unanswered("not_asked", "")
+        return Unanswered("not_asked", "")
 
-    monkeypatch.setattr(failover.views, "look_at_nodes", no_answer)
+    monkeypatch.setattr(views, "look_at_nodes", no_answer)
+    nobody: Any = None
+    managers: Any = Managers()
     return Failovers(
-        None,
-        Managers(),
-        executor=None,
+        nobody,
+        managers,
+        executor=nobody,
         driver="csi.drystone.io",
         monotonic=lambda: 0.0,
         now=lambda: datetime(2026, 1, 1, tzinfo=UTC),

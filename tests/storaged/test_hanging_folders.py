@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from drystone_storaged.server import drive, folders, hanging
+from drystone_storaged.server import drive, hanging
 from drystone_storaged.server.discover import Discovery, Served
 from drystone_storaged.server.drive import DriveKeeper
 from drystone_storaged.server.examine import Examiner
@@ -41,8 +41,8 @@ class DeadMount:
             self._hang(path)
             return scan(path)
 
-        monkeypatch.setattr(folders.os.path, "realpath", realpath)
-        monkeypatch.setattr(folders.os, "scandir", scandir)
+        monkeypatch.setattr(os.path, "realpath", realpath)
+        monkeypatch.setattr(os, "scandir", scandir)
 
     def _hang(self, path) -> None:
         if self.dead and str(path).startswith(self.folder):
@@ -122,7 +122,7 @@ async def test_while_a_look_hangs_the_loop_goes_on_and_others_join_it(mount, mon
     await asyncio.gather(both[0], return_exceptions=True)
     third = asyncio.create_task(looked.files())
     mount.mend()
-    assert await asyncio.gather(both[1], third) == [[], []]
+    assert [await both[1], await third] == [[], []]
 
 
 async def test_a_silent_folder_that_answers_again_counts_as_a_move(mount):

@@ -249,7 +249,7 @@ def test_a_page_of_metrics_that_is_too_large_is_a_part_that_failed(small):
     answer = Endless()
     small.setattr(local_parts, "METRICS_BYTES_MAX", LIMIT)
     small.setattr(
-        local_parts.httpx, "Client", lambda **_: made(transport=answer.transport())
+        httpx, "Client", lambda **_: made(transport=answer.transport())
     )  # fmt: skip
     with pytest.raises(UnavailableError, match="larger"):
         local_parts._metrics("http://127.0.0.1:1/metrics")()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drystone_common.errors import ConflictError
-from drystone_storaged.attach import fuse
+from drystone_storaged.attach import fuse, sysfs
 from drystone_storaged.attach.command import Completed
 from drystone_storaged.attach.fuse import FuseAttacher
 from drystone_storaged.attach.fuse_process import FuseProcess
@@ -54,12 +54,12 @@ def grown(monkeypatch, tmp_path):
 
         monkeypatch.setattr(FuseProcess, "command", command)
         monkeypatch.setattr(LoopDevice, "find", lambda _self: "loop9")
-        monkeypatch.setattr(fuse.sysfs, "size_bytes", lambda _name: kernel.shown)
+        monkeypatch.setattr(sysfs, "size_bytes", lambda _name: kernel.shown)
         real = attacher._process
 
         def process(volume_id):
             made = real(volume_id)
-            made.file = File()
+            monkeypatch.setattr(made, "file", File())
             return made
 
         monkeypatch.setattr(attacher, "_process", process)
