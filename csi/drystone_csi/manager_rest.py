@@ -31,6 +31,7 @@ from drystone_csi.model import (
     Volume,
     VolumePage,
 )
+from drystone_storaged.agent.bounded import ask_async
 from drystone_storaged.agent.failover import (
     HEALTH,
     PAUSE_S,
@@ -269,7 +270,7 @@ class RestManager:
             for url in self._managers.order():
                 left = min(PROBE_S, max(until - time.monotonic(), 0.1))
                 try:
-                    answer = await self._http.get(f"{url}{HEALTH}", timeout=left)
+                    answer = await self._ask("GET", f"{url}{HEALTH}", left)
                 except httpx.HTTPError as error:
                     await asyncio.to_thread(self._managers.failed, url, error)
                     continue
@@ -290,12 +291,15 @@ class RestManager:
         until: float,
     ) -> httpx.Response:
         left = max(until - time.monotonic(), 0.1)
-        answer = await self._http.request(
-            method, f"{self._managers.url}{path}", json=body, params=params, timeout=left
-        )
+        url = f"{self._managers.url}{path}"
+        answer = await self._ask(method, url, left, params=params, body=body)
         if answer.is_success:
             return answer
         raise _problem(answer)
+
+    async def _ask(self, method: str, url: str, within_s: float, **sent: Any) -> httpx.Response:
+        limit = ANSWER_BYTES_MAX
+        return await ask_async(self._http, method, url, bytes_max=limit, within_s=within_s, **sent)
 
     def _typed(self, error: Exception, timeout_s: float) -> DrystoneError:
         if isinstance(error, DrystoneError):
@@ -315,8 +319,6 @@ def _content(content: Content) -> dict[str, str]:
 
 
 def _read(model: type[_M], answer: httpx.Response) -> _M:
-    if len(answer.content) > ANSWER_BYTES_MAX:
-        raise UnavailableError("the manager's answer is too large to be one", code="bad_answer")
     try:
         return model.model_validate_json(answer.content)
     except ValidationError as error:
@@ -329,12 +331,10 @@ def _read(model: type[_M], answer: httpx.Response) -> _M:
 
 def _problem(answer: httpx.Response) -> DrystoneError:
     """Rebuild the manager's error from problem+json; a proxy's page becomes one by its status."""
-    data: Any = None
-    if len(answer.content) <= ANSWER_BYTES_MAX:
-        try:
-            data = answer.json()
-        except ValueError:
-            data = None
+    try:
+        data: Any = answer.json()
+    except ValueError:
+        data = None
     if not isinstance(data, dict):
         data = {}
     if data.get("kind"):

@@ -8,9 +8,12 @@ import re
 import pytest
 import yaml
 
-from drystone_operator.names import COMPONENTS_WITH_METRICS
+from drystone_operator.names import COMPONENTS_WITH_METRICS, LABEL_COMPONENT
 from drystone_operator.plan.failover import Step
+from drystone_operator.resources.children import children
+from tests.chart import promql
 from tests.chart.chart import CHART, metrics_documented, render, values_of
+from tests.operator.wanted import ETCD, build
 from tests.unit.source_tree import ROOT
 
 ALERTS = [
@@ -21,40 +24,56 @@ ALERTS = [
 DASHBOARD = json.loads((CHART / "dashboards" / "drystone.json").read_text())
 PAGE = (ROOT / "docs" / "alerts.md").read_text()
 OF_OTHERS = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
+"""Of Prometheus itself, and of the client library in each of our processes."""
+
+WITHOUT_METRICS = {"etcd", "csi-controller", "csi-node", "fuse"}
+"""Components whose pods only the operator counts."""
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
+
+
+def assert_known(query):
+    """That it can be parsed, and reads only what some process gives."""
+    used = promql.metrics(query)
+    assert used
+    strangers = {SUFFIX.sub("", name) for name in used} - metrics_documented() - OF_OTHERS
+    assert not strangers
 
 
 def queries():
     return [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
-def parsed(expression):
-    parser = pytest.importorskip("promql_parser")
-    # Grafana's own variables stand for a time and a pattern.
-    plain = expression.replace("$__rate_interval", "5m").replace("$cluster", ".+")
-    return parser.parse(plain)
-
-
-def metrics(expression):
-    words = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(by|without) *\([^)]*\)', " ", expression)
-    return set(re.findall(r"\b(drystone_[a-z_]+|up|process_[a-z_]+)\b", words))
-
-
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_an_alert_is_an_expression_over_metrics_that_exist(rule):
-    parsed(rule["expr"])
-    used = metrics(rule["expr"])
-    known = metrics_documented() | OF_OTHERS
-    assert used
-    assert {SUFFIX.sub("", name) for name in used} <= known
+    assert_known(rule["expr"])
 
 
 @pytest.mark.parametrize("expression", queries())
 def test_a_panel_shows_metrics_that_exist(expression):
-    parsed(expression)
-    used = metrics(expression)
-    assert used
-    assert {SUFFIX.sub("", name) for name in used} <= metrics_documented() | OF_OTHERS
+    assert_known(expression)
+
+
+def test_a_misspelt_query_or_metric_would_be_found():
+    for broken in ("sum by (x) (up", "rat(up[5m])", "up{component=server}", "rate(up)"):
+        with pytest.raises(ValueError, match=r"."):
+            promql.parse(broken)
+    with pytest.raises(AssertionError):
+        assert_known("sum(drystone_volume_reads_totals)")
+    with pytest.raises(AssertionError):
+        assert_known("sum(kube_pod_info)")
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_a_summary_names_labels_that_its_result_has(rule):
+    named = set(re.findall(r"\$labels\.(\w+)", rule["summary"]))
+    kept = promql.left(rule["expr"])
+    assert kept is None or named <= kept
+
+
+def test_queries_ask_for_components_that_there_are():
+    components = set(COMPONENTS_WITH_METRICS) | WITHOUT_METRICS
+    for query in [*queries(), *(rule["expr"] for rule in ALERTS)]:
+        assert promql.matched(query, "component") <= components
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
@@ -121,10 +140,20 @@ def test_a_node_that_is_away_held_or_back_is_no_failover_that_waits():
 
 
 def test_alerts_about_processes_ask_only_for_those_that_serve_metrics():
-    (asked,) = re.findall(r'component=~"([^"]+)"', expression("DrystoneProcessMissing"))
-    assert set(asked.split("|")) == set(COMPONENTS_WITH_METRICS) - {"manager"}
-    (others,) = re.findall(r'component=~"([^"]+)"', expression("DrystonePodsMissing"))
-    assert set(others.split("|")) == {"etcd", "manager", "csi-controller", "csi-node"}
+    asked = promql.matched(expression("DrystoneProcessMissing"), "component")
+    assert asked == set(COMPONENTS_WITH_METRICS) - {"manager"}
+    others = promql.matched(expression("DrystonePodsMissing"), "component")
+    assert others == WITHOUT_METRICS | {"manager"}
+
+
+def test_every_workload_of_a_cluster_has_an_alert_about_its_pods():
+    asked = promql.matched(expression("DrystoneProcessMissing"), "component")
+    asked |= promql.matched(expression("DrystonePodsMissing"), "component")
+    objects = children(build(ETCD, fuse_pods=True), {"n1": "rack1"})
+    kinds = ("DaemonSet", "StatefulSet", "Deployment")
+    workloads = [one for one in objects if one["kind"] in kinds]
+    assert len(workloads) == len(asked)
+    assert {one["metadata"]["labels"][LABEL_COMPONENT] for one in workloads} == asked
 
 
 def test_where_only_volumes_are_used_no_leader_is_missed():

@@ -1,8 +1,9 @@
-"""After an election the lack of a session is no proof that a drive's holder is gone."""
+"""The lack of a session is no proof that a drive's holder is gone."""
 
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 import grpc
 import pytest
@@ -13,15 +14,22 @@ from drystone_storaged.proto import control_pb2 as pb
 from tests.storaged.manager_env import Peer, manager, peers, until
 
 
-class NobodyRefuses:
-    """A prober that proves nobody's death."""
+class Everybody:
+    """A prober that finds the same at every address."""
+
+    def __init__(self, found: Liveness) -> None:
+        self.found = found
 
     async def probe(self, address: str) -> Liveness:
-        return Liveness.LISTENING
+        return self.found
 
 
-def blind(mgr) -> None:
-    object.__setattr__(mgr.services.judge._deps, "prober", NobodyRefuses())
+def blind(mgr, found: Liveness = Liveness.SILENT) -> Everybody:
+    """Nobody's death is proven by a look at an address."""
+    prober = Everybody(found)
+    for place in (mgr.services.judge._deps, mgr.services.env):
+        object.__setattr__(place, "prober", prober)
+    return prober
 
 
 async def of_two_servers(path) -> list[Peer]:
@@ -78,18 +86,66 @@ async def test_the_holder_itself_does_not_wait(tmp_path):
         await same.close()
 
 
-async def test_a_holder_that_came_and_went_is_not_waited_for(tmp_path):
+async def came_and_went(mgr, one: Peer, two: Peer) -> tuple[Peer, Peer]:
+    """The holder's connection broke under a manager that leads for long."""
+    same, other = await returned(mgr, one), await returned(mgr, two)
+    await same.connect()
+    assert await code_of(take(other, one, 8)) == "drive_held"
+    await same.disconnect()
+    uuid = same.uuid.hex()
+    await until(lambda: mgr.services.sessions.get(("server", uuid)) is None, "its end")
+    return same, other
+
+
+async def test_a_holder_that_is_cut_off_has_the_time_to_come_back(tmp_path, monkeypatch):
     one, two = await of_two_servers(tmp_path)
     async with manager(tmp_path) as mgr:
         blind(mgr)
-        same, other = await returned(mgr, one), await returned(mgr, two)
-        await same.connect()
+        same, other = await came_and_went(mgr, one, two)
         assert await code_of(take(other, one, 8)) == "drive_held"
-        await same.disconnect()
-        uuid = same.uuid.hex()
-        await until(lambda: mgr.services.sessions.get(("server", uuid)) is None, "its end")
+        monkeypatch.setattr(parts, "COME_BACK_S", 0.0)
         await take(other, one, 8)
         await asyncio.gather(same.close(), other.close())
+
+
+async def test_a_holder_that_is_cut_off_and_listens_is_alive_however_long_it_takes(
+    tmp_path, monkeypatch
+):
+    one, two = await of_two_servers(tmp_path)
+    async with manager(tmp_path) as mgr:
+        prober = blind(mgr, Liveness.LISTENING)
+        same, other = await came_and_went(mgr, one, two)
+        monkeypatch.setattr(parts, "COME_BACK_S", 0.0)
+        assert await code_of(take(other, one, 8)) == "drive_held"
+        prober.found = Liveness.SILENT
+        await take(other, one, 8)
+        await asyncio.gather(same.close(), other.close())
+
+
+async def test_a_holder_whose_address_refuses_is_not_waited_for(tmp_path):
+    one, two = await of_two_servers(tmp_path)
+    async with manager(tmp_path) as mgr:
+        prober = blind(mgr)
+        same, other = await came_and_went(mgr, one, two)
+        prober.found = Liveness.REFUSED
+        await take(other, one, 8)
+        await asyncio.gather(same.close(), other.close())
+
+
+async def test_what_listens_at_the_callers_own_address_is_the_caller(tmp_path, monkeypatch):
+    one, two = await of_two_servers(tmp_path)
+    async with manager(tmp_path) as mgr:
+        blind(mgr, Liveness.LISTENING)
+        monkeypatch.setattr(parts, "COME_BACK_S", 0.0)
+        other = await returned(mgr, two)
+        drive = await mgr.services.drives.find(str(UUID(bytes=one.uuid[::-1])))
+
+        async def listen() -> str:
+            return drive.addr
+
+        monkeypatch.setattr(other, "listen", listen)
+        await take(other, one, 8)
+        await other.close()
 
 
 async def test_a_holder_whose_end_was_reported_is_not_waited_for(tmp_path):

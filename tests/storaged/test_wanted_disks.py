@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from drystone_storaged.server import discover, examine
+from drystone_storaged.server.drive import DriveState
 from drystone_storaged.server.lsblk import Disk
+from drystone_storaged.server.settings import DriveSettings
 from tests.storaged.fake_native import FakeTools
 from tests.storaged.manager_env import until
 from tests.storaged.wanted_env import (
@@ -162,6 +164,36 @@ async def test_a_dead_disk_is_refused_and_costs_the_others_nothing(
             await until(is_now(mgr, "wwn:a", "refused", "drive_silent"), "the refusal")
             go.set()
             await up(mgr, "wwn:a")
+    finally:
+        go.set()
+
+
+async def test_a_drive_of_the_settings_on_a_dead_mount_is_refused_and_costs_the_others_nothing(
+    mgr, folder, port, disks, monkeypatch
+):
+    monkeypatch.setattr(examine, "PROBE_S", 0.2)
+    go, dead = threading.Event(), folder / "dead.img"
+    dead.touch()
+    disks.plug("wwn:b", "sdb")
+    read = examine._read_edges
+
+    def hanging(path: str):
+        if path == str(dead):
+            go.wait(60)
+        return read(path)
+
+    monkeypatch.setattr(examine, "_read_edges", hanging)
+    mine = DriveSettings(path=str(dead), listen=f"127.0.0.1:{port}", init=True)
+    state = disks.base.parent / "s"
+    try:
+        async with running_server(mgr, state, folder, port, drives=[mine]) as server:
+            (keeper,) = server.drives
+            await until(lambda: keeper.code == "drive_silent", "the refusal")
+            await until(lambda: mgr.services.devices.reports._devices, "the first look")
+            await add(mgr, "wwn:b")
+            await up(mgr, "wwn:b")
+            go.set()
+            await until(lambda: keeper.state is DriveState.SERVING, "the drive that answers")
     finally:
         go.set()
 

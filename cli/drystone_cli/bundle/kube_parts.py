@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from drystone_cli.bundle.parts import Part
+from drystone_cli.bundle.parts import Part, listed
 from drystone_cli.kube import storage
 from drystone_cli.kube.api import Json, Kube
 from drystone_common.errors import DrystoneError
 
 DRIVER: Final = "csi.drystone.io"
 LOG_LINES_MAX: Final = 20_000  # of each container: some MiB, and hours of what we log
-LOG_BYTES_MAX: Final = 16 << 20
-METRICS_BYTES_MAX: Final = 16 << 20
+LOG_BYTES_MAX: Final = 16 << 20  # lines are some hundred bytes: so the lines are what ends a log
+METRICS_BYTES_MAX: Final = 16 << 20  # a page of ours is below 1 MiB
+LINES_CUT: Final = "[older lines are left out: these are the last {}]\n"
 OWN: Final = ("drystone.io/cluster", "app.kubernetes.io/part-of", "app.kubernetes.io/name")
 
 CUSTOM: Final = ("storageclusters", "storagenodes", "storagedisks", "storagepools")
@@ -129,8 +130,7 @@ def _claims(kube: Kube) -> Json:
         spec = item.get("spec") or {}
         return spec.get("volumeName") in volumes or spec.get("storageClassName") in classes
 
-    items = [bare(i) for i in kube.items("/api/v1/persistentvolumeclaims") if wanted(i)]
-    return {"items": items}
+    return listed(bare(i) for i in kube.items("/api/v1/persistentvolumeclaims") if wanted(i))
 
 
 def bare(item: Json) -> Json:
@@ -142,7 +142,7 @@ def bare(item: Json) -> Json:
 def _list(
     kube: Kube, path: str, wanted: Callable[[Json], bool] = lambda _: True
 ) -> Callable[[], Any]:
-    return lambda: {"items": [bare(item) for item in kube.items(path) if wanted(item)]}
+    return lambda: listed(bare(item) for item in kube.items(path) if wanted(item))
 
 
 def _log(kube: Kube, path: str, container: str, **params: str) -> Callable[[], str]:
@@ -150,10 +150,18 @@ def _log(kube: Kube, path: str, container: str, **params: str) -> Callable[[], s
         "container": container,
         "timestamps": "true",
         "tailLines": str(LOG_LINES_MAX),
-        "limitBytes": str(LOG_BYTES_MAX),
+        # One more than is kept: so it is seen that there was more.
+        "limitBytes": str(LOG_BYTES_MAX + 1),
         **params,
     }
-    return lambda: kube.text(path, LOG_BYTES_MAX, **given)
+
+    def read() -> str:
+        text = kube.text(path, LOG_BYTES_MAX, **given)
+        # The API server does not say that it left lines out; as many as were asked for are a sign.
+        whole = text.count("\n") < LOG_LINES_MAX
+        return text if whole else LINES_CUT.format(LOG_LINES_MAX) + text
+
+    return read
 
 
 def _text(kube: Kube, path: str) -> Callable[[], str]:

@@ -14,12 +14,14 @@ import httpx
 from drystone_cli.bundle.parts import Part
 from drystone_common.errors import DrystoneError, UnavailableError
 from drystone_common.files import read_json, read_limited
+from drystone_storaged.agent.bounded import ask
 from drystone_storaged.local.cluster import LocalCluster
 from drystone_storaged.local.layout import Layout
 
 LOG_BYTES_MAX: Final = 16 << 20  # of each, from its end: as large as our own ever grow
 FILES_MAX: Final = 500  # of a folder that was named: more is the wrong folder
 METRICS_S: Final = 5.0
+METRICS_BYTES_MAX: Final = 16 << 20  # a page of ours is below 1 MiB
 SECRET_BYTES_MAX: Final = 64 << 10
 
 
@@ -123,8 +125,9 @@ def _text(file: Path) -> Callable[[], str]:
 def _metrics(url: str) -> Callable[[], str]:
     def read() -> str:
         try:
-            with httpx.Client(timeout=METRICS_S, trust_env=False) as client:
-                return client.get(url).text
+            with httpx.Client(trust_env=False) as client:
+                limit = METRICS_BYTES_MAX
+                return ask(client, "GET", url, bytes_max=limit, within_s=METRICS_S).text
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UnavailableError(f"{url}: {error!r}") from error
 

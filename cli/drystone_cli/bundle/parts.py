@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from drystone_common.errors import InvalidArgumentError
@@ -12,6 +13,7 @@ from drystone_storaged.agent.rest import Rest, segment
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 NODES_MAX: Final = 200  # nodes whose devices are asked for one by one
+ITEMS_MAX: Final = 20_000  # of a kind: nobody reads more, and they lie in memory at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,15 @@ def _object(rest: Rest, path: str) -> Callable[[], Any]:
 
 
 def _list(rest: Rest, path: str) -> Callable[[], Any]:
-    return lambda: {"items": list(rest.items(path))}
+    return lambda: listed(rest.items(path))
+
+
+def listed(items: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """A list as one object; what is beyond the limit is left out, and it says so."""
+    found = list(islice(items, ITEMS_MAX + 1))
+    if len(found) <= ITEMS_MAX:
+        return {"items": found}
+    return {"cut": f"there are more than these {ITEMS_MAX}", "items": found[:ITEMS_MAX]}
 
 
 def parse_since(text: str) -> int:

@@ -15,11 +15,13 @@ from drystone_common.errors import (
     NotFoundError,
     UnavailableError,
 )
+from drystone_storaged.agent.bounded import too_large
 
 PAGE: Final = 500  # what kubectl asks for at a time
 PAGES_MAX: Final = 1000  # half a million objects of a kind: a list that does not end is broken
 ANSWER_BYTES_MAX: Final = 64 << 20  # a page of pods with their managed fields is a few MiB
 MESSAGE_CHARS_MAX: Final = 1000
+CUT: Final = "\n[cut here: it is larger than {} bytes]\n"
 
 Json = dict[str, Any]
 
@@ -56,8 +58,10 @@ class Kube:
         raise UnavailableError(f"the list {path} does not end", code="bad_answer")
 
     def text(self, path: str, bytes_max: int = ANSWER_BYTES_MAX, **params: str) -> str:
-        """Text, such as a log; cut at ``bytes_max``."""
-        return self._call("GET", path, params=params)[:bytes_max].decode(errors="replace")
+        """Text, such as a log; where it goes on beyond ``bytes_max`` it is cut, and says so."""
+        found = self._call("GET", path, params=params, cut_at=bytes_max + 1)
+        said = CUT.format(bytes_max) if len(found) > bytes_max else ""
+        return found[:bytes_max].decode(errors="replace") + said
 
     def create(self, path: str, body: Json) -> Json:
         """Make an object."""
@@ -74,15 +78,24 @@ class Kube:
             return
 
     def _call(
-        self, method: str, path: str, *, params: dict[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str] | None = None,
+        body: Any = None,
+        cut_at: int | None = None,
     ) -> bytes:
+        """The answer; one that is too large is an error, or is read to ``cut_at`` only."""
         try:
             with self._http.stream(method, path, params=params or None, json=body) as answer:
                 found = bytearray()
                 for piece in answer.iter_bytes():
                     found += piece
+                    if cut_at is not None and len(found) >= cut_at:
+                        break
                     if len(found) > ANSWER_BYTES_MAX:
-                        raise UnavailableError(f"{path}: the answer is too large")
+                        raise too_large(f"the answer to {method} {path}", ANSWER_BYTES_MAX)
         except httpx.HTTPError as error:
             raise UnavailableError(
                 f"the API server cannot be reached: {error!r}",

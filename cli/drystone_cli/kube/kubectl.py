@@ -29,6 +29,7 @@ from drystone_common.errors import (
     NotFoundError,
     UnavailableError,
 )
+from drystone_storaged.agent.bounded import too_large
 
 READY_S: Final = 20.0
 """Until a proxy or a port-forward says that it stands: kubectl first reads the kubeconfig, may run
@@ -37,6 +38,8 @@ a program for credentials, and asks the API server."""
 REQUEST_S: Final = 30.0  # as kubectl's own requests of whole lists on a slow API server
 END_S: Final = 2.0  # kubectl ends at once; one that hangs is killed
 LINE_BYTES_MAX: Final = 4096
+OUTPUT_BYTES_MAX: Final = 16 << 20  # what is asked for is a word, or what a look at one node found
+ERRORS_BYTES_MAX: Final = 1 << 16  # of which a tail is shown
 TAIL_BYTES: Final = 2000  # of what it complained about
 
 _SERVING: Final = re.compile(rb"Starting to serve on")
@@ -68,21 +71,26 @@ class Kubectl:
         self, argv: Sequence[str], *, timeout_s: float = REQUEST_S, any_code: bool = False
     ) -> str:
         """Run to the end; gives standard output."""
-        try:
-            done = subprocess.run(
-                [*self._base, *argv],
-                stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False,
-            )  # fmt: skip
-        except FileNotFoundError as error:
-            raise _missing(self._base[0]) from error
-        except subprocess.TimeoutExpired as error:
-            raise DeadlineError(
-                f"kubectl {argv[0]} did not end in {timeout_s:.0f} s",
-                hint="see that the API server and the node's kubelet answer",
-            ) from error
-        if done.returncode and not (any_code and done.stdout.strip()):
-            raise complaint(argv[0], done.stderr)
-        return done.stdout.decode(errors="replace")
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            try:
+                done = subprocess.run(
+                    [*self._base, *argv],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=errors, timeout=timeout_s,
+                    check=False,
+                )  # fmt: skip
+            except FileNotFoundError as error:
+                raise _missing(self._base[0]) from error
+            except subprocess.TimeoutExpired as error:
+                raise DeadlineError(
+                    f"kubectl {argv[0]} did not end in {timeout_s:.0f} s",
+                    hint="see that the API server and the node's kubelet answer",
+                ) from error
+            said = _head(output, OUTPUT_BYTES_MAX + 1)
+            if len(said) > OUTPUT_BYTES_MAX:
+                raise too_large(f"the output of kubectl {argv[0]}", OUTPUT_BYTES_MAX)
+            if done.returncode and not (any_code and said.strip()):
+                raise complaint(argv[0], _head(errors, ERRORS_BYTES_MAX))
+        return said.decode(errors="replace")
 
     @contextmanager
     def proxy(self) -> Iterator[Kube]:
@@ -122,8 +130,7 @@ class Kubectl:
             try:
                 match = _first_line(child, ready)
                 if match is None:
-                    errors.seek(0)
-                    raise complaint(what, errors.read(1 << 16))
+                    raise complaint(what, _head(errors, ERRORS_BYTES_MAX))
                 # port-forward says a line for each connection: a full pipe would stop it.
                 threading.Thread(target=_drain, args=(child.stdout,), daemon=True).start()
                 yield match
@@ -150,6 +157,11 @@ def _first_line(child: subprocess.Popen[bytes], ready: re.Pattern[bytes]) -> re.
             if match:
                 return match
     return None
+
+
+def _head(file: IO[bytes], bytes_max: int) -> bytes:
+    file.seek(0)
+    return file.read(bytes_max)
 
 
 def _drain(stream: IO[bytes] | None) -> None:

@@ -16,8 +16,8 @@ class KubeError(DrystoneError):
     kind = "unavailable"
     default_code = "kubernetes"
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(f"Kubernetes: {message}", code="kubernetes", details={"status": status})
+    def __init__(self, status: int, message: str, code: str = "kubernetes") -> None:
+        super().__init__(f"Kubernetes: {message}", code=code, details={"status": status})
         self.status = status
 
 

@@ -17,9 +17,15 @@ from kubernetes.aio.config import load_incluster_config, load_kube_config
 from kubernetes.aio.config.config_exception import ConfigException
 
 from drystone_operator.apply.interface import KubeError
+from drystone_storaged.agent.bounded import TOO_LARGE
 
 PAGE: Final = 500  # what kubectl asks for at a time
-ANSWER_BYTES_MAX: Final = 64 << 20  # a page of pods with their managed fields is a few MiB
+PAGES_MAX: Final = 1000  # half a million objects of a kind: a list that does not end is broken
+ANSWER_BYTES_MAX: Final = 64 << 20
+"""A page of pods with their managed fields is a few MiB; 500 objects of the largest size that etcd
+takes would be more, and nobody has such pods or nodes. It lies in memory, which is limited."""
+
+PIECE_BYTES: Final = 1 << 16  # read at a time
 MESSAGE_CHARS_MAX: Final = 1000
 
 NOT_FOUND: Final = 404
@@ -48,7 +54,7 @@ class KubeHttp:
         query: dict[str, str] = {"limit": str(PAGE)}
         if field_selector:
             query["fieldSelector"] = field_selector
-        while True:
+        for _ in range(PAGES_MAX):
             page = await self._call("GET", path, query=query) or {}
             for item in page.get("items") or ():
                 yield item
@@ -56,6 +62,7 @@ class KubeHttp:
             if not following:
                 return
             query["continue"] = str(following)
+        raise KubeError(0, f"the list {path} does not end", code="bad_answer")
 
     async def create(self, path: str, body: Json) -> bool:
         """See ``Kube``."""
@@ -100,11 +107,9 @@ class KubeHttp:
             answer = await self._api.rest_client.request(  # type: ignore[no-untyped-call]
                 method, url, headers=headers, body=body, _request_timeout=self._timeout_s
             )
-            text = await answer.read()
+            text = await _bounded(answer.response, f"{method} {path}")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise KubeError(0, f"{method} {path}: {error!r}") from error
-        if len(text) > ANSWER_BYTES_MAX:
-            raise KubeError(0, f"{method} {path}: the answer is too large")
         if answer.status == absent:
             return None
         data = _json(text)
@@ -112,6 +117,19 @@ class KubeHttp:
             message = str(data.get("message") or answer.reason)[:MESSAGE_CHARS_MAX]
             raise KubeError(answer.status, f"{method} {path}: {message}")
         return data
+
+
+async def _bounded(answer: aiohttp.ClientResponse, what: str) -> bytes:
+    """The whole answer, which must end below the limit."""
+    found = bytearray()
+    async with answer:
+        async for piece in answer.content.iter_chunked(PIECE_BYTES):
+            found += piece
+            if len(found) > ANSWER_BYTES_MAX:
+                answer.close()  # else the rest would be read to use the connection again
+                said = f"{what}: the answer is larger than {ANSWER_BYTES_MAX} bytes"
+                raise KubeError(0, said, code=TOO_LARGE)
+    return bytes(found)
 
 
 def _json(text: bytes) -> Json:

@@ -9,7 +9,7 @@ looked at once more. Nothing is ever done on the memory of a *former* absence.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -58,6 +58,8 @@ class Memory:
     """How many pods were deleted, by node."""
     looked_at: set[str] = field(default_factory=set)
     """Nodes that are well, and were looked at since they came back or since our start."""
+    tries: dict[str, int] = field(default_factory=dict)
+    """How often those that are well and were not looked at yet were tried."""
     sampled_at: float | None = None
     shape: object = None
     """The last look at the engine without its figures: another one is a change."""
@@ -106,15 +108,23 @@ class Failovers:
 
         async def look_after(node: NodeView) -> None:
             async with turn:
-                try:
-                    await self._node(world, build, memory, node, manager)
-                except DrystoneError as error:
-                    _log.warning("failover_waits", node=node.name, error=str(error))
+                await _apart(node.name, self._node(world, build, memory, node, manager))
 
         await asyncio.gather(*(look_after(node) for node in unwell))
-        back = next((n for n in mine if _well(n) and n.name not in memory.looked_at), None)
-        if back is not None and manager is not None:
-            await self._come_back(build, memory, back, manager)
+        if manager is not None:
+            await self._look_at_next(build, memory, [n for n in mine if _well(n)], manager)
+
+    async def _look_at_next(
+        self, build: Build, memory: Memory, well: list[NodeView], manager: ManagerClient
+    ) -> None:
+        """One node a round that came back; one that was tried in vain is the last to be again."""
+        waiting = [n for n in well if n.name not in memory.looked_at]
+        if not waiting:
+            return
+        memory.tries = {n.name: memory.tries.get(n.name, 0) for n in waiting}
+        back = min(waiting, key=lambda n: memory.tries[n.name])
+        memory.tries[back.name] += 1
+        await _apart(back.name, self._come_back(build, memory, back, manager))
 
     async def _come_back(
         self, build: Build, memory: Memory, node: NodeView, manager: ManagerClient
@@ -123,18 +133,14 @@ class Failovers:
 
         It may have come back between the fence and the taint, or while no operator ran.
         """
-        try:
-            engine = await views.look_at_nodes(manager, memory.known_uuid)
-            if isinstance(engine, Unanswered):
-                return
-            pods = await pods_with_volumes(self._kube, node.name, self._driver)
-            held = await views.attachments(manager) if pods else {}
-            client = names.client_name(node.name)
-            dead = stranded(node.name, pods, held, cluster=engine.uuid, client=client)
-            await self._delete(build, manager, dead)
-        except DrystoneError as error:
-            _log.warning("failover_waits", node=node.name, error=str(error))
+        engine = await views.look_at_nodes(manager, memory.known_uuid)
+        if isinstance(engine, Unanswered):
             return
+        pods = await pods_with_volumes(self._kube, node.name, self._driver)
+        held = await views.attachments(manager) if pods else {}
+        client = names.client_name(node.name)
+        dead = stranded(node.name, pods, held, cluster=engine.uuid, client=client)
+        await self._delete(build, manager, dead)
         memory.looked_at.add(node.name)
 
     async def _delete(
@@ -271,6 +277,16 @@ class Failovers:
 
     def _memory(self, place: Place) -> Memory:
         return self._memories.setdefault(place, Memory())
+
+
+async def _apart(node: str, work: Awaitable[None]) -> None:
+    """Have one node's failure, of whatever kind, stop the look at no other node."""
+    try:
+        await work
+    except DrystoneError as error:
+        _log.warning("failover_waits", node=node, error=str(error))
+    except Exception:  # noqa: BLE001 - a defect of ours: told with its trace, the next round tries
+        _log.exception("failover_node_failed", node=node)
 
 
 def _concerns(build: Build, node: NodeView) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import httpx
 
 from drystone_common.errors import DeadlineError, DrystoneError, UnavailableError
+from drystone_storaged.agent.bounded import TOO_LARGE, ask_async
 from drystone_storaged.agent.rest import problem
 from drystone_storaged.agent.tls_errors import of_error
 
@@ -37,7 +38,6 @@ class ManagerClient:
         self._timeout_s = timeout_s
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
             transport=transport,
             verify=verify,
             # Only ever the managers that were named: no proxy from the environment in between.
@@ -94,6 +94,8 @@ class ManagerClient:
             try:
                 answer = await self._ask(self._urls[index], method, path, params, body)
             except UnavailableError as error:
+                if error.code == TOO_LARGE:
+                    raise  # another one would only say that it does not lead, and hide this
                 last = error
                 continue
             self._first = index
@@ -109,9 +111,11 @@ class ManagerClient:
         body: Mapping[str, object] | None,
     ) -> Json:
         try:
-            answer = await self._http.request(
-                method, f"{url}{path}", params=params or None, json=body
-            )
+            answer = await ask_async(
+                self._http, method, f"{url}{path}",
+                bytes_max=ANSWER_BYTES_MAX, within_s=self._timeout_s, connect_s=CONNECT_S,
+                params=params, body=body,
+            )  # fmt: skip
         except httpx.ConnectTimeout as error:
             raise UnavailableError(f"the manager at {url} cannot be reached: {error!r}") from error
         except httpx.TimeoutException as error:
@@ -130,8 +134,6 @@ class ManagerClient:
 
 
 def _json(answer: httpx.Response) -> Json:
-    if len(answer.content) > ANSWER_BYTES_MAX:
-        raise UnavailableError("the manager's answer is too large to be one", code="bad_answer")
     try:
         data = answer.json() if answer.content else {}
     except ValueError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+
 import httpx
 
 from drystone_storaged.agent.trust import Trust
@@ -24,19 +26,52 @@ class FollowingTransport(httpx.AsyncBaseTransport):
         self._calls += 1
         try:
             answer = await self._inner.handle_async_request(request)
-            await answer.aread()  # none is read in parts: nothing holds on to an old connection
-            return answer
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                await self._close_left()
+        except BaseException:
+            await self._ended()
+            raise
+        return httpx.Response(
+            answer.status_code,
+            headers=answer.headers,
+            # Only when it was read, or given up, does nothing hold on to an old connection.
+            stream=_Noted(answer, self._ended),
+            extensions=answer.extensions,
+        )
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._close_left()
         await self._inner.aclose()
 
+    async def _ended(self) -> None:
+        self._calls -= 1
+        if not self._calls:
+            await self._close_left()
+
     async def _close_left(self) -> None:
         left, self._left = self._left, []
         for transport in left:
             await transport.aclose()
+
+
+class _Noted(httpx.AsyncByteStream):
+    """The bytes of an answer; whoever asked closes them once."""
+
+    def __init__(self, answer: httpx.Response, ended: Callable[[], Awaitable[None]]) -> None:
+        self._answer = answer
+        self._ended = ended
+        self._open = True
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """As they come, packed."""
+        async for piece in self._answer.aiter_raw():
+            yield piece
+
+    async def aclose(self) -> None:
+        """Let the connection go."""
+        if not self._open:
+            return
+        self._open = False
+        try:
+            await self._answer.aclose()
+        finally:
+            await self._ended()

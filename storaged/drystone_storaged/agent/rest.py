@@ -26,6 +26,7 @@ from drystone_common.errors import (
     UnavailableError,
 )
 from drystone_common.files import read_limited
+from drystone_storaged.agent.bounded import ask
 from drystone_storaged.agent.failover import (
     HEALTH,
     PAUSE_S,
@@ -178,7 +179,7 @@ class Rest:
             for url in self._managers.order():
                 left = min(PROBE_S, max(until - time.monotonic(), 0.1))
                 try:
-                    answer = self._http.get(f"{url}{HEALTH}", timeout=left)
+                    answer = self._ask("GET", f"{url}{HEALTH}", left)
                 except httpx.HTTPError as error:
                     self._managers.failed(url, error)
                     continue
@@ -200,13 +201,14 @@ class Rest:
         until: float,
     ) -> Json:
         left = max(until - time.monotonic(), 0.1)
-        answer = self._http.request(
-            method, f"{self.base_url}{path}", params=params or None, json=body, timeout=left
-        )
+        answer = self._ask(method, f"{self.base_url}{path}", left, params=params, body=body)
         data = _json(answer)
         if answer.is_success:
             return data
         raise problem(answer.status_code, data)
+
+    def _ask(self, method: str, url: str, within_s: float, **sent: Any) -> httpx.Response:
+        return ask(self._http, method, url, bytes_max=ANSWER_BYTES_MAX, within_s=within_s, **sent)
 
     def _typed(self, error: Exception, method: str) -> DrystoneError:
         if isinstance(error, DrystoneError):
@@ -270,8 +272,6 @@ def read_token(path: Path) -> str:
 
 
 def _json(answer: httpx.Response) -> Json:
-    if len(answer.content) > ANSWER_BYTES_MAX:
-        raise UnavailableError("the manager's answer is too large to be one", code="bad_answer")
     try:
         data = answer.json() if answer.content else {}
     except ValueError:

@@ -27,6 +27,10 @@ from drystone_storaged.attach.loops import LoopDevice
 LOSETUP_WAIT_S: Final = 30.0
 """Setting up reads a few blocks, which wait while a server changes over (5 s worst)."""
 
+GROW_WAIT_S: Final = 2.0
+"""Looks at a file that is written all the time until one is not in vain: 100 of them, and soon
+enough for the call that waits. Then whoever asked asks again."""
+
 _log = get_logger(__name__)
 
 _ID: Final = re.compile(r"[0-9a-f]{16}")
@@ -147,11 +151,7 @@ class FuseAttacher:
         if name is None:
             raise NotFoundError(f"volume {volume_id} has no device here", code="not_attached")
         await process.command(f"resize {size_bytes}")
-        # The kernel knows the file's size from its last look; this is a new one.
-        await asyncio.to_thread(process.file.stat)
-        argv = ("losetup", "--set-capacity", f"/dev/{name}")
-        await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
-        shown = await asyncio.to_thread(sysfs.size_bytes, name)
+        shown = await self._show_size(process, name, size_bytes)
         if shown < size_bytes:
             raise ConflictError(
                 f"/dev/{name} shows {shown} bytes after growing to {size_bytes}",
@@ -159,6 +159,23 @@ class FuseAttacher:
                 hint="ask again",
             )
         return Device(volume_id, self.kind, f"/dev/{name}", shown)
+
+    async def _show_size(self, process: FuseProcess, name: str, size_bytes: int) -> int:
+        """Have the loop device take the size that its file has now; gives what it shows.
+
+        Kernels before 6.17 take the size of the last look at the file, so one is made each time;
+        and they drop what a look found while a write of the same file ends. So once may not do.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + GROW_WAIT_S
+        argv = ("losetup", "--set-capacity", f"/dev/{name}")
+        while True:
+            await asyncio.to_thread(process.file.stat)
+            await self._runner.run(argv, timeout_s=LOSETUP_WAIT_S)
+            shown = await asyncio.to_thread(sysfs.size_bytes, name)
+            if shown >= size_bytes or loop.time() >= end:
+                return shown
+            await asyncio.sleep(sysfs.POLL_S)
 
     async def aclose(self) -> None:
         """See ``Attacher``: nothing is watched, the processes reconnect by themselves."""

@@ -263,8 +263,8 @@ def _check_reopen(
         raise ConflictError(
             f"drive {drive.id} is open on {drive.node_name}",
             code="drive_held",
-            hint="stop the server there; after an election of a manager a server that is gone "
-            "counts for some seconds as one that is on its way back",
+            hint="stop the server there; one that went without a word counts for some seconds as "
+            "one that comes back, and for as long as something answers at its address",
         )
     blank = request.previous_nonce == 0 and not drive.proven
     if not blank and request.previous_nonce not in {drive.nonce, drive.previous_nonce} - {0}:

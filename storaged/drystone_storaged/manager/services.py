@@ -117,6 +117,14 @@ class Services:
         # here yet the lack of a session says nothing until it had the time to come.
         return not self.sessions.was_here(key) and self.leadership.led_s() < COME_BACK_S
 
+    def server_may_come_back(self, node: str) -> bool:
+        """Whether a server without a session went, or this manager was elected, too lately to tell.
+
+        Its connection may have broken where nothing else did.
+        """
+        gone_s = self.sessions.gone_s(("server", node))
+        return (self.leadership.led_s() if gone_s is None else gone_s) < COME_BACK_S
+
     def spawn(self, work: Coroutine[Any, Any, object], what: str) -> None:
         """Run something beside the call that caused it; its failure is logged, not lost."""
 
@@ -202,7 +210,7 @@ def build(env: Environment) -> Services:
     # Election apart, nothing of a manager has the store without the guard.
     store, clock = GuardedStore(env.store, leadership), env.monotonic
     records = _records(env, store, leadership)
-    sessions = SessionRegistry()
+    sessions = SessionRegistry(clock)
     commander = Commander(sessions)
     stats, usage, refusals, backoff = DriveStats(clock), Usage(), Refusals(), Backoff(clock)
     feed = MapFeed(store)

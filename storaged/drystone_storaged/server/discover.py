@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +18,8 @@ from drystone_storaged.attach.command import Runner
 from drystone_storaged.attach.sysfs import text
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.examine import Examiner, Finding, State
-from drystone_storaged.server.lsblk import ID_MAX, NAMELESS, Disk, list_disks
+from drystone_storaged.server.folders import SILENT, Folders
+from drystone_storaged.server.lsblk import NAMELESS, Disk, list_disks
 
 PERIOD_S: Final = 10.0
 """Between two looks at a few small files of /proc and the folders: they tell what moved."""
@@ -30,10 +29,8 @@ DEVICES_MAX: Final = 256
 """Told to the manager: many times what one node may have as drives. The others are left out, in the
 order of their paths, and the log says so."""
 
-FILES_MAX: Final = 10_000  # entries of a folder that are looked at: it is for a few disk files
 AT_ONCE: Final = 4  # examinations; each reads 2 MiB and starts blkid twice
 MOVES: Final = ("/proc/partitions", "/proc/self/mountinfo", "/proc/swaps")
-SUFFIX: Final = ".img"
 
 STATES: Final = {
     State.BLANK: control_pb2.DEVICE_STATE_BLANK,
@@ -63,7 +60,7 @@ class Seen:
 
 
 class Discovery:
-    """Keeps the list of devices; ``served`` says by id or real path what this server serves."""
+    """Keeps the list of devices; ``served`` says by id or path what this server serves."""
 
     def __init__(
         self,
@@ -76,7 +73,7 @@ class Discovery:
     ) -> None:
         self._runner = runner
         self._examiner = examiner
-        self._folders = tuple(folders)
+        self._folders = Folders(folders)
         self._served = served
         self._kinds = tuple(kinds)
         self._lock = asyncio.Lock()
@@ -96,9 +93,10 @@ class Discovery:
     async def look(self) -> tuple[Seen, ...]:
         """Look now; one look at a time, errors leave the part out that cannot be seen."""
         async with self._lock:
-            self._mark = await asyncio.to_thread(self._moves)
-            disks = [*await self._disks(), *await asyncio.to_thread(self._files)]
-            served = self._served()
+            files = await self._folders.files()
+            self._mark = await self._moves(files)
+            disks = [*await self._disks(), *files]
+            served = await self._by_real_path(self._served())
             chosen = self._limited(disks, served)
             self._examiner.keep_only(frozenset(d.path for d in chosen))
             gate = asyncio.Semaphore(AT_ONCE)
@@ -127,7 +125,7 @@ class Discovery:
         while True:
             asked = self._asked.is_set()
             self._asked.clear()
-            moved = await asyncio.to_thread(self._moves) != self._mark
+            moved = await self._moves(await self._folders.files()) != self._mark
             if asked or moved or loop.time() >= full_at:
                 try:
                     await self.look()
@@ -139,13 +137,17 @@ class Discovery:
                     await self._asked.wait()
 
     async def _one(self, disk: Disk, served: Mapping[str, Served], gate: asyncio.Semaphore) -> Seen:
-        real = await asyncio.to_thread(os.path.realpath, disk.path)
+        # Files are listed by their real paths; those of disks lie in /dev, which never hangs.
+        is_file = disk.device_class == "file"
+        real = disk.path if is_file else await asyncio.to_thread(os.path.realpath, disk.path)
         mine = served.get(disk.id) or served.get(real)
         if mine is not None:
             found = f"drystone drive {mine.uuid}" if mine.uuid else "in the server's settings"
             return Seen(disk, Finding(State.OURS, found, mine.uuid), mine.configured)
         if disk.use:
             return Seen(disk, Finding(State.IN_USE, disk.use))
+        if self._folders.is_silent(disk):
+            return Seen(disk, Finding(State.FOREIGN, SILENT))
         async with gate:
             finding = await self._examiner.examine(disk.path, sequence=disk.sequence)
         if disk.holds and finding.state is State.BLANK:
@@ -165,22 +167,10 @@ class Discovery:
         self._listed = disks
         return disks
 
-    def _files(self) -> list[Disk]:
-        return [disk for folder in self._folders for disk in self._files_of(folder)]
-
-    def _files_of(self, folder: str) -> Iterator[Disk]:
-        real = os.path.realpath(folder)
-        try:
-            with os.scandir(real) as entries:
-                names = [e.name for e in itertools.islice(entries, FILES_MAX)]
-        except OSError as error:
-            self._say(folder, f"{folder}: {error.strerror}")
-            return
-        self._said.pop(folder, None)
-        for name in sorted(names):
-            disk = _file(f"{real}/{name}") if name.endswith(SUFFIX) else None
-            if disk is not None:
-                yield disk
+    async def _by_real_path(self, served: Mapping[str, Served]) -> dict[str, Served]:
+        paths = [path for path, one in served.items() if one.configured]
+        real = await asyncio.gather(*(self._folders.real(path) for path in paths))
+        return {**served, **{r: served[path] for r, path in zip(real, paths, strict=True)}}
 
     def _limited(self, disks: Iterable[Disk], served: Mapping[str, Served]) -> list[Disk]:
         ordered = sorted(disks, key=lambda d: (d.id not in served, d.path))
@@ -195,25 +185,12 @@ class Discovery:
             self._said[part] = reason
             _log.warning("devices_not_seen", part=part, reason=reason)
 
-    def _moves(self) -> str:
+    async def _moves(self, files: Iterable[Disk]) -> str:
         """A digest of what changes when a disk comes, goes, is mounted or a file is made."""
-        told = [text(Path(name)) or "" for name in MOVES]
-        told += [f"{d.path} {d.size} {d.sequence}" for d in self._files()]
+        told = await asyncio.to_thread(lambda: [text(Path(name)) or "" for name in MOVES])
+        told += [f"{d.path} {d.size} {d.sequence}" for d in files]
+        told += self._folders.silent
         return hashlib.sha256("\n".join(told).encode()).hexdigest()
-
-
-def _file(path: str) -> Disk | None:
-    """A regular file as a device; None for anything else, or a path that cannot be an id."""
-    device = f"file:{path}"
-    plain = device.isascii() and device.isprintable() and " " not in device
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    if not stat.S_ISREG(found.st_mode) or not plain or len(device) > ID_MAX:
-        return None
-    where = f"{found.st_dev}:{found.st_ino}"
-    return Disk(device, path, path, "", found.st_size, "file", sequence=where)
 
 
 def message_of(seen: Iterable[Seen]) -> control_pb2.Devices:

@@ -23,6 +23,7 @@ from drystone_storaged.agent.register import FEATURE_LEVEL, Membership
 from drystone_storaged.cluster.drives import STOPPED
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
+from drystone_storaged.server.hanging import within
 from drystone_storaged.server.lease import LeaseGate
 from drystone_storaged.server.prepare import Preparer, Superblock, serial_of
 from drystone_storaged.server.settings import DriveSettings
@@ -33,6 +34,10 @@ OPEN_DEADLINE_S: Final = 900.0
 
 MAP_WAIT_S: Final = 5.0  # for a map that shows the open; without it the open begins anew
 CLOSE_S: Final = 10.0  # the native side bounds an orderly end to this, checkpoint included
+WHY_S: Final = 1.0
+"""A file system says at once how full it is. One that hangs, as a dead mount does, is not waited
+for: the manager drops the drive only when it hears of the failure."""
+
 REFUSAL_CHARS: Final = 500  # of a path or reason in a status: a sentence or two
 
 RETRY_MIN_S: Final = 0.5
@@ -140,8 +145,9 @@ class DriveKeeper:
 
     async def _tell_failed(self) -> None:
         """Say why, and tell the manager until it has taken it: it may be in need itself."""
-        with contextlib.suppress(OSError):
-            self.reason += await asyncio.to_thread(why_failed, Path(self.settings.path))
+        path = Path(self.settings.path)
+        with contextlib.suppress(OSError):  # a TimeoutError is one: the word must not wait for it
+            self.reason += await within(lambda: why_failed(path), WHY_S)
         _log.error("drive_failed", drive=self.number, path=self.settings.path, reason=self.reason)
         self._deps.refused()
         wait_s = RETRY_MIN_S

@@ -8,25 +8,24 @@ trace of a drive. A probe that fails, hangs or cannot be run is never "blank".
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
 import stat
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from drystone_common.errors import DataError, DeadlineError
 from drystone_storaged.attach import sysfs
 from drystone_storaged.attach.command import Runner
+from drystone_storaged.server.hanging import LOOK_S, in_thread
 from drystone_storaged.server.prepare import DriveTools
 
-PROBE_S: Final = 10.0  # a few reads; a disk that needs longer for them is sick
+PROBE_S: Final = LOOK_S
 EDGE_BYTES: Final = 1 << 20
 """Partition tables, file systems, RAID and volume managers all leave something within this much of
 one of the ends; what is left in the middle after a wipe of the ends is nobody's any more."""
@@ -34,7 +33,10 @@ one of the ends; what is left in the middle after a wipe of the ends is nobody's
 SIZE_MIN: Final = 16 * (64 << 20) + 2 * 16 * 4096
 """The least that the native format takes: 16 segments of 64 MiB and both edges (on-disk format)."""
 
-HUNG_MAX: Final = 8  # threads that wait for dead disks; more of them are not asked any more
+HUNG_MAX: Final = 64
+"""Threads that wait for dead disks, one a path; beyond that no path is asked any more, a good one
+neither. As many as one server may have drives: a dead mount may hold all but one of them."""
+
 BLKID_BLANK: Final = 2  # the documented exit code for "nothing found"
 BLKID_AMBIVALENT: Final = 8
 SWAPS: Final = Path("/proc/swaps")
@@ -187,41 +189,16 @@ class Examiner:
         self._hung = {p: waiting for p, waiting in self._hung.items() if not waiting.done()}
         if path in self._hung or len(self._hung) >= HUNG_MAX:
             raise TimeoutError
-        future = _in_thread(work)
-        done, _ = await asyncio.wait({future}, timeout=PROBE_S)
+        future = in_thread(work)
+        try:
+            done, _ = await asyncio.wait({future}, timeout=PROBE_S)
+        except asyncio.CancelledError:
+            self._hung[path] = future  # whoever asked is gone, the thread is not
+            raise
         if not done:
             self._hung[path] = future
             raise TimeoutError
         return future.result()
-
-
-def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Run on a thread of its own that nobody waits for at the end of the process.
-
-    The threads of the event loop are few and shared: dead disks would take them all.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def deliver(result: T | None, error: Exception | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-            future.exception()  # looked at: a late one that nobody waits for is no defect
-        else:
-            future.set_result(cast("T", result))
-
-    def run() -> None:
-        try:
-            outcome: tuple[T | None, Exception | None] = (work(), None)
-        except Exception as error:  # noqa: BLE001 - the native module's type is its own
-            outcome = (None, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-            loop.call_soon_threadsafe(deliver, *outcome)
-
-    threading.Thread(target=run, name="examine", daemon=True).start()
-    return future
 
 
 def _user_of(path: str) -> str:

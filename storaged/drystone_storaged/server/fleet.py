@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from os.path import realpath
 from typing import Any, Final
 from uuid import UUID
 
@@ -38,18 +37,16 @@ _log = get_logger(__name__)
 
 
 class DeviceGuard:
-    """Looks at a wanted device right before it is opened or formatted, by the same process."""
+    """Looks at a drive's device right before it is opened or formatted, by the same process."""
 
     def __init__(self, discovery: Discovery, examiner: Examiner) -> None:
         self._discovery = discovery
         self._examiner = examiner
 
     async def identify(self, drive: DriveSettings) -> None:
-        """Raise unless the path still leads to the device, and that answers."""
+        """Raise unless the path still leads to a wanted device, and what is there answers."""
         device = drive.device_id
-        if not device:
-            return
-        if not await self._discovery.is_still(device, drive.path):
+        if device and not await self._discovery.is_still(device, drive.path):
             raise ConflictError(
                 f"{drive.path} is not {device} any more",
                 code="drive_moved",
@@ -117,14 +114,14 @@ class Fleet:
         deps.preparer.on_format = self.changed
 
     def served(self) -> Mapping[str, Served]:
-        """What is not to be examined from outside, by id or by real path."""
+        """What is not to be examined from outside, by id or by the settings' path."""
         wanted = {
             device: Served(member.keeper.uuid)
             for device, member in self._members.items()
             if member.keeper.state is not DriveState.CLOSED
         }
         configured = {
-            realpath(d.settings.path): Served(d.uuid, configured=True)
+            d.settings.path: Served(d.uuid, configured=True)
             for d in self._drives
             if not d.settings.device_id
         }

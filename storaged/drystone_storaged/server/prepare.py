@@ -105,7 +105,7 @@ class Preparer:
         entry = self._remembered(drive.key)
         half_made = entry is not None and entry.phase is Phase.FORMATTING
         # Only a file that this server made: one that somebody put there is not ours to remove.
-        own_file = drive.create_bytes is not None and _is_file(drive.path)
+        own_file = drive.create_bytes is not None and await asyncio.to_thread(_is_file, drive.path)
         if half_made and found["state"] == "damaged" and own_file:
             # Our own format was cut short before the manager ever heard of this drive.
             _log.warning("format_repeated", path=drive.path)

@@ -9,7 +9,8 @@ from drystone_common.errors import InvalidArgumentError
 from drystone_storaged.cluster.drives import OpenRequest
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.membership_service import Evidence
-from drystone_storaged.cluster.records import Drive, DriveState
+from drystone_storaged.cluster.records import DriveState
+from drystone_storaged.manager import holders
 from drystone_storaged.manager.control.context import (
     SILENT_MAX,
     TEXT_MAX,
@@ -53,7 +54,8 @@ class DriveCalls:
             str(UUID(bytes=request.cluster)), device=request.device,
             drive_class=request.device_class if request.device_class in CLASSES else "",
         )  # fmt: skip
-        opened = await services.drives.open(node, wanted, lambda d: _held(services, d))
+        held = await holders.look(services, node, wanted)
+        opened = await services.drives.open(node, wanted, held)
         state = await services.feed.read()
         number = opened.drive.id
         pools = {
@@ -146,14 +148,6 @@ class DriveCalls:
         self._services.voters.reported(node.uuid, request.voters_version)
         await self._services.silence.report(node.uuid, silent)
         return pb.Ack()
-
-
-def _held(services: Services, drive: Drive) -> bool:
-    """Whether another server's open of a drive may still write to it."""
-    if services.sessions.get(("server", drive.node)) is not None:
-        return True
-    # What was reported closed, or refused connections, is over, whoever led then.
-    return not drive.ended and services.server_may_live(drive.node)
 
 
 def _refs(pgs: object) -> dict[PgRef, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -59,10 +60,12 @@ class _Pending:
 class SessionRegistry:
     """Who is connected, and what was asked of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._sessions: dict[SessionKey, Session] = {}
         self._pending: dict[SessionKey, dict[int, _Pending]] = {}
         self._known: set[SessionKey] = set()
+        self._gone_at: dict[SessionKey, float] = {}
         self._next_id = 1
         self.on_change: list[Callable[[], None]] = []
         """Called when a session stands or is gone."""
@@ -94,6 +97,7 @@ class SessionRegistry:
         if self._sessions.get(session.key) is not session:
             return False
         del self._sessions[session.key]
+        self._gone_at[session.key] = self._monotonic()
         self._changed()
         return True
 
@@ -103,6 +107,7 @@ class SessionRegistry:
             session.end()
         self._sessions.clear()
         self._known.clear()
+        self._gone_at.clear()
         for waiting in self._pending.values():
             for pending in waiting.values():
                 if not pending.answer.done():
@@ -119,6 +124,11 @@ class SessionRegistry:
     def was_here(self, key: SessionKey) -> bool:
         """Whether this process had a session since this manager leads, even if it has none now."""
         return key in self._known
+
+    def gone_s(self, key: SessionKey) -> float | None:
+        """For how long its last session is over; None = it had none since this manager leads."""
+        at = self._gone_at.get(key)
+        return None if at is None else self._monotonic() - at
 
     def all(self, role: Role) -> list[Session]:
         """Every live session of a role."""
