@@ -16,11 +16,11 @@ PEERS ?=
 KIND ?=
 export SEED SEEDS FROM PEERS
 
-.PHONY: help setup env lint fmt etcd test sim bench demo nightly generate check clean image kube-up kube-down kube-demo kube-e2e
+.PHONY: help setup env lint fmt etcd test sim bench demo nightly generate check clean image kernel-test kube-up kube-down kube-demo kube-e2e
 
 help: ## Show this list.
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' \
-	  | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	  | while IFS=$$'\t' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 setup: ## Install what is missing (Debian packages and Rust when root), then the Python environment.
 	@scripts/setup.sh
@@ -64,6 +64,9 @@ clean: ## Remove what the builds made; keeps the tools of `make setup`.
 
 image: env ## Build the container image into dist/, with docker, podman or buildah, or without any.
 	@scripts/image.sh
+
+kernel-test: setup ## Test kernel NBD devices, daemons replaced under I/O, in a User Mode Linux (root, Debian).
+	@scripts/kernel.sh
 
 kube-up: ## Start a Kubernetes of three nodes on this machine (root; builds its programs once).
 	@scripts/kube.sh up

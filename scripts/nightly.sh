@@ -9,6 +9,8 @@ step "everything that gates a change" scripts/run_tests.sh
 step "simulator" env SEED= SEEDS="${SEEDS:-1000}" FROM="${FROM:-300}" scripts/sim.sh
 step "fio verification under kills" scripts/py.sh python -m tests.e2e.verify --seconds 60 --kills 5
 step "properties" env HYPOTHESIS_PROFILE=nightly scripts/py.sh pytest -q --timeout 1800 tests/unit
+# Some ten minutes; where it cannot run (no root, not x86_64) it says so.
+step "kernel NBD, in a User Mode Linux" scripts/kernel.sh --or-skip
 # FUZZ_SECONDS=… for each target.
 step "fuzzing" scripts/fuzz.sh
 finish nightly
