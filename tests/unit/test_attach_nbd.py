@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -10,6 +11,7 @@ from drystone_common.errors import UnavailableError
 from drystone_storaged.attach import nbd
 from drystone_storaged.attach.interface import Endpoint
 from drystone_storaged.attach.nbd import NbdAttacher
+from drystone_storaged.attach.nbd_netlink import RECONFIGURE
 
 
 class Driver:
@@ -17,6 +19,8 @@ class Driver:
 
     def __init__(self) -> None:
         self.events: asyncio.Queue[list[int] | OSError] = asyncio.Queue()
+        self.commands: list[tuple[int, dict[str, object]]] = []
+        self.refuses = False
 
     async def open(self) -> None:
         return None
@@ -26,6 +30,12 @@ class Driver:
         if isinstance(event, OSError):
             raise event
         return event
+
+    async def run(self, command: int, **attributes: object) -> int | None:
+        if self.refuses:
+            raise UnavailableError("no")
+        self.commands.append((command, attributes))
+        return None
 
     def close(self) -> None:
         return None
@@ -51,6 +61,7 @@ class Watched(NbdAttacher):
 @pytest.fixture
 async def watched(tmp_path, monkeypatch):
     monkeypatch.setattr(nbd, "RETRY_S", 0.0)
+    monkeypatch.setattr(nbd, "PARTING_S", 0.0)
     attacher = Watched(Driver())
     attacher._endpoints[3] = ("00000000000000ab", Endpoint(tmp_path / "s", "e"))
     await attacher.start()
@@ -105,3 +116,29 @@ async def test_lost_events_count_as_the_death_of_every_connection(watched):
     watched.gate.set()
     watched._control.events.put_nowait(OSError(105, "no buffer space"))
     assert await tried(watched) == 3
+
+
+async def test_at_an_orderly_end_the_kernel_is_told_to_send_again_soon(watched):
+    await watched.aclose()
+    told = [
+        (command, given["index"], given["timeout"]) for command, given in watched._control.commands
+    ]
+    assert told == [(RECONFIGURE, 3, nbd.PARTING_TIMEOUT_S)]
+
+
+async def test_a_new_connection_sets_the_timeout_back(tmp_path, monkeypatch):
+    async def dial(*_: object) -> tuple[socket.socket, int, int]:
+        return socket.socket(socket.AF_UNIX), 0, 0
+
+    monkeypatch.setattr(nbd, "dial", dial)
+    driver = Driver()
+    attacher = NbdAttacher(driver)  # type: ignore[arg-type] # as narrow as it is needed here
+    attacher._endpoints[3] = ("00000000000000ab", Endpoint(tmp_path / "s", "e"))
+    await attacher._reconfigure(3)
+    ((command, given),) = driver.commands
+    assert (command, given["timeout"]) == (RECONFIGURE, nbd.TIMEOUT_S)
+
+
+async def test_a_driver_that_refuses_at_the_end_keeps_nobody_from_ending(watched):
+    watched._control.refuses = True
+    await watched.aclose()

@@ -95,7 +95,7 @@ class Attacher(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Stop watching. Devices stay."""
+        """Stop watching, before the exports end. Devices stay."""
         ...
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +39,17 @@ for a fail-over (5 s worst) and 0 would mean 30 s without ever failing."""
 DEAD_CONN_TIMEOUT_S: Final = 86_400
 """I/O waits for a daemon that is away this long: an upgrade gone wrong must not become an
 error, which would make file systems read-only."""
+
+PARTING_TIMEOUT_S: Final = 1
+"""What TIMEOUT is while the daemon ends in an orderly way, so that what it drops is sent again soon
+after the next one connects; the kernel counts in seconds. Connecting sets it back."""
+
+PARTING_S: Final = 0.25
+"""A request keeps the TIMEOUT that it began with: one that began before is answered by then, if
+nothing is amiss. Otherwise it waits TIMEOUT_S, as after a crash."""
+
+PARTING_WAIT_S: Final = 2.0
+"""The driver answers at once. An end must not hang at a driver that does not."""
 
 RETRY_S: Final = 0.2  # between tries to reach a daemon that is just starting
 BACKEND_PREFIX: Final = "drystone-"
@@ -138,12 +148,7 @@ class NbdAttacher:
         index = await self._index(volume_id)
         if index is None:
             raise NotFoundError(f"volume {volume_id} has no device here", code="not_attached")
-        await self._control.run(
-            RECONFIGURE,
-            index=index,
-            size_bytes=size_bytes,
-            backend_identifier=_backend(volume_id),
-        )
+        await self._reconfigure_with(index, volume_id, size_bytes=size_bytes)
         await self._until_size(index, size_bytes)
         return self._device(volume_id, index)
 
@@ -154,7 +159,20 @@ class NbdAttacher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._reconnects.clear()
+        await self._part()
         self._control.close()
+
+    async def _part(self) -> None:
+        """See ``PARTING_TIMEOUT_S``. What fails here costs a longer pause and nothing else."""
+        if not self._endpoints:
+            return
+        try:
+            async with asyncio.timeout(PARTING_WAIT_S):
+                for index, (volume_id, _) in self._endpoints.items():
+                    await self._reconfigure_with(index, volume_id, timeout=PARTING_TIMEOUT_S)
+                await asyncio.sleep(PARTING_S)
+        except (DrystoneError, OSError, TimeoutError) as error:
+            _log.warning("nbd_parting_failed", reason=str(error))
 
     async def _watch(self) -> None:
         """Bring every device of ours that lost its connection a new one."""
@@ -198,14 +216,12 @@ class NbdAttacher:
         connection, _, _ = await dial(endpoint.socket, endpoint.export)
         # The kernel keeps the sockets that it uses; closing ours ends one that it does not.
         with contextlib.closing(connection):
-            await self._run_reconfigure(index, volume_id, connection)
+            sockets = socket_list([connection.fileno()])
+            await self._reconfigure_with(index, volume_id, timeout=TIMEOUT_S, sockets=sockets)
 
-    async def _run_reconfigure(self, index: int, volume_id: str, connection: socket.socket) -> None:
+    async def _reconfigure_with(self, index: int, volume_id: str, **attributes: object) -> None:
         await self._control.run(
-            RECONFIGURE,
-            index=index,
-            backend_identifier=_backend(volume_id),
-            sockets=socket_list([connection.fileno()]),
+            RECONFIGURE, index=index, backend_identifier=_backend(volume_id), **attributes
         )
 
     async def _index(self, volume_id: str) -> int | None:

@@ -92,12 +92,15 @@ class BlockDaemon:
             start(self.volumes.readopt_all(), "readopt")
             await self.background.failure()
         finally:
-            self.pump.stop()
-            self.core.stop()
             for task in list(self._calls):
                 task.cancel()
-            await self.background.stop()
-            await self.devices.aclose()
+            try:
+                await self.background.stop()
+                # Attachers prepare their devices for the pause while I/O still goes on.
+                await self.devices.aclose()
+            finally:
+                self.pump.stop()
+                self.core.stop()
 
     async def _on_message(self, message: control_pb2.SessionDown) -> None:
         kind = message.WhichOneof("kind")
