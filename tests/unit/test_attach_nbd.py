@@ -142,3 +142,19 @@ async def test_a_new_connection_sets_the_timeout_back(tmp_path, monkeypatch):
 async def test_a_driver_that_refuses_at_the_end_keeps_nobody_from_ending(watched):
     watched._control.refuses = True
     await watched.aclose()
+
+
+async def test_no_connection_is_brought_while_the_engine_holds_too_much(watched, monkeypatch):
+    monkeypatch.setattr(nbd, "ROOM_POLL_S", 0.0)
+    answers = [nbd.IN_FLIGHT_MAX + 1, nbd.IN_FLIGHT_MAX + 1, nbd.IN_FLIGHT_MAX]
+
+    async def in_flight(volume_id: str) -> int:
+        assert volume_id == "00000000000000ab"
+        assert watched.tried.empty()
+        return answers.pop(0)
+
+    watched._in_flight = in_flight
+    watched.gate.set()
+    watched._control.events.put_nowait([3])
+    assert await tried(watched) == 3
+    assert answers == []

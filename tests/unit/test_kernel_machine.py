@@ -107,6 +107,13 @@ def test_only_errors_of_the_kernel_are_complaints():
     assert restarts.complaints(log) == ["blk: I/O error, dev nbd0, sector 8"]
 
 
+def test_requests_that_time_out_together_count_once():
+    line = "[{:12.6f}] block {}: Connection timed out, retrying (0/1 alive)"
+    told = [(40.1, "nbd0"), (40.2, "nbd0"), (55.0, "nbd1"), (71.5, "nbd0")]
+    log = "\n".join(line.format(*each) for each in told)
+    assert [restarts.timeouts(log, name) for name in ("nbd0", "nbd1", "nbd2")] == [2, 1, 0]
+
+
 def test_a_command_of_ones_own_keeps_its_options():
     assert arguments(["--limit", "60", "--", "pytest", "-x"]).command == ["pytest", "-x"]
     assert arguments([]).command == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -61,6 +62,16 @@ class Device:
     kind: AttacherKind
     path: str | None
     size_bytes: int
+
+
+InFlight = Callable[[str], Awaitable[int]]
+"""Requests of a volume that the daemon has taken and not answered, of connections that are gone
+too."""
+
+
+async def none_in_flight(_: str) -> int:
+    """For a daemon that cannot say."""
+    return 0
 
 
 class Attacher(Protocol):

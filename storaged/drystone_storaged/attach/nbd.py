@@ -21,7 +21,9 @@ from drystone_storaged.attach.interface import (
     AttachSpec,
     Device,
     Endpoint,
+    InFlight,
     device_busy,
+    none_in_flight,
 )
 from drystone_storaged.attach.nbd_handshake import dial
 from drystone_storaged.attach.nbd_netlink import (
@@ -51,6 +53,13 @@ nothing is amiss. Otherwise it waits TIMEOUT_S, as after a crash."""
 PARTING_WAIT_S: Final = 2.0
 """The driver answers at once. An end must not hang at a driver that does not."""
 
+IN_FLIGHT_MAX: Final = 512
+"""With more than these open no new connection is brought. While a pool stalls, the kernel takes
+each connection for dead after TIMEOUT_S and sends all its requests (128) again, but the engine
+holds what came before until it ends: an hour of that would be its memory, or its limit and EIO."""
+
+ROOM_POLL_S: Final = 1.0  # beside a stall of half a minute at least
+
 RETRY_S: Final = 0.2  # between tries to reach a daemon that is just starting
 BACKEND_PREFIX: Final = "drystone-"
 
@@ -62,18 +71,24 @@ class NbdAttacher:
 
     kind = AttacherKind.NBD
 
-    def __init__(self, control: NbdControl, sys_block: Path = sysfs.SYS_BLOCK) -> None:
+    def __init__(
+        self,
+        control: NbdControl,
+        sys_block: Path = sysfs.SYS_BLOCK,
+        in_flight: InFlight = none_in_flight,
+    ) -> None:
         self._control = control
         self._sys_block = sys_block
+        self._in_flight = in_flight
         self._endpoints: dict[int, tuple[str, Endpoint]] = {}
         self._dead: set[int] = set()
         self._reconnects: dict[int, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls) -> NbdAttacher:
+    async def open(cls, in_flight: InFlight = none_in_flight) -> NbdAttacher:
         """Open the driver's control and begin to watch; UnavailableError without a driver."""
-        attacher = cls(NbdControl())
+        attacher = cls(NbdControl(), in_flight=in_flight)
         await attacher.start()
         return attacher
 
@@ -203,6 +218,7 @@ class NbdAttacher:
         while index in self._dead and index in self._endpoints:
             self._dead.discard(index)
             try:
+                await self._until_room(index)
                 await self._reconfigure(index)
             except (DrystoneError, OSError) as error:
                 self._dead.add(index)
@@ -210,6 +226,16 @@ class NbdAttacher:
                 await asyncio.sleep(RETRY_S)
             else:
                 _log.info("nbd_reconnected", device=f"nbd{index}")
+
+    async def _until_room(self, index: int) -> None:
+        """Requests wait in the kernel meanwhile, as they would wait in the engine."""
+        volume_id, _ = self._endpoints[index]
+        told = False
+        while (count := await self._in_flight(volume_id)) > IN_FLIGHT_MAX:
+            if not told:
+                _log.warning("nbd_reconnect_waits", device=f"nbd{index}", in_flight=count)
+                told = True
+            await asyncio.sleep(ROOM_POLL_S)
 
     async def _reconfigure(self, index: int) -> None:
         volume_id, endpoint = self._endpoints[index]

@@ -10,7 +10,7 @@ from drystone_common.errors import UnavailableError
 from drystone_storaged.attach.export import ExportAttacher
 from drystone_storaged.attach.fuse import FuseAttacher
 from drystone_storaged.attach.fuse_process import find_program
-from drystone_storaged.attach.interface import Attacher, AttacherKind
+from drystone_storaged.attach.interface import Attacher, AttacherKind, InFlight, none_in_flight
 from drystone_storaged.attach.remote import RemoteAttacher
 
 
@@ -62,7 +62,9 @@ class Host:
         return ", ".join(text for there, text in lacks if not there)
 
 
-async def make(kind: AttacherKind, state: Path, host: Host) -> Attacher:
+async def make(
+    kind: AttacherKind, state: Path, host: Host, in_flight: InFlight = none_in_flight
+) -> Attacher:
     """Make an attacher that keeps what it needs below ``state``; typed error if it cannot work."""
     if kind not in host.kinds():
         raise UnavailableError(
@@ -74,7 +76,7 @@ async def make(kind: AttacherKind, state: Path, host: Host) -> Attacher:
         # 9 MB of netlink in memory, for hosts that have the module only.
         from drystone_storaged.attach.nbd import NbdAttacher  # noqa: PLC0415 - see above
 
-        return await NbdAttacher.open()
+        return await NbdAttacher.open(in_flight)
     if kind is AttacherKind.FUSE and host.fuse_helper is not None:
         return RemoteAttacher(host.fuse_helper)
     if kind is AttacherKind.FUSE and host.fuse_program is not None:

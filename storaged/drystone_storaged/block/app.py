@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from drystone_common import __version__
 from drystone_common.errors import DrystoneError
-from drystone_common.ids import format_id
+from drystone_common.ids import format_id, parse_id
 from drystone_common.logs import configure_logging, get_logger
 from drystone_common.metrics import Metrics
 from drystone_common.settings import load_settings
@@ -59,7 +59,7 @@ class BlockDaemon:
         self._calls: set[asyncio.Task[None]] = set()
         self.maps = MapFeed(control, lambda data, _: core.map(data))
         helper = Path(settings.fuse_helper_socket) if settings.fuse_helper_socket else None
-        self.devices = Devices(state, settings.attacher, Host.look(helper))
+        self.devices = Devices(state, settings.attacher, Host.look(helper), self._in_flight)
         records = Records(state / "attachments")
         self.volumes = Volumes(
             records=records,
@@ -112,6 +112,9 @@ class BlockDaemon:
             await self.volumes.revoked(gone.volume, gone.nonce, gone.generation)
         elif kind == "changed":
             self._call(self.volumes.refresh(message.changed.volume))
+
+    async def _in_flight(self, volume_id: str) -> int:
+        return await self.engine.in_flight(parse_id(volume_id))
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what an event asks for beside everything else; its failure is logged."""

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Literal
 
-from drystone_storaged.attach.interface import Attacher, AttacherKind
+from drystone_storaged.attach.interface import Attacher, AttacherKind, InFlight, none_in_flight
 from drystone_storaged.attach.probe import Host, make
 
 
@@ -14,10 +14,15 @@ class Devices:
     """Gives attachers by kind; ``preferred`` is what AUTO means, if it is set."""
 
     def __init__(
-        self, state_dir: Path, preferred: Literal["auto", "nbd", "fuse", "export"], host: Host
+        self,
+        state_dir: Path,
+        preferred: Literal["auto", "nbd", "fuse", "export"],
+        host: Host,
+        in_flight: InFlight = none_in_flight,
     ) -> None:
         self._state_dir = state_dir
         self._host = host
+        self._in_flight = in_flight
         self._made: dict[AttacherKind, Attacher] = {}
         self._lock = asyncio.Lock()
         self._preferred = None if preferred == "auto" else AttacherKind(preferred)
@@ -37,7 +42,7 @@ class Devices:
         """The attacher, or the typed error that says what is missing."""
         async with self._lock:
             if kind not in self._made:
-                self._made[kind] = await make(kind, self._state_dir, self._host)
+                self._made[kind] = await make(kind, self._state_dir, self._host, self._in_flight)
             return self._made[kind]
 
     async def aclose(self) -> None:

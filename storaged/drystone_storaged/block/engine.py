@@ -118,6 +118,11 @@ class Engine:
         found = (await self.stats())["volumes"].get(str(volume))
         return int(found["size"]) if found else 0
 
+    async def in_flight(self, volume: int) -> int:
+        """Requests taken and not answered, whether their connection lives or not."""
+        found = (await self.stats())["volumes"].get(str(volume))
+        return int(found["io"]["in_flight"]) if found else 0
+
     async def end(self, volume: int) -> bool:
         """Drain and end; True if the end was clean. The caller bounds the wait."""
         found = self._volumes.get(volume)

@@ -7,6 +7,7 @@ published through CSI, to which files are added. Nothing may fail, and every byt
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -38,6 +39,8 @@ FILE_PAUSE_S: Final = 0.2  # files enough to check, and processor time left for 
 LOAD_STOP_S: Final = 90.0
 END_WAIT_S: Final = 30.0
 CSI_FILES: Final = 3
+TIMEOUTS: Final = 2
+ROUND_S: Final = 10.0  # requests that time out together are told within a second or two
 COMPLAINTS: Final = ("I/O error", "BUG:", "Oops", "blocked for more than")
 """What the kernel says when something went wrong that nobody waited for."""
 
@@ -115,6 +118,7 @@ def replace_daemons(cluster: Cluster, up: tuple[str, ...]) -> list[Figure]:
         _under_load(scene, "block daemon killed and started", kill_block),
         _under_load(scene, "block daemon stopped and started, as an upgrade does", upgrade_block),
         _under_load(scene, "CSI plugin killed and started", kill_csi),
+        _under_load(scene, "two of three servers frozen past the kernel's timeout", stall_pool),
     ]
     figures.append(_checked(scene))
     _take_down(scene, csi, made, base)
@@ -148,6 +152,23 @@ def kill_csi(scene: Scene) -> None:
     _check(scene.cluster.pid(name) != pid, "the CSI plugin was started again")
 
 
+def stall_pool(scene: Scene) -> None:
+    """The kernel takes the connection of a stalled device for dead, and sends everything again.
+
+    Twice, so that the second copy meets the first one in the engine.
+    """
+    names = scene.cluster.server_names()[:2]
+    for name in names:
+        scene.cluster.cli("local", "stop", name, "--process", "server", "--signal", "STOP")
+    name = scene.device.removeprefix("/dev/")
+    before = timeouts(kernel_log(), name)
+    wait_for(
+        lambda: timeouts(kernel_log(), name) >= before + TIMEOUTS, "the kernel's timeouts", GO_ON_S
+    )
+    for name in names:
+        scene.cluster.cli("local", "start", name)
+
+
 def _under_load(scene: Scene, name: str, event: Callable[[Scene], None]) -> Figure:
     """The event between writes; nothing fails and the content is that of the last writes."""
     scene.writers += 1
@@ -168,10 +189,24 @@ def _under_load(scene: Scene, name: str, event: Callable[[Scene], None]) -> Figu
 
 def _checked(scene: Scene) -> Figure:
     checked = scene.files.known.verify()
-    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True, timeout=END_WAIT_S)
-    found = complaints(log.stdout)
+    found = complaints(kernel_log())
     _check(not found, f"the kernel has nothing to complain of: {found}")
     return Figure("files on ext4 read back right", f"{checked >> 20} MiB")
+
+
+def kernel_log() -> str:
+    """The kernel's messages."""
+    argv = ["dmesg"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=END_WAIT_S)
+    return done.stdout
+
+
+def timeouts(log: str, device: str) -> int:
+    """How many times requests of a device timed out, those that did so together counted once."""
+    pattern = rf"^\[ *([0-9.]+)\] block {device}: Connection timed out"
+    times = [float(found) for found in re.findall(pattern, log, re.MULTILINE)]
+    pairs = zip([-ROUND_S, *times], times, strict=False)
+    return sum(later - earlier >= ROUND_S for earlier, later in pairs)
 
 
 def complaints(log: str) -> list[str]:
