@@ -114,6 +114,19 @@ def test_requests_that_time_out_together_count_once():
     assert [restarts.timeouts(log, name) for name in ("nbd0", "nbd1", "nbd2")] == [2, 1, 0]
 
 
+def test_the_time_without_a_connection_is_that_of_the_device_asked_for():
+    log = (
+        "[  107.520000] block nbd0: Receive control failed (result -32)\n"
+        "[  107.530000] block nbd1: Receive control failed (result -32)\n"
+        "[  109.860000] block nbd0: Dead connection, failed to find a fallback\n"
+        "[  124.620000] block nbd0: reconnected socket\n"
+        "[  130.000000] block nbd0: Receive control failed (result -32)\n"
+        "[  130.500000] block nbd0: reconnected socket\n"
+    )
+    found = [restarts.unconnected_s(log, name) for name in ("nbd0", "nbd1")]
+    assert found == pytest.approx([17.1, 0.0])
+
+
 def test_a_command_of_ones_own_keeps_its_options():
     assert arguments(["--limit", "60", "--", "pytest", "-x"]).command == ["pytest", "-x"]
     assert arguments([]).command == []

@@ -17,7 +17,7 @@ from tests.e2e.lib.waits import NotSeenError
 
 TESTS: Final = "tests/csi/test_nbd_attacher.py"
 PARTS: Final = ("attacher", "restarts")
-UP: Final = ("--servers", "3", "--drive-size", "2G", "--consumers", "1")
+UP: Final = ("--servers", "3", "--drive-size", "2Gi", "--consumers", "1")
 
 
 def main() -> int:

@@ -173,6 +173,7 @@ def _under_load(scene: Scene, name: str, event: Callable[[Scene], None]) -> Figu
     """The event between writes; nothing fails and the content is that of the last writes."""
     scene.writers += 1
     region = Region(scene.device, 0, SLOTS, seed=scene.writers)
+    log = kernel_log()
     with scene.files.adding():
         writer = Writer(region, THREADS)
         try:
@@ -181,10 +182,13 @@ def _under_load(scene: Scene, name: str, event: Callable[[Scene], None]) -> Figu
             writer.goes_on(WRITES, GO_ON_S)
         finally:
             seen = writer.stop()
+    apart = unconnected_s(kernel_log()[len(log) :], scene.device.removeprefix("/dev/"))
     _check(seen.errors == 0, f"{name}: no write fails; {seen.errors} did: {seen.first_error}")
     blocks = verify(region, seen)
     print(f"{name}: {seen.writes} writes, {blocks} blocks read back right", flush=True)
-    return Figure(f"longest write, {name}", f"{seen.gap_s:.2f} s")
+    return Figure(
+        f"longest write, {name}", f"{seen.gap_s:.1f} s (device without a connection: {apart:.1f} s)"
+    )
 
 
 def _checked(scene: Scene) -> Figure:
@@ -207,6 +211,18 @@ def timeouts(log: str, device: str) -> int:
     times = [float(found) for found in re.findall(pattern, log, re.MULTILINE)]
     pairs = zip([-ROUND_S, *times], times, strict=False)
     return sum(later - earlier >= ROUND_S for earlier, later in pairs)
+
+
+def unconnected_s(log: str, device: str) -> float:
+    """The longest time that a device was without a connection, by the kernel's messages."""
+    pattern = rf"^\[ *([0-9.]+)\] block {device}: (Receive control failed|reconnected socket)"
+    lost, longest = None, 0.0
+    for time, what in re.findall(pattern, log, re.MULTILINE):
+        if what.startswith("Receive"):
+            lost = float(time)
+        elif lost is not None:
+            longest, lost = max(longest, float(time) - lost), None
+    return longest
 
 
 def complaints(log: str) -> list[str]:
