@@ -20,7 +20,7 @@ class Driver:
     def __init__(self) -> None:
         self.events: asyncio.Queue[list[int] | OSError] = asyncio.Queue()
         self.commands: list[tuple[int, dict[str, object]]] = []
-        self.refuses = False
+        self.refuses: set[object] = set()
 
     async def open(self) -> None:
         return None
@@ -32,7 +32,7 @@ class Driver:
         return event
 
     async def run(self, command: int, **attributes: object) -> int | None:
-        if self.refuses:
+        if attributes["index"] in self.refuses:
             raise UnavailableError("no")
         self.commands.append((command, attributes))
         return None
@@ -139,9 +139,11 @@ async def test_a_new_connection_sets_the_timeout_back(tmp_path, monkeypatch):
     assert (command, given["timeout"]) == (RECONFIGURE, nbd.TIMEOUT_S)
 
 
-async def test_a_driver_that_refuses_at_the_end_keeps_nobody_from_ending(watched):
-    watched._control.refuses = True
+async def test_a_device_that_is_gone_at_the_end_keeps_no_other_from_being_told(watched):
+    watched._endpoints[4] = watched._endpoints[3]
+    watched._control.refuses = {3}
     await watched.aclose()
+    assert [given["index"] for _, given in watched._control.commands] == [4]
 
 
 async def test_no_connection_is_brought_while_the_engine_holds_too_much(watched, monkeypatch):

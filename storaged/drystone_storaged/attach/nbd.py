@@ -175,6 +175,7 @@ class NbdAttacher:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._reconnects.clear()
         await self._part()
+        self._endpoints.clear()
         self._control.close()
 
     async def _part(self) -> None:
@@ -184,10 +185,16 @@ class NbdAttacher:
         try:
             async with asyncio.timeout(PARTING_WAIT_S):
                 for index, (volume_id, _) in self._endpoints.items():
-                    await self._reconfigure_with(index, volume_id, timeout=PARTING_TIMEOUT_S)
+                    await self._part_from(index, volume_id)
                 await asyncio.sleep(PARTING_S)
-        except (DrystoneError, OSError, TimeoutError) as error:
-            _log.warning("nbd_parting_failed", reason=str(error))
+        except TimeoutError:
+            _log.warning("nbd_parting_failed", reason="the driver does not answer")
+
+    async def _part_from(self, index: int, volume_id: str) -> None:
+        try:
+            await self._reconfigure_with(index, volume_id, timeout=PARTING_TIMEOUT_S)
+        except (DrystoneError, OSError) as error:
+            _log.warning("nbd_parting_failed", device=f"nbd{index}", reason=str(error))
 
     async def _watch(self) -> None:
         """Bring every device of ours that lost its connection a new one."""
