@@ -1,6 +1,6 @@
 """The kernel's NBD driver through the attacher: needs a kernel that has it.
 
-Where this kernel has none, run it in one that has (``docs/limitations.md`` says how).
+Where this kernel has none, ``make kernel-test`` runs it in one that has.
 """
 
 # ruff: noqa: ASYNC221, ASYNC240 - a test may wait for tools and files
@@ -60,12 +60,12 @@ async def test_writes_go_on_after_the_server_was_killed(server, attacher):
     device = await attacher.attach(spec(server))
     writer = Writer(device.path)
     try:
+        await asyncio.to_thread(writer.progress)
         for _ in range(2):
-            await asyncio.to_thread(writer.progress)
             server.kill()
             server.start()
-        # What was in flight at the death is sent again after the kernel's timeout of 30 s.
-        await asyncio.to_thread(writer.progress, 120)
+            # What was in flight at the death is sent again after the kernel's timeout of 30 s.
+            await asyncio.to_thread(writer.progress, 120)
     finally:
         await asyncio.to_thread(writer.stop)
     assert writer.error is None
@@ -86,6 +86,30 @@ async def test_a_new_run_of_the_daemon_adopts_the_device(server, attacher):
         await restarted.detach(VOLUME)
     finally:
         await restarted.aclose()
+
+
+async def test_the_kernel_sends_again_soon_after_an_orderly_end_only(server, attacher):
+    device = await attacher.attach(spec(server))
+    timeout_ms = Path("/sys/block", Path(device.path).name, "queue", "io_timeout")
+    writer = Writer(device.path)
+    try:
+        await asyncio.to_thread(writer.progress)
+        await attacher.aclose()
+        assert timeout_ms.read_text().strip() == "1000"
+        server.kill()
+        server.start()
+        restarted = await NbdAttacher.open()
+        try:
+            assert await restarted.attach(spec(server)) == device
+            assert timeout_ms.read_text().strip() == "30000"
+            await asyncio.to_thread(writer.progress, 120)
+            await asyncio.to_thread(writer.stop)
+            await restarted.detach(VOLUME)
+        finally:
+            await restarted.aclose()
+    finally:
+        writer.go = False
+    assert writer.error is None
 
 
 async def test_the_device_grows_while_it_is_mounted(tmp_path, server, attacher):
