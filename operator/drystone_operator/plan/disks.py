@@ -206,8 +206,9 @@ def _in(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> Dis
         return _say(disk, device, drive, DiskPhase.INITIALISING, condition, take)
     why = f" ({drive.reason})" if drive.reason else ""
     text = f"Drive {drive.id} is {drive.state}{why}."
+    wipe = "a new file" if device.drive_class == "file" else f"`blkdiscard -z {device.path}`"
     text += (
-        f" Wiped (`blkdiscard -z {device.path}`), it is taken as a new drive."
+        f" Wiped ({wipe}), it is taken as a new drive."
         if gone
         else " The log of its server says more; drystone status says what to do."
     )
@@ -253,6 +254,8 @@ def _available(disk: StorageDiskView, device: Device, drive: EngineDrive | None)
         condition = Condition("Ready", False, "Available", text)
         return _say(disk, device, None, DiskPhase.AVAILABLE, condition)
     text = f"It holds {device.found or device.state}, so it would be refused."
+    if device.state == "foreign":
+        text += " To wipe it, if nobody needs that: docs/operations.md, Adding and removing drives."
     return _say(
         disk, device, None, DiskPhase.AVAILABLE, Condition("Ready", False, "NotBlank", text)
     )
