@@ -114,6 +114,7 @@ class Loops:
             self._metrics.round(good)
             self._metrics.objects({k: len(found) for k, found in world.objects.items()})
             self._metrics.missing(_missing(world))
+            self._metrics.conditions(_conditions(world))
             self._failed = 0 if good else self._failed + 1
             await self._wait(self._pause(soon=any(end.soon for end in ends)))
 
@@ -198,4 +199,13 @@ def _missing(world: World) -> dict[tuple[str, str, str], int]:
         (namespace, name, workload.component): max(0, workload.desired - workload.ready)
         for namespace, name in map(_which, world.objects.get("StorageCluster", ()))
         for workload in world.workloads_of(namespace, name)
+    }
+
+
+def _conditions(world: World) -> set[tuple[str, str, str, str, str]]:
+    """What every StorageCluster says of itself, as it was before this round."""
+    return {
+        (*_which(body), str(one["type"]), str(one["status"]), str(one["reason"]))
+        for body in world.objects.get("StorageCluster", ())
+        for one in (body.get("status") or {}).get("conditions") or ()
     }
