@@ -340,6 +340,27 @@ async def test_renewals_share_a_stream_until_its_member_says_nothing(three, monk
     await store.close()
 
 
+async def test_closing_ends_a_renewal_under_way_as_one_that_failed(three):
+    """Its caller was not cancelled: what it gets must not look like that."""
+    store = await EtcdStore.open(EtcdConfig(three.endpoints))
+    lease = await store.lease_grant(60.0)
+    await store.lease_keepalive(lease)
+    stream = store._keepalive._open
+    assert stream is not None
+    member = three.endpoints.index(stream[0].endpoint)
+    three.signal(member, signal.SIGSTOP)
+    try:
+        renewing = asyncio.ensure_future(store.lease_keepalive(lease))
+        while store._keepalive._open is not None:  # until it is at it
+            await asyncio.sleep(0)
+        await store.close()
+        with pytest.raises(StoreUnavailableError):
+            async with asyncio.timeout(10):
+                await renewing
+    finally:
+        three.signal(member, signal.SIGCONT)
+
+
 async def test_closing_ends_a_watch_and_calls_under_way(three):
     store = await EtcdStore.open(EtcdConfig(three.endpoints))
     stream = store.watch("/w", await store.revision() + 1)
