@@ -351,8 +351,8 @@ async def test_closing_ends_a_renewal_under_way_as_one_that_failed(three):
     three.signal(member, signal.SIGSTOP)
     try:
         renewing = asyncio.ensure_future(store.lease_keepalive(lease))
-        while store._keepalive._open is not None:  # until it is at it
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it begins, and has taken the stream
+        assert store._keepalive._open is None
         await store.close()
         with pytest.raises(StoreUnavailableError):
             async with asyncio.timeout(10):

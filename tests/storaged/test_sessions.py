@@ -71,7 +71,7 @@ async def test_silence_ends_a_command():
 
 
 async def test_an_answer_to_another_managers_command_answers_no_command_of_this_one():
-    """A server goes on with what the former leader asked, a scrub for hours, and answers it here."""
+    """A server goes on with what the former leader asked, such as a scrub, and answers it here."""
     former, mine = SessionRegistry(), SessionRegistry()
     numbers = []
     for sessions in (former, mine):
