@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
@@ -337,6 +338,33 @@ async def test_renewals_share_a_stream_until_its_member_says_nothing(three, monk
     await store.lease_revoke(lease)
     with pytest.raises(LeaseNotFoundError):
         await store.lease_keepalive(lease)
+    await store.close()
+
+
+async def test_a_member_that_says_nothing_is_not_asked_again_for_its_standing_connection(
+    three,
+):
+    """Nobody connects again to members that were restarted while another one is asked."""
+    store = await EtcdStore.open(EtcdConfig(three.endpoints))
+    lease = await store.lease_grant(60.0)
+    await store.lease_keepalive(lease)
+    stream = store._keepalive._open
+    assert stream is not None
+    others = [m for m in store._client._members if m is not stream[0]]
+    for member in others:
+        number = three.endpoints.index(member.endpoint)
+        three.kill(number)
+        three.start(number)
+        async with asyncio.timeout(30):
+            while (state := member.channel.get_state()) is not grpc.ChannelConnectivity.IDLE:
+                await member.channel.wait_for_state_change(state)
+    frozen = three.endpoints.index(stream[0].endpoint)
+    three.signal(frozen, signal.SIGSTOP)
+    try:
+        store._client.failed(stream[0])
+        assert await store._client._pick() in others
+    finally:
+        three.signal(frozen, signal.SIGCONT)
     await store.close()
 
 
