@@ -19,6 +19,7 @@ from drystone_operator.resources.base import Platform
 from drystone_operator.wiring import Wiring
 from tests.operator.conftest import Lab
 from tests.operator.objects import NAMESPACE, cluster, device, node
+from tests.operator.test_rollout import put_server, template
 from tests.operator.test_slice import until_serving
 from tests.operator.wanted import IMAGES, engine
 
@@ -148,6 +149,19 @@ async def test_an_idle_operator_makes_no_rounds(lab):
         assert operator.loops.pulse.round_at == last
 
 
+async def test_pods_that_a_person_is_to_delete_make_no_rounds(lab):
+    """It may take weeks; their deletion is told by the watch."""
+    async with clock(lab), lab.running(resync_s=NEVER_S) as operator:
+        await until_serving(lab)
+        put_server(lab, "a")
+        old = template(lab)
+        wanted = {"image": {"tag": "2"}, "upgrade": {"strategy": "OnDelete"}}
+        lab.kube.change("storageclusters", "c", NAMESPACE, {"spec": wanted})
+        await lab.kube.until(lambda: template(lab) != old)
+        await lab.until_condition("storageclusters", "c", "Updating", "Progressing")
+        await settled(lambda: operator.loops.pulse.round_at)
+
+
 async def settled(figure: Any) -> None:
     """Wait until a figure stands still for longer than what is under way may take."""
     async with asyncio.timeout(60.0):
@@ -159,7 +173,14 @@ async def settled(figure: Any) -> None:
 
 @pytest.mark.parametrize(
     ("soon", "failures", "pause"),
-    [(False, 0, 30.0), (True, 0, 2.0), (False, 1, 4.0), (True, 3, 16.0), (False, 99, 30.0)],
+    [
+        (False, 0, 30.0),
+        (True, 0, 2.0),
+        (False, 1, 4.0),
+        (False, 3, 16.0),
+        (True, 3, 2.0),
+        (False, 99, 30.0),
+    ],
 )
 def test_the_next_round_by_time(soon, failures, pause):
     around: Any = SimpleNamespace()

@@ -119,8 +119,13 @@ class Loops:
             await self._wait(self._pause(soon=any(end.soon for end in ends)))
 
     def _pause(self, *, soon: bool) -> float:
-        """Seconds to the next round: what fails is tried again soon, and less and less often."""
-        if not soon and not self._failed:
+        """Seconds to the next round: what fails is tried again soon, and less and less often.
+
+        One StorageCluster that fails for long makes no other one wait, which is at something.
+        """
+        if soon:
+            return min(self._resync_s, SOON_S)
+        if not self._failed:
             return self._resync_s
         return min(self._resync_s, SOON_S * 2.0 ** min(self._failed, DOUBLINGS_MAX))
 

@@ -18,6 +18,7 @@ from drystone_operator.handlers.managers import Managers
 from drystone_operator.handlers.world import World
 from drystone_operator.manager import views
 from drystone_operator.manager.client import ManagerClient
+from drystone_operator.models.cluster_parts import UpgradeStrategy
 from drystone_operator.models.disk import DiskState
 from drystone_operator.plan import (
     cluster,
@@ -189,7 +190,9 @@ class Rounds:
         outdated, free = await _fuse_step(seen)
         for pod in free:
             await executor.one(pod, seen.manager)
-        return outdated or bool(step.outdated)
+        # What a person is to delete is told by the watch, whenever that may be.
+        waits = build.spec.upgrade.strategy is not UpgradeStrategy.ON_DELETE
+        return waits and (outdated or bool(step.outdated))
 
     async def _take_away(
         self, seen: Seen, storage_nodes: frozenset[str], fault_sets: Mapping[str, str]
