@@ -18,12 +18,13 @@ from drystone_operator.plan.views import PgCounts
 from drystone_operator.resources.base import Platform
 from drystone_operator.wiring import Wiring
 from tests.operator.conftest import Lab
-from tests.operator.objects import NAMESPACE, cluster, device, node
+from tests.operator.objects import NAMESPACE, cluster, custom, device, node
 from tests.operator.test_rollout import put_server, template
 from tests.operator.test_slice import until_serving
 from tests.operator.wanted import IMAGES, engine
 
 NEVER_S = 3600.0
+LOOKS = 80  # of fail-over at the engine: they take longer than the next round that is due soon
 
 
 class Kind:
@@ -135,6 +136,23 @@ async def test_nothing_waits_for_a_round_by_time(lab):
         lab.manager.devices["a"] = [device("wwn-1")]
         lab.kube.change("nodes", "a", "", {"metadata": {"labels": {"some": "label"}}})
         await lab.kube.until(lambda: len(lab.kube.all("storagedisks", NAMESPACE)) == 1)
+
+
+async def test_a_disk_that_is_being_taken_is_looked_at_until_it_is_up(lab):
+    """Its server lists it with its drive later than the manager knows the drive."""
+    taken = device("disk1")
+    lab.manager.devices["a"] = [taken]
+    spec = {"nodeName": "a", "device": "disk1", "state": "In"}
+    async with clock(lab), lab.running(resync_s=NEVER_S) as operator:
+        lab.manager.silent_servers = True
+        lab.kube.put("storagedisks", custom("StorageDisk", "mine", spec))
+        await until_serving(lab)
+        await lab.until_condition("storagedisks", "mine", "Initialising")
+        looks = lab.manager.looks
+        await lab.kube.until(lambda: lab.manager.looks > looks + LOOKS)
+        taken |= {"state": "ours", "drive": f"drive-{ord('a')}"}
+        await lab.until_condition("storagedisks", "mine", "Up")
+        await settled(lambda: operator.loops.pulse.round_at)
 
 
 async def test_an_idle_operator_makes_no_rounds(lab):
