@@ -26,7 +26,9 @@ app = typer.Typer(
     help="Replicated block storage over plain drives.\n\n"
     "A cluster on this machine in two commands:\n\n"
     "  drystone local up\n\n"
-    "  drystone volume create db --size 10G && drystone volume attach db",
+    "  drystone volume create db --size 10G && drystone volume attach db\n\n"
+    "A StorageCluster of a Kubernetes: what is wrong, and what to do:\n\n"
+    "  kubectl drystone -n NAMESPACE status",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -93,7 +93,8 @@ class Devices:
             raise DataError(
                 f"the file system on {device} needs a repair by hand: {result.stdout[-300:]}",
                 code="fsck_failed",
-                hint="attach the volume as a raw block device and run fsck on it",
+                hint="while the pod waits it is attached and not mounted: in the CSI pod of this "
+                f"node run `fsck.ext4 -f {device}`",
             )
 
     async def size(self, device: str) -> int:

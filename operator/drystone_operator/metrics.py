@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from drystone_common.metrics import Metrics
@@ -31,6 +31,11 @@ class OperatorMetrics:
             "Pods that are wanted and not ready, of each workload.",
             ["namespace", "cluster", "component"],
         )
+        self._conditions = metrics.gauge(
+            "cluster_condition",
+            "1 for every condition of a StorageCluster as it is now.",
+            ["namespace", "cluster", "condition", "status", "reason"],
+        )
         self.failovers(())
 
     def render(self) -> bytes:
@@ -54,6 +59,12 @@ class OperatorMetrics:
         self._missing.clear()
         for which, count in counts.items():
             self._missing.labels(*which).set(count)
+
+    def conditions(self, found: Collection[tuple[str, str, str, str, str]]) -> None:
+        """Conditions of StorageClusters: namespace, name, type, status and reason of each."""
+        self._conditions.clear()
+        for which in found:
+            self._conditions.labels(*which).set(1)
 
     def failovers(self, steps: Sequence[str]) -> None:
         """Where nodes are that are not well."""

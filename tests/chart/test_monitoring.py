@@ -105,6 +105,30 @@ def test_the_rules_that_are_installed_are_those_of_the_file():
         assert rule["labels"] == {"severity": source["severity"], "team": "storage"}
 
 
+def test_labels_of_the_operators_figures_are_not_replaced_by_those_of_its_pod():
+    """Prometheus renames a label that the target has too: the alerts would never find it."""
+    asked = promql.matched(expression("DrystonePodsMissing"), "component")
+    monitor = render(values_of("cluster")).one("ServiceMonitor")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert "operator" not in asked
+    assert endpoint["relabelings"] == [{"targetLabel": "component", "replacement": "operator"}]
+    assert endpoint["honorLabels"] is True
+
+
+def test_a_cluster_of_the_same_name_in_another_namespace_is_another_one():
+    for rule in ALERTS:
+        for labels in re.findall(r"by \(([^)]*cluster[^)]*)\)", rule["expr"]):
+            assert "namespace" in labels, rule["alert"]
+
+
+def test_alerts_about_a_cluster_ask_for_conditions_that_there_are():
+    said = (ROOT / "docs" / "operator.md").read_text()
+    for rule in ALERTS:
+        for label in ("condition", "reason"):
+            words = promql.matched(rule["expr"], label)
+            assert {word for word in words if f"`{word}`" not in said} == set()
+
+
 def test_panels_have_numbers_and_places_of_their_own():
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
@@ -159,4 +183,4 @@ def test_every_workload_of_a_cluster_has_an_alert_about_its_pods():
 def test_where_only_volumes_are_used_no_leader_is_missed():
     asked = expression("DrystoneNoManagerLeads")
     assert "absent(" not in asked
-    assert asked.count("by (drystone_io_cluster)") == 2
+    assert asked.count("by (namespace, drystone_io_cluster)") == 2

@@ -33,6 +33,8 @@ class FakeManager:
         self.issues: list[str] = []
         self.up = True
         self.fence_proves = True
+        self.silent_servers = False
+        """Servers take disks, and do not say yet which drive became of each."""
         self.calls: list[tuple[str, str, Json]] = []
         self.tokens: set[str] = set()
 
@@ -145,6 +147,9 @@ class FakeManager:
         device = next((d for d in self.devices[node] if d["id"] == body["device"]), None)
         if device is None or device["state"] not in ("blank", "ours"):
             return _problem(409, "device_not_blank", "the device holds an ext4 file system")
+        if self.silent_servers:
+            device["wanted"] = {"state": "up"}
+            return httpx.Response(201, json={"device": body["device"]})
         number = len(self.drives) + 1
         self.add_drive(node, number)
         device["state"], device["drive"] = "ours", f"drive-{number}"

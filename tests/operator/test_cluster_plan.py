@@ -294,7 +294,10 @@ def test_only_a_released_folder_of_this_cluster_is_given_to_a_new_claim(
         ({"workloads": ()}, "Ready=False Creating: The cluster's objects are being made."),
         (
             {"workloads": (Workload("StatefulSet", "c-manager", "manager", 3, 0),)},
-            "Ready=False Starting: No pod of StatefulSet c-manager is ready yet.",
+            (
+                "Ready=False Starting: No pod of StatefulSet c-manager is ready yet; "
+                "if that lasts, `kubectl describe` its pods."
+            ),
         ),
         (
             {"engine": DEAF},

@@ -112,6 +112,16 @@ def test_a_drive_that_is_down_and_not_wanted_is_free_again():
     assert "InUse: It is drive 1" in str(disks.plan(disk(DiskState.AVAILABLE), (waits,), down))
 
 
+def test_what_keeps_a_disk_out_says_how_it_could_come_in():
+    text = str(disks.plan(disk(DiskState.AVAILABLE), (FOREIGN,), engine("n1")))
+    assert "NotBlank: It holds an ext4 file system, so it would be refused. To wipe it" in text
+    gone = engine("n1", drives=(drive(1, "n1", "gone"),))
+    text = str(disks.plan(disk(), (replace(OURS, wanted="pending"),), gone))
+    assert "Gone: Drive 1 is gone. Wiped (`blkdiscard -z /dev/sda`), it is taken as a new" in text
+    text = str(disks.plan(disk(), (), engine("n1")))
+    assert "Missing: Node n1 has no device ata-X1. If it is gone for good: docs/" in text
+
+
 def test_a_device_that_nothing_tells_from_another_gets_no_object_and_is_not_taken():
     nameless = replace(BLANK, id="unnamed:sdq", path="/dev/sdq")
     assert disks.discovered(build(), {"n1": (nameless,)}, ()) == ()

@@ -109,3 +109,28 @@ async def test_a_round_that_fails_for_one_storage_cluster_is_not_a_good_one():
         assert around.figure("last_round_timestamp_seconds") == 0
         around.failing = ""
         await until(lambda: (around.figure("last_round_timestamp_seconds") or 0) > 0)
+
+
+def condition(reason: str) -> dict[str, str]:
+    return {"type": "Degraded", "status": "True", "reason": reason, "message": "…"}
+
+
+async def test_conditions_of_every_cluster_are_figures_and_a_former_one_is_gone():
+    around = Around()
+    one, two = around.objects
+    one["status"] = {"conditions": [condition("Warning")]}
+
+    def shown(namespace: str, reason: str) -> float | None:
+        return around.figure(
+            "cluster_condition",
+            namespace=namespace, cluster="c", condition="Degraded", status="True", reason=reason,
+        )  # fmt: skip
+
+    async with around.running():
+        await until(lambda: shown("one", "Warning") == 1)
+        assert shown("two", "Warning") is None
+        around.objects[0] = {**one, "status": {"conditions": [condition("Critical")]}}
+        await until(lambda: shown("one", "Critical") == 1)
+        assert shown("one", "Warning") is None
+        around.objects[:] = [two]
+        await until(lambda: shown("one", "Critical") is None)

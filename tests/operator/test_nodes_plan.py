@@ -62,7 +62,8 @@ def ready_of(seen: nodes.NodesSeen) -> str:
             {}, {"nodes": ()},
             (
                 "Ready=False NodeMissing: Kubernetes has no node n1. If it is gone for good, "
-                "`kubectl drystone -n ns node forget n1 --yes` frees its name."
+                "`kubectl drystone -n ns node forget n1 --yes` frees its name; "
+                "then delete this object."
             ),
         ),
     ],
@@ -120,7 +121,8 @@ def ended(*lines: str) -> PodView:
                 "the join token file j does not exist. If the machine was installed anew, its "
                 "identity is lost: `kubectl drystone -n ns node forget n1 --yes` frees the "
                 "name, and it joins as a new node. What its disks hold is then "
-                "given up, and copied from the others."
+                "given up, and copied from the others. If its block pod does not start either: "
+                "`kubectl drystone -n ns node forget block-n1 --yes`"
             ),
         ),
         (("killed",), engine(), "Joining: The server of this node has not registered yet."),

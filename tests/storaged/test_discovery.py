@@ -168,3 +168,21 @@ async def test_a_new_file_is_seen_by_itself_and_quiet_folders_start_no_tool(env,
         calls = len(env.runner.calls)
         env.discovery.ask()
         await until(lambda: len(env.runner.calls) > calls, "the look that was asked for")
+
+
+async def test_a_look_that_cannot_be_begun_ends_no_loop(env, monkeypatch):
+    """As where no thread can be started any more: the other drives of the server go on."""
+    tries = 0
+
+    async def none():
+        nonlocal tries
+        tries += 1
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(env.discovery._folders, "files", none)
+    running = asyncio.create_task(env.discovery.run())
+    await until(lambda: tries > 0, "a first try")
+    env.discovery.ask()
+    await until(lambda: tries > 1, "another one")
+    assert not running.done()
+    running.cancel()

@@ -7,9 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
+from drystone_storaged.cluster import etcd_client
 from drystone_storaged.cluster.etcd_client import EtcdConfig, Member
 from drystone_storaged.cluster.etcd_errors import StoreDeniedError, StoreFullError
 from drystone_storaged.cluster.etcd_keepalive import Keepalive
@@ -338,6 +340,57 @@ async def test_renewals_share_a_stream_until_its_member_says_nothing(three, monk
     with pytest.raises(LeaseNotFoundError):
         await store.lease_keepalive(lease)
     await store.close()
+
+
+async def test_a_member_that_says_nothing_is_not_asked_again_for_its_standing_connection(
+    three, monkeypatch
+):
+    """Nobody connects again to members that were restarted while another one is asked."""
+    store = await EtcdStore.open(EtcdConfig(three.endpoints))
+    lease = await store.lease_grant(60.0)
+    await store.lease_keepalive(lease)
+    stream = store._keepalive._open
+    assert stream is not None
+    others = [m for m in store._client._members if m is not stream[0]]
+    for member in others:
+        number = three.endpoints.index(member.endpoint)
+        async with asyncio.timeout(30):
+            await member.connected()
+        three.kill(number)
+        three.start(number)
+        async with asyncio.timeout(30):
+            while (state := member.channel.get_state()) is not grpc.ChannelConnectivity.IDLE:
+                await member.channel.wait_for_state_change(state)
+    frozen = three.endpoints.index(stream[0].endpoint)
+    three.signal(frozen, signal.SIGSTOP)
+    try:
+        monkeypatch.setattr(etcd_client, "AHEAD_S", 30.0)  # as long as a busy machine needs
+        store._client.failed(stream[0])
+        assert await store._client._pick() in others
+    finally:
+        three.signal(frozen, signal.SIGCONT)
+    await store.close()
+
+
+async def test_closing_ends_a_renewal_under_way_as_one_that_failed(three):
+    """Its caller was not cancelled: what it gets must not look like that."""
+    store = await EtcdStore.open(EtcdConfig(three.endpoints))
+    lease = await store.lease_grant(60.0)
+    await store.lease_keepalive(lease)
+    stream = store._keepalive._open
+    assert stream is not None
+    member = three.endpoints.index(stream[0].endpoint)
+    three.signal(member, signal.SIGSTOP)
+    try:
+        renewing = asyncio.ensure_future(store.lease_keepalive(lease))
+        await asyncio.sleep(0)  # it begins, and has taken the stream
+        assert store._keepalive._open is None
+        await store.close()
+        with pytest.raises(StoreUnavailableError):
+            async with asyncio.timeout(10):
+                await renewing
+    finally:
+        three.signal(member, signal.SIGCONT)
 
 
 async def test_closing_ends_a_watch_and_calls_under_way(three):

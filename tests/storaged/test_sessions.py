@@ -68,3 +68,19 @@ async def test_silence_ends_a_command():
     sessions = SessionRegistry()
     with pytest.raises(DeadlineError):
         await sessions.command(KEY[1], pb.Command(fence=pb.Fence()), 0.01)
+
+
+async def test_an_answer_to_another_managers_command_answers_no_command_of_this_one():
+    """A server goes on with what the former leader asked, such as a scrub, and answers it here."""
+    former, mine = SessionRegistry(), SessionRegistry()
+    numbers = []
+    for sessions in (former, mine):
+        session = sessions.open(KEY, "node-1", 1)
+        sessions.replay(session)
+        task = await asked(sessions)
+        numbers += queued(session)
+    mine.answered(KEY, pb.CommandResult(id=numbers[0]))
+    await asyncio.sleep(0)
+    assert not task.done()
+    mine.answered(KEY, pb.CommandResult(id=numbers[1]))
+    assert (await task).id == numbers[1]

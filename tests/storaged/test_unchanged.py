@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from drystone_storaged.cluster.store import Delete, Op, Put
 from drystone_storaged.cluster.store_sqlite import SqliteStore
 from drystone_storaged.cluster.txn import Unchanged
+from drystone_storaged.manager import mapfeed
 
 
 @pytest.fixture
@@ -59,3 +62,28 @@ async def test_what_is_written_while_it_reads_is_read_at_the_next_time(store):
     assert await reader.kept.get() == {"/a/1": b"y"}
     assert await reader.kept.get() == {"/a/1": b"y"}
     assert reader.times == 2
+
+
+async def test_what_is_forgotten_is_read_anew_though_the_revision_is_the_same(store):
+    """A store that was put back counts up to the same numbers, with other things under them."""
+    await store.txn([], [Put("/a/1", b"x")])
+    reader = Reader(store)
+    await reader.kept.get()
+    reader.kept.forget()
+    assert await reader.kept.get() == {"/a/1": b"x"}
+    assert reader.times == 2
+
+
+async def test_a_new_leader_follows_the_map_of_a_store_that_was_put_back(store, monkeypatch):
+    """It counts from less: what was read of the former one must not count as the newer map."""
+    numbers = iter((900, 400))
+
+    async def read(_):
+        return SimpleNamespace(revision=next(numbers))
+
+    monkeypatch.setattr(mapfeed, "read_state", read)
+    feed = mapfeed.MapFeed(store)
+    assert (await feed.read()).revision == 900
+    feed.forget()
+    assert feed.latest() is None
+    assert (await anext(feed.follow(0))).revision == 400

@@ -34,6 +34,9 @@ async def test_a_blank_device_is_seen_asked_for_formatted_and_served(mgr, tmp_pa
         await until(is_now(mgr, device, "up"), "the drive is up")
         shown = (await wanted(mgr))[device]
         assert shown["path"] == str(path)
+        # At once, whatever the server saw at its last look at all devices.
+        listed = (await devices(mgr))[str(path)]
+        assert (listed["state"], listed["drive"]) == ("ours", shown["drive"])
         drive = (await mgr.http.get(f"/v1/drives/{shown['drive_id']}")).json()
         assert (drive["state"], drive["addr"]) == ("up", f"127.0.0.1:{port}")
         assert drive["uuid"] == shown["drive"]

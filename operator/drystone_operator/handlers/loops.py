@@ -114,12 +114,18 @@ class Loops:
             self._metrics.round(good)
             self._metrics.objects({k: len(found) for k, found in world.objects.items()})
             self._metrics.missing(_missing(world))
+            self._metrics.conditions(_conditions(world))
             self._failed = 0 if good else self._failed + 1
             await self._wait(self._pause(soon=any(end.soon for end in ends)))
 
     def _pause(self, *, soon: bool) -> float:
-        """Seconds to the next round: what fails is tried again soon, and less and less often."""
-        if not soon and not self._failed:
+        """Seconds to the next round: what fails is tried again soon, and less and less often.
+
+        One StorageCluster that fails for long makes no other one wait, which is at something.
+        """
+        if soon:
+            return min(self._resync_s, SOON_S)
+        if not self._failed:
             return self._resync_s
         return min(self._resync_s, SOON_S * 2.0 ** min(self._failed, DOUBLINGS_MAX))
 
@@ -198,4 +204,13 @@ def _missing(world: World) -> dict[tuple[str, str, str], int]:
         (namespace, name, workload.component): max(0, workload.desired - workload.ready)
         for namespace, name in map(_which, world.objects.get("StorageCluster", ()))
         for workload in world.workloads_of(namespace, name)
+    }
+
+
+def _conditions(world: World) -> set[tuple[str, str, str, str, str]]:
+    """What every StorageCluster says of itself, as it was before this round."""
+    return {
+        (*_which(body), str(one["type"]), str(one["status"]), str(one["reason"]))
+        for body in world.objects.get("StorageCluster", ())
+        for one in (body.get("status") or {}).get("conditions") or ()
     }

@@ -18,7 +18,8 @@ from drystone_operator.handlers.managers import Managers
 from drystone_operator.handlers.world import World
 from drystone_operator.manager import views
 from drystone_operator.manager.client import ManagerClient
-from drystone_operator.models.disk import DiskState
+from drystone_operator.models.cluster_parts import UpgradeStrategy
+from drystone_operator.models.disk import DiskPhase, DiskState
 from drystone_operator.plan import (
     cluster,
     deletion,
@@ -115,7 +116,7 @@ class Rounds:
             return False
         waits = await self._cluster(seen, body, not_deleted)
         waits |= await self._disks(seen)
-        await self._pools(seen)
+        waits |= await self._pools(seen)
         return waits or not_deleted is not None or seen.manager is None
 
     async def _look(self, world: World, build: Build) -> Seen:
@@ -189,7 +190,9 @@ class Rounds:
         outdated, free = await _fuse_step(seen)
         for pod in free:
             await executor.one(pod, seen.manager)
-        return outdated or bool(step.outdated)
+        # What a person is to delete is told by the watch, whenever that may be.
+        waits = build.spec.upgrade.strategy is not UpgradeStrategy.ON_DELETE
+        return waits and (outdated or bool(step.outdated))
 
     async def _take_away(
         self, seen: Seen, storage_nodes: frozenset[str], fault_sets: Mapping[str, str]
@@ -247,6 +250,7 @@ class Rounds:
         for create in disks.discovered(seen.build, devices, known):
             await executor.one(create, manager)
         first: dict[tuple[str, str], str] = {}
+        taking = False
         for disk in known:
             found = devices.get(disk.node)
             device = disks.find(disk, found)
@@ -257,9 +261,10 @@ class Rounds:
             place = (disk.node, device.id if device else disk.device)
             other = first.setdefault(place, disk.name)
             plan = disks.plan(disk, found, engine, duplicate_of="" if other == disk.name else other)
-            await self._disk(executor, manager, disk, device, plan)
-        taking = (d.wanted in UNDER_WAY for found in devices.values() for d in found)
-        return len(devices) < len(servers) or any(taking)
+            taking |= plan.status.fields.get("state") == DiskPhase.INITIALISING.value
+            taking |= not await self._disk(executor, manager, disk, device, plan)
+        taking |= any(d.wanted in UNDER_WAY for found in devices.values() for d in found)
+        return len(devices) < len(servers) or taking
 
     async def _disk(
         self,
@@ -268,7 +273,8 @@ class Rounds:
         disk: disks.StorageDiskView,
         device: Device | None,
         plan: disks.DiskPlan,
-    ) -> None:
+    ) -> bool:
+        """Do and say it; whether nothing stood in the way that may be gone in a moment."""
         status = plan.status
         try:
             for action in plan.actions:
@@ -277,13 +283,15 @@ class Rounds:
             status = disks.refused(disk, device, str(error))
         except DrystoneError as error:
             _log.warning("disk_not_settled", disk=disk.name, error=str(error))
-            return
+            return False
         await executor.one(status, manager)
+        return True
 
-    async def _pools(self, seen: Seen) -> None:
+    async def _pools(self, seen: Seen) -> bool:
+        """Every pool for itself; whether one could not be settled."""
         engine, manager, build = seen.engine, seen.manager, seen.build
         if isinstance(engine, Unanswered) or manager is None or build.spec.is_external:
-            return
+            return False
         executor = self._around.executor(build.namespace)
         known = parse.pools(seen.objects("StoragePool"))
         for create in pools.default_pool(build, known):
@@ -291,6 +299,7 @@ class Rounds:
         objects = parse.nodes(seen.objects("StorageNode"), self._around.now())
         around = nodes.NodesSeen(seen.world.nodes, objects, engine)
         fault_sets = nodes.fault_sets(build, around)
+        unsettled = False
         for pool in known:
             plan = pools.plan(pool, engine, fault_sets)
             status = plan.status
@@ -301,9 +310,11 @@ class Rounds:
                 status = pools.refused(pool, str(error))
             except DrystoneError as error:
                 _log.warning("pool_not_settled", pool=pool.name, error=str(error))
+                unsettled = True
                 continue
             if status is not None:
                 await executor.one(status, manager)
+        return unsettled
 
 
 def _only_one(world: World, body: Json) -> None:

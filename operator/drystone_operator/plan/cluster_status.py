@@ -37,7 +37,8 @@ def ready(engine: EngineView | Unanswered, workloads: tuple[Workload, ...]) -> C
     missing = [w for w in workloads if w.component in NEEDED and w.ready == 0]
     if missing:
         which = ", ".join(f"{w.kind} {w.name}" for w in missing)
-        return Condition("Ready", False, "Starting", f"No pod of {which} is ready yet.")
+        text = f"No pod of {which} is ready yet; if that lasts, `kubectl describe` its pods."
+        return Condition("Ready", False, "Starting", text)
     if isinstance(engine, Unanswered):
         return Condition(
             "Ready",

@@ -164,7 +164,10 @@ def _absent(disk: StorageDiskView, devices: tuple[Device, ...] | None) -> DiskPl
         text = f"The server of node {disk.node} is not connected, so the disk is not seen."
         condition = Condition("Ready", None, "NodeDown", text)
         return DiskPlan((), WriteStatus("StorageDisk", disk.name, (condition,)))
-    text = f"Node {disk.node} has no device {disk.device}."
+    text = (
+        f"Node {disk.node} has no device {disk.device}. If it is gone for good: "
+        "docs/operations.md, In Kubernetes."
+    )
     return _say(disk, None, None, DiskPhase.MISSING, Condition("Ready", False, "Missing", text))
 
 
@@ -201,7 +204,14 @@ def _in(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> Dis
         text = f"Drive {drive.id} was given up before; the server of node {disk.node} opens it."
         condition = Condition("Ready", False, "Initialising", text)
         return _say(disk, device, drive, DiskPhase.INITIALISING, condition, take)
-    text = f"Drive {drive.id} is {drive.state}. {drive.reason}".rstrip()
+    why = f" ({drive.reason})" if drive.reason else ""
+    text = f"Drive {drive.id} is {drive.state}{why}."
+    wipe = "a new file" if device.drive_class == "file" else f"`blkdiscard -z {device.path}`"
+    text += (
+        f" Wiped ({wipe}), it is taken as a new drive."
+        if gone
+        else " The log of its server says more; drystone status says what to do."
+    )
     condition = Condition("Ready", False, "Gone" if gone else "Down", text)
     return _say(disk, device, drive, DiskPhase.GONE if gone else DiskPhase.DOWN, condition)
 
@@ -244,6 +254,8 @@ def _available(disk: StorageDiskView, device: Device, drive: EngineDrive | None)
         condition = Condition("Ready", False, "Available", text)
         return _say(disk, device, None, DiskPhase.AVAILABLE, condition)
     text = f"It holds {device.found or device.state}, so it would be refused."
+    if device.state == "foreign":
+        text += " To wipe it, if nobody needs that: docs/operations.md, Adding and removing drives."
     return _say(
         disk, device, None, DiskPhase.AVAILABLE, Condition("Ready", False, "NotBlank", text)
     )

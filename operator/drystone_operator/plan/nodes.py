@@ -137,7 +137,8 @@ def _served(build: Build, node: str, engine: EngineView, said: str) -> Condition
             text += (
                 " If the machine was installed anew, its identity is lost: "
                 f"{_forget(build, node)} frees the name, and it joins as a new node. What its "
-                "disks hold is then given up, and copied from the others."
+                "disks hold is then given up, and copied from the others. If its block pod does "
+                f"not start either: {_forget(build, names.client_name(node))}"
             )
         return Condition("Ready", False, "ServerDown", text)
     if server.beacon_connected is False:
@@ -179,7 +180,7 @@ def _wrong(
             False,
             "NodeMissing",
             f"Kubernetes has no node {one.node}. If it is gone for good, "
-            f"{_forget(build, one.node)} frees its name.",
+            f"{_forget(build, one.node)} frees its name; then delete this object.",
         )
     other = taken_by(build, node)
     if other:

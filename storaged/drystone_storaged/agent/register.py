@@ -56,7 +56,9 @@ async def register(
 ) -> Membership:
     """Register, waiting for a manager as long as it takes; a refusal is raised."""
     control.authorize(identity.credential)
-    token = "" if identity.credential else await _read_token(registrant.join_token_file)
+    token = ""
+    if not identity.credential:
+        token = await _read_token(identity.name, registrant.join_token_file)
     request = control_pb2.RegisterRequest(
         role=registrant.role,
         name=identity.name,
@@ -92,7 +94,7 @@ async def register(
     )
 
 
-async def _read_token(path: str) -> str:
+async def _read_token(name: str, path: str) -> str:
     """Read the token; a file that is not there yet is waited for, it may be on its way."""
     if not path:
         return ""
@@ -109,5 +111,7 @@ async def _read_token(path: str) -> str:
         raise UnauthenticatedError(
             f"the join token file {path} does not exist",
             code="join_token_invalid",
-            hint="get a new one from the manager; each admits one node",
+            hint=f"each token admits one node, once. Where {name} was installed anew its name is "
+            f"taken: `drystone node forget {name} --yes` frees it, and in Kubernetes a token comes "
+            "by itself; else `drystone node join-token` makes one",
         ) from error

@@ -25,6 +25,10 @@ from drystone_storaged.proto import etcd_pb2_grpc as rpc
 ATTEMPT_S: Final = 2.0  # one member's time: longer than an election of etcd takes (1 s default)
 CALL_S: Final = 6.0  # a read's time over all members: two that hang do not cost the third its try
 CONNECT_S: Final = 1.0
+AHEAD_S: Final = 0.3
+"""What others have to connect before the member that failed last: one that is frozen has its
+connection still, while theirs, after a restart of theirs, may have to be made first."""
+
 ANSWER_BYTES_MAX: Final = 64 << 20  # the largest page: 10,000 keys of a few KiB
 
 Metadata = tuple[tuple[str, str], ...]
@@ -95,6 +99,7 @@ class EtcdClient:
         self._config: Final = config
         self._members: Final = [Member(e, _channel(e, config)) for e in config.endpoints]
         self._current = 0
+        self._failed: Member | None = None
         self._token = ""
         self._login = asyncio.Lock()
         self._closed = False
@@ -134,6 +139,7 @@ class EtcdClient:
 
     def failed(self, member: Member) -> None:
         """The next call goes to another member."""
+        self._failed = member
         if self._members[self._current] is member:
             self._current = (self._current + 1) % len(self._members)
 
@@ -184,18 +190,10 @@ class EtcdClient:
         order = self._members[self._current :] + self._members[: self._current]
         if order[0].channel.get_state(try_to_connect=True) is _READY:
             return order[0]
-        tries = [asyncio.ensure_future(member.connected()) for member in order]
-        try:
-            done, _ = await asyncio.wait(
-                tries, timeout=CONNECT_S, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            for one in tries:
-                one.cancel()
-            await asyncio.gather(*tries, return_exceptions=True)
-        for one in tries:
-            if one in done and one.exception() is None:
-                member = one.result()
+        others = [member for member in order if member is not self._failed]
+        for some, within_s in ((others, AHEAD_S), (order, CONNECT_S)):
+            member = await _first_connected(some, within_s)
+            if member is not None:
                 self._current = self._members.index(member)
                 return member
         raise StoreUnavailableError(
@@ -228,6 +226,21 @@ class EtcdClient:
         left = max(until - asyncio.get_running_loop().time(), 0.1)
         answer = await member.auth.Authenticate(request, timeout=min(left, ATTEMPT_S))
         return str(answer.token)
+
+
+async def _first_connected(members: list[Member], within_s: float) -> Member | None:
+    """The first whose connection stands."""
+    tries = [asyncio.ensure_future(member.connected()) for member in members]
+    if not tries:
+        return None
+    try:
+        done, _ = await asyncio.wait(tries, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in tries:
+            one.cancel()
+        await asyncio.gather(*tries, return_exceptions=True)
+    good = (one.result() for one in tries if one in done and one.exception() is None)
+    return next(good, None)
 
 
 def _channel(endpoint: str, config: EtcdConfig) -> grpc.aio.Channel:

@@ -50,6 +50,10 @@ class Keepalive:
         except (*_BROKEN, TimeoutError):
             self._client.failed(member)
             return None
+        except asyncio.CancelledError:
+            if self._client.cancelled_by_close():
+                raise StoreUnavailableError("the metadata store is closed") from None
+            raise
 
     async def _anew(
         self, lease: int, member: Member, login: Metadata, left: float
@@ -62,6 +66,9 @@ class Keepalive:
         except TimeoutError:
             self._client.failed(member)
             raise StoreUnavailableError(f"etcd at {member.endpoint} renews no lease") from None
+        except StoreUnavailableError:
+            self._client.failed(member)  # else the next try would be at the same one
+            raise
         except asyncio.InvalidStateError:
             # The stream ended before it took the request; its status says why.
             raise await _status(stream) from None

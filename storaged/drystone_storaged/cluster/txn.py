@@ -38,6 +38,10 @@ class Unchanged(Generic[T]):
         self._last = (at, value)
         return value
 
+    def forget(self) -> None:
+        """Read anew in any case: a store that is put back counts up to the same revision again."""
+        self._last = None
+
 
 async def retrying(attempt: Callable[[], Awaitable[T | None]], what: str) -> T:
     """Run ``attempt`` until it gives something; None = the compare failed, read again."""

@@ -43,8 +43,10 @@ async def run_map(services: Services) -> None:
         try:
             while services.leadership.leads:
                 ringing = asyncio.create_task(services.wake_map.wait())
-                await asyncio.wait({following, ringing}, return_when=asyncio.FIRST_COMPLETED)
-                ringing.cancel()
+                try:
+                    await asyncio.wait({following, ringing}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    ringing.cancel()  # one that is left over would take a later ring
                 if following.done():
                     return following.result()
         finally:

@@ -70,6 +70,11 @@ class MapFeed:
         self._term += 1
         self._wake()
 
+    def forget(self) -> None:
+        """What was read says nothing any more: an etcd that was put back counts anew, from less."""
+        self._unchanged.forget()
+        self._state, self._encoded = None, (0, b"")
+
     def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()

@@ -164,7 +164,9 @@ class Services:
         self.silence.reset()
         self.tasks.reset()
         self.voters.reset()
-        for part in (self.stats, self.usage, self.refusals, self.backoff, self.devices.reports):
+        self.feed.forget()
+        heard = (self.stats, self.usage, self.refusals, self.backoff, self.devices.reports)
+        for part in (*heard, self.status):
             part.clear()
 
     async def close(self) -> None:

@@ -105,6 +105,11 @@ class StatusService:
         """Names of the storage nodes that have a beacon of their own."""
         return (await self._nodes.get())[2]
 
+    def clear(self) -> None:
+        """Read everything anew."""
+        self._nodes.forget()
+        self._held.forget()
+
     async def _read_nodes(self) -> tuple[list[Node], list[Node], frozenset[str]]:
         """Servers, clients, and the names of the storage nodes that have a beacon of their own."""
         return (

@@ -125,12 +125,14 @@ class Discovery:
         while True:
             asked = self._asked.is_set()
             self._asked.clear()
-            moved = await self._moves(await self._folders.files()) != self._mark
-            if asked or moved or loop.time() >= full_at:
-                try:
+            due = asked or loop.time() >= full_at
+            try:
+                due |= await self._moves(await self._folders.files()) != self._mark
+                if due:
                     await self.look()
-                except Exception:  # noqa: BLE001 - no disk, however strange, ends the server of the others
-                    _log.exception("devices_look_failed")
+            except Exception:  # noqa: BLE001 - no disk, however strange, ends the server of the others
+                _log.exception("devices_look_failed")
+            if due:
                 full_at = loop.time() + FULL_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_S):

@@ -96,6 +96,7 @@ class Fleet:
         self._named = False
         self._work = asyncio.Event()
         self._told: dict[str, object] = {}
+        self._uuids: dict[str, bytes] = {}
         if len(settings.drives) > CONFIGURED_MAX and self._on:
             raise InvalidArgumentError(
                 f"{len(settings.drives)} drives in the settings, {CONFIGURED_MAX} at most beside "
@@ -248,8 +249,15 @@ class Fleet:
         _log.info("drive_given_up", device=device, wanted=device in self._wanted)
 
     def _tell_states(self) -> None:
-        message = control_pb2.WantedStates(drives=self.states())
+        states = self.states()
+        message = control_pb2.WantedStates(drives=states)
         self._tell("wanted", control_pb2.SessionUp(wanted=message))
+        uuids = {s.device: s.uuid for s in states if s.uuid}
+        if uuids != self._uuids:
+            # The list of devices says which drive is on each: not only at the next full look.
+            self._uuids = uuids
+            if self._discovery is not None and self._on:
+                self._discovery.ask()
 
     def _tell(self, what: str, message: control_pb2.SessionUp) -> None:
         """Send what this session was not told yet."""

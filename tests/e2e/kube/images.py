@@ -24,6 +24,7 @@ PROGRAMS: Final = (
     "etcd",
 )
 CREATED: Final = "2000-01-01T00:00:00Z"
+BESIDE: Final = {"etcd": ("etcdctl",)}  # programs that upstream's image has too
 FOLDERS: Final = {"etcd": "usr/local/bin"}  # elsewhere a command line names it
 
 
@@ -38,15 +39,18 @@ def archives(lab: Lab) -> list[Path]:
 
 
 def _archive(lab: Lab, program: str) -> Path:
-    archive, source = lab.cache / "images" / f"{program}.tar", lab.bin / program
-    if archive.exists() and archive.stat().st_mtime > source.stat().st_mtime:
+    archive = lab.cache / "images" / f"{program}.tar"
+    sources = [lab.bin / name for name in (program, *BESIDE.get(program, ()))]
+    newest = max(source.stat().st_mtime for source in sources)
+    if archive.exists() and archive.stat().st_mtime > newest:
         return archive
     with tempfile.TemporaryDirectory(dir=lab.cache) as text:
         tree, folder = Path(text) / "tree", FOLDERS.get(program, "bin")
         for made in (folder, "etc", "tmp"):
             (tree / made).mkdir(parents=True)
         (tree / "tmp").chmod(0o1777)
-        shutil.copy(source, tree / folder)
+        for source in sources:
+            shutil.copy(source, tree / folder)
         layer = tar_tree(tree, Path(text) / "layer.tar", epoch=0)
         spec = ImageSpec(name(program), CREATED, entrypoint=(f"/{folder}/{program}",))
         write_archive(spec, [layer], archive)

@@ -66,7 +66,11 @@ class Group:
 
 def program_name(package: str) -> str:
     """Name of the program that a package becomes here."""
-    special = {"go.etcd.io/etcd/server/v3": "etcd", "helm.sh/helm/v4/cmd/helm": "helm4"}
+    special = {
+        "go.etcd.io/etcd/server/v3": "etcd",
+        "go.etcd.io/etcd/etcdctl/v3": "etcdctl",
+        "helm.sh/helm/v4/cmd/helm": "helm4",
+    }
     return special.get(package) or package.rpartition("/")[2]
 
 
@@ -100,7 +104,11 @@ def groups() -> tuple[Group, ...]:
                 f"{CSI}/external-snapshotter/client/v8@{SNAPSHOTTER}",
             ),
         ),
-        Group("etcd", ("go.etcd.io/etcd/server/v3",), (f"go.etcd.io/etcd/server/v3@{ETCD}",)),
+        Group(
+            "etcd",
+            ("go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/etcdctl/v3"),
+            (f"go.etcd.io/etcd/server/v3@{ETCD}", f"go.etcd.io/etcd/etcdctl/v3@{ETCD}"),
+        ),
         Group("helm", ("helm.sh/helm/v3/cmd/helm",), (f"helm.sh/helm/v3@{HELM}",)),
         Group("helm4", ("helm.sh/helm/v4/cmd/helm",), (f"helm.sh/helm/v4@{HELM_4}",)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from drystone_storaged.proto import control_pb2 as pb
 
 QUEUE_MAX: Final = 10_000  # messages to one process; a peer that reads so little is cut off
 PENDING_MAX: Final = 4_096  # commands to one process at a time
+ID_BITS: Final = 62  # of the first command's number: counting up from there never leaves 64
 
 SessionKey = tuple[Role, str]
 
@@ -66,7 +68,9 @@ class SessionRegistry:
         self._pending: dict[SessionKey, dict[int, _Pending]] = {}
         self._known: set[SessionKey] = set()
         self._gone_at: dict[SessionKey, float] = {}
-        self._next_id = 1
+        # Not from 1: a process may still be at what another manager, or this one before a restart,
+        # asked under a number, and its answer would be taken for that to another command.
+        self._next_id = secrets.randbits(ID_BITS) + 1
         self.on_change: list[Callable[[], None]] = []
         """Called when a session stands or is gone."""
 

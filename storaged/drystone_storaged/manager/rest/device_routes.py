@@ -79,6 +79,9 @@ async def _server(services: Services, name: str) -> Node:
 
 
 def _device_json(device: Device, wanted: tuple[WantedDrive, Progress] | None) -> Json:
+    # What a server says of a wanted device is newer than its last look at all of them.
+    drive = device.drive or (wanted[1].uuid if wanted else "")
+    state = "ours" if drive and device.state == "blank" else device.state
     return {
         "id": device.id,
         "path": device.path,
@@ -87,9 +90,9 @@ def _device_json(device: Device, wanted: tuple[WantedDrive, Progress] | None) ->
         "serial": device.serial,
         "wwn": device.wwn,
         "model": device.model,
-        "state": device.state,
+        "state": state,
         "found": device.found,
-        "drive": device.drive or None,
+        "drive": drive or None,
         "configured": device.configured,
         "wanted": _progress(wanted[1]) if wanted else None,
     }
