@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from drystone_storaged.cluster import leadership
 from tests.storaged.etcd_server import Etcd
-from tests.storaged.manager_env import manager
+from tests.storaged.manager_env import listening, manager
 
 
 @pytest.fixture
@@ -19,11 +17,10 @@ async def mgr(tmp_path):
 
 
 @pytest.fixture
-async def port():
+def port():
     """A real listener: the manager probes a drive's address before it believes that it is dead."""
-    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
+    with listening() as server:
+        yield server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

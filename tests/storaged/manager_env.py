@@ -62,6 +62,11 @@ class Manager:
         return (await self.http.get("/v1/status")).json()
 
 
+def listening() -> socket.socket:
+    """Somebody who listens: the kernel takes connections by itself, so none is left open here."""
+    return socket.create_server(("127.0.0.1", 0), backlog=1024)
+
+
 @contextlib.asynccontextmanager
 async def manager(path: Path, **changes) -> AsyncIterator[Manager]:
     settings = ManagerSettings(
@@ -177,10 +182,9 @@ class Peer:
             self.session = None
 
     async def listen(self) -> str:
-        """An address where somebody listens, as at a drive. The kernel takes connections by itself,
-        so that none is left open here when the test ends."""
+        """An address where somebody listens, as at a drive."""
         await self.stop_listening()
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.listener = listening()
         host, port = self.listener.getsockname()
         return f"{host}:{port}"
 

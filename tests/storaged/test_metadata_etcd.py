@@ -28,12 +28,9 @@ from tests.storaged.metadata_conformance import MetadataConformance, take
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    etcd = Etcd(tmp_path_factory.mktemp("etcd"))
-    etcd.start()
-    yield etcd
-    etcd.kill()
+@pytest.fixture
+def one(etcd):
+    return etcd
 
 
 @pytest.fixture
