@@ -7,20 +7,23 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# Parameters, all optional: make sim SEED=7 | SEEDS=1000 FROM=300; make bench PEERS=ceph;
-# make kube-e2e KIND=1.
+# Parameters, all optional: make sim SEED=7 | SEEDS=1000 FROM=300; make crash-replay POINTS=100000;
+# make nemesis MINUTES=10 SEED=7 SERVERS=5; make bench PEERS=ceph; make kube-e2e KIND=1.
 SEED ?=
 SEEDS ?=
 FROM ?=
+POINTS ?=
 PEERS ?=
 KIND ?=
-export SEED SEEDS FROM PEERS
+MINUTES ?=
+SERVERS ?=
+export SEED SEEDS FROM POINTS PEERS MINUTES SERVERS
 
-.PHONY: help setup env lint fmt etcd test sim bench demo nightly generate check clean image kernel-test kube-up kube-down kube-demo kube-e2e
+.PHONY: help setup env lint fmt etcd test sim crash-replay scale bench demo nightly generate check clean image nemesis kernel-test kube-up kube-down kube-demo kube-e2e
 
 help: ## Show this list.
 	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' \
-	  | while IFS=$$'\t' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+	  | while IFS=$$'\t' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 setup: ## Install what is missing (Debian packages and Rust when root), then the Python environment.
 	@scripts/setup.sh
@@ -37,11 +40,17 @@ fmt: env ## Format Python and Rust in place, and apply the linter's safe fixes.
 etcd: ## Build the etcd server for tests and `local up --metadata etcd` into your cache folder.
 	@scripts/etcd.sh
 
-test: setup ## Run everything that gates a change: lint, Rust, simulator, Python, csi-sanity, Kubernetes.
+test: setup ## Run everything that gates a change: lint, Rust, simulator, Python, csi-sanity, nemesis, Kubernetes.
 	@scripts/run_tests.sh
 
 sim: env ## Run the simulator. SEED=n replays one seed with its trace; SEEDS=n FROM=m runs a range.
 	@scripts/sim.sh
+
+crash-replay: env ## Cut recorded runs of a drive at every flush, compare with what was acked. POINTS=n: how many.
+	@scripts/crash_replay.sh
+
+scale: setup ## Count what control costs at the planned size, write docs/scale.md.
+	@scripts/py.sh python -m scripts.scale
 
 bench: setup ## Measure against the floors and peers, write docs/performance.md. PEERS=ceph adds Ceph.
 	@scripts/bench.sh
@@ -64,6 +73,9 @@ clean: ## Remove what the builds made; keeps the tools of `make setup`.
 
 image: env ## Build the container image into dist/, with docker, podman or buildah, or without any.
 	@scripts/image.sh
+
+nemesis: setup ## Break a real cluster on purpose for MINUTES (10) and judge it; SEED=n, SERVERS=3|5 (root).
+	@scripts/nemesis.sh
 
 kernel-test: setup ## Test kernel NBD devices, daemons replaced under I/O, in a User Mode Linux (root, Debian).
 	@scripts/kernel.sh

@@ -1,7 +1,8 @@
-"""Writes the reference parts of documents: fields of the custom resources, values of the chart.
+"""Writes the reference parts of documents: custom resources, values of the chart, safety rules.
 
-What stands between ``<!-- fields of KIND -->`` (or ``<!-- values -->``) and ``<!-- end -->`` is
-generated, the rest is written by hand. ``--out DIR`` writes elsewhere, for the test that compares.
+What stands between ``<!-- fields of KIND -->`` (``<!-- values -->``, ``<!-- rules -->``) and
+``<!-- end -->`` is generated, the rest is written by hand. ``--out DIR`` writes elsewhere, for the
+test that compares.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,9 +21,14 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CRDS: Final = ROOT / "crds"
 CRD_PAGE: Final = "docs/crds.md"
 CHART_PAGE: Final = "charts/drystone/README.md"
+RULES_PAGE: Final = "docs/durability.md"
+CRATES: Final = ROOT / "storaged/native/crates"
 VALUES: Final = ROOT / "charts/drystone/values.yaml"
 
 Row = tuple[str, ...]
+
+NOTHING: Final = "nothing yet"
+"""What shows the absence of a rule that has no switch, or one that nothing notices."""
 
 
 def fields(schema: dict[str, Any], path: str) -> Iterator[Row]:
@@ -127,9 +134,57 @@ def chart_page() -> str:
     )
 
 
+def rule_rows(crates: Path) -> Iterator[Row]:
+    """Give a row for every rule: name, meaning, what shows its absence."""
+    shown = schedules(crates / "sim/src/scenario")
+    mutate = (crates / "sim/src/mutate.rs").read_text()
+    units = dict(re.findall(r'\(Rule::(\w+), "(\w+)"\)', mutate))
+    _, _, rest = mutate.partition("NOT_YET: &[Rule] = &[")
+    missing = re.findall(r"Rule::(\w+)", rest.partition("];")[0])
+    for name, meaning in rules((crates / "types/src/rules.rs").read_text()):
+        if name in missing:
+            yield f"`{name}`", meaning, NOTHING
+            continue
+        found = [f'"{schedule}"' for schedule in shown.get(name, [])]
+        found += [f"`{units[name]}`"] if name in units else []
+        yield f"`{name}`", meaning, ", ".join(found) or "random seeds"
+
+
+def rules(text: str) -> list[tuple[str, str]]:
+    """Name and meaning of every rule, in their order."""
+    _, _, body = text.partition("\nrules! {\n")
+    return [
+        (name, " ".join(line.strip().removeprefix("///").strip() for line in doc.splitlines()))
+        for doc, name in re.findall(r"((?: +///[^\n]*\n)+) +(\w+),", body)
+    ]
+
+
+def schedules(folder: Path) -> dict[str, list[str]]:
+    """For each rule the schedules that are played with it off."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.rs")):
+        text = path.read_text()
+        starts = [m.start() for m in re.finditer(r"Scenario::new\(", text)]
+        for begin, end in pairwise([*starts, len(text)]):
+            # The list of a file's schedules ends before its first function.
+            one = text[begin:end].partition("\n}\n")[0]
+            name = re.search(r'"([^"]+)"', one)
+            for rule in re.findall(r"Rule::(\w+)", one):
+                if name and name[1] not in found.setdefault(rule, []):
+                    found[rule].append(name[1])
+    return found
+
+
+def rules_page() -> str:
+    """Write the page of the promises: the rules behind them."""
+    head = ("rule", "what it says", "what shows its absence")
+    text = (ROOT / RULES_PAGE).read_text()
+    return replaced(text, "rules", table(head, rule_rows(CRATES)))
+
+
 def generated() -> dict[str, str]:
     """Give every page with a generated part by its path."""
-    return {CRD_PAGE: crd_page(), CHART_PAGE: chart_page()}
+    return {CRD_PAGE: crd_page(), CHART_PAGE: chart_page(), RULES_PAGE: rules_page()}
 
 
 def main() -> None:

@@ -98,6 +98,24 @@ def steps() -> Iterable[Step]:
         ),
         count_cargo,
     )
+    # Switches of rules exist only with this feature; the profile keeps assertions, as it demands.
+    yield Step(
+        "rust mutations",
+        (
+            "cargo",
+            "test",
+            "--locked",
+            "--profile",
+            "sim",
+            "--features",
+            "mutations",
+            "--no-fail-fast",
+            "--manifest-path",
+            str(NATIVE / "Cargo.toml"),
+            *(f"--package=drystone-{name}" for name in ("replica", "sequencer", "sim")),
+        ),
+        count_cargo,
+    )
     yield Step("simulator", (str(SCRIPTS / "sim.sh"),), count_plain)
     allowed = f"--allowlist={SCRIPTS / 'stubtest_allowlist.txt'}"
     yield Step(
@@ -121,6 +139,7 @@ def steps() -> Iterable[Step]:
             count_pytest,
         )
     yield Step("csi-sanity", (str(SCRIPTS / "csi_sanity.sh"),), count_ginkgo)
+    yield Step("nemesis", (str(SCRIPTS / "nemesis.sh"), "--or-skip", "--short"), count_plain)
     yield Step("kubernetes", (str(SCRIPTS / "kube_short.sh"),), count_plain)
 
 

@@ -8,6 +8,7 @@ NEEDED="
 python3:python3 gcc:build-essential git:git curl:curl flock:util-linux losetup:util-linux
 mkfs.ext4:e2fsprogs resize2fs:e2fsprogs mkfs.xfs:xfsprogs xfs_growfs:xfsprogs fusermount3:fuse3
 modprobe:kmod mount:mount fio:fio nbdkit:nbdkit nbdinfo:libnbd-bin qemu-img:qemu-utils
+ip:iproute2 tc:iproute2 nft:nftables nsenter:util-linux sysctl:procps
 "
 
 # Tools of file systems live in sbin, which a plain user's PATH leaves out.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drystone_cli import cluster, local, pools, processes, tasks, volumes
+from drystone_cli import cluster, local, pools, processes, recover, tasks, volumes
 from drystone_cli.bundle.command import bundle
 from drystone_cli.doctor.command import doctor
 from drystone_cli.events import events
@@ -80,6 +80,7 @@ app.add_typer(local.app, name="local")
 app.add_typer(volumes.app, name="volume")
 app.add_typer(pools.app, name="pool")
 app.add_typer(tasks.app, name="task")
+app.add_typer(recover.app, name="recover")
 cluster.add_to(app)
 app.command("doctor")(doctor)
 app.command("bundle")(bundle)

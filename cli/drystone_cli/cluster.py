@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from drystone_cli import devices
+from drystone_cli import compares, devices, inspect, maintenance, moves, pools, retest
 from drystone_cli.context import manager
 from drystone_cli.output import (
     Output,
@@ -20,8 +20,9 @@ from drystone_cli.output import (
     size,
     table,
 )
+from drystone_cli.problems import blocks
 from drystone_cli.tasks import goes_on
-from drystone_common.errors import DrystoneError, InvalidArgumentError
+from drystone_common.errors import DrystoneError, ExitCode, InvalidArgumentError
 from drystone_storaged.agent.rest import LOOK_S, Rest, segment
 
 POLL_S: Final = 0.2
@@ -45,13 +46,28 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(nodes, name="node")
     app.add_typer(drives, name="drive")
     devices.add_to(nodes, drives)
+    moves.add_to(pools.app, nodes, drives)
+    maintenance.add_to(nodes)
+    compares.add_to(pools.app)
+    drives.command("inspect")(inspect.inspect)
+    drives.command("retest")(retest.retest)
 
 
-def status(output: OutputOption = Output.TABLE) -> None:
-    """Show the health of the cluster, its nodes, drives and placement groups."""
+def status(
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 unless everything is well.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show the health of the cluster, what is wrong, its nodes, drives and placement groups.
+
+    Each problem has since when it is there, what the cluster does about it, and what you do.
+    """
     with manager(LOOK_S) as rest:
         found = rest.get("/v1/status")
     emit(output, found, _status_text(found))
+    if check and found["health"] != "ok":
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def show_map(
@@ -145,7 +161,10 @@ def show_drive(
     """Show one drive."""
     with manager() as rest:
         found = rest.get(f"/v1/drives/{segment(drive)}")
-    pairs = [(key.replace("_", " "), value) for key, value in found.items() if key != "pgs"]
+    own = ("pgs", "strikes", "retest", "scrub")
+    pairs = [(key.replace("_", " "), value) for key, value in found.items() if key not in own]
+    pairs += retest.pairs(found)
+    pairs.append(("scrubbed", compares.ago(found["scrub"], time.time())))
     pairs += [(f"placement groups {key}", value) for key, value in found["pgs"].items()]
     emit(output, found, fields(pairs))
 
@@ -216,30 +235,56 @@ def _wait_all(rest: Rest, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _status_text(found: dict[str, Any]) -> str:
     pgs = found["pgs"]
     head: list[tuple[str, object]] = [("health", found["health"])]
-    head += [("issue", issue) for issue in found.get("issues", [])]
     head += [
         ("placement groups", f"{pgs['in_sync']} of {pgs['total']} in sync"),
         ("degraded", pgs["degraded"]),
         ("resyncing", f"{pgs['resyncing']} ({size(found['resync']['bytes_left'])} left)"),
     ]
-    return "\n\n".join((fields(head), _nodes_text(found["nodes"]), _drives_text(found["drives"])))
+    parts = (fields(head), blocks(found, time.time()), _nodes_text(found["nodes"]))
+    return "\n\n".join(part for part in (*parts, _drives_text(found["drives"])) if part)
 
 
 def _nodes_text(found: list[dict[str, Any]]) -> str:
-    rows = [(n["name"], n["role"], n["state"], n.get("version"), n["uuid"]) for n in found]
+    now = time.time()
+    rows = [(n["name"], n["role"], _node_state(n, now), n.get("version"), n["uuid"]) for n in found]
     return table(("NODE", "ROLE", "STATE", "VERSION", "UUID"), rows)
 
 
+def _node_state(node: dict[str, Any], now: float) -> str:
+    """Up or down, and whether somebody works there."""
+    record = node.get("maintenance")
+    if not record or record["ended"]:
+        return str(node["state"])
+    late = ", overdue" if record["overdue"] else ""
+    return f"{node['state']}, {maintenance.text(record, now)}{late}"
+
+
 def _drives_text(found: list[dict[str, Any]]) -> str:
+    now = time.time()
     rows = [
         (
-            d["id"], d["node"], d["state"], size(d["capacity"]), size(d["used"]),
-            d["bad_blocks"], d["healed_blocks"], d["addr"],
+            d["id"], d["node"], _drive_state(d), size(d["capacity"]), size(d["used"]),
+            d["bad_blocks"], d["healed_blocks"], compares.ago(d["scrub"], now),
+            len(d.get("strikes", ())), d["addr"],
         )
         for d in found
     ]  # fmt: skip
-    headers = ("DRIVE", "NODE", "STATE", "CAPACITY", "USED", "BAD", "HEALED", "ADDRESS")
+    headers = (
+        "DRIVE", "NODE", "STATE", "CAPACITY", "USED", "BAD", "HEALED", "SCRUBBED", "STRIKES",
+        "ADDRESS",
+    )  # fmt: skip
     return table(headers, rows)
+
+
+def _drive_state(drive: dict[str, Any]) -> str:
+    """Up or down, and how many placement groups a drive that is emptied still has."""
+    if drive.get("ejected"):
+        return f"{drive['state']}, ejected"
+    if drive.get("retest") and drive["state"] == "down":
+        return "down, to be tested"
+    if not drive.get("evacuating"):
+        return str(drive["state"])
+    return f"{drive['state']}, evacuating ({drive['held']} left)"
 
 
 def _numbers(members: list[Any]) -> str:

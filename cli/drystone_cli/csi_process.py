@@ -7,13 +7,17 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal
 
+from drystone_common import __version__
 from drystone_common.errors import InvalidArgumentError
 from drystone_common.logs import configure_logging
+from drystone_common.metrics import Metrics
 from drystone_common.settings import Settings, load_settings
 from drystone_csi.block_rpc import GrpcBlock
 from drystone_csi.manager_rest import RestManager
+from drystone_csi.metrics import CsiMetrics
 from drystone_csi.model import Attacher
 from drystone_csi.server import Services, serving
+from drystone_storaged.agent.metrics_http import serving_metrics
 from drystone_storaged.agent.process import run_daemon
 from drystone_storaged.agent.rest import read_token
 
@@ -40,6 +44,8 @@ class CsiSettings(Settings):
     """Whether the controller service is offered."""
     attacher: Literal["auto", "nbd", "fuse", "export"] = "auto"
     """What volumes are attached with."""
+    metrics_listen: str = ""
+    """`host:port` of `/metrics` and `/healthz`; empty = none."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
 
@@ -66,12 +72,15 @@ async def serve(settings: CsiSettings) -> None:
         if settings.block_socket:
             block = GrpcBlock(Path(settings.block_socket))
             stack.push_async_callback(block.aclose)
+        metrics = Metrics("csi", __version__)
         services = Services(
             manager,
             block,
             controller=settings.controller,
             attacher=Attacher(settings.attacher),
+            ended=CsiMetrics(metrics).ended,
         )
+        await stack.enter_async_context(serving_metrics(metrics, settings.metrics_listen))
         await stack.enter_async_context(serving(services, Path(settings.socket)))
         await asyncio.Event().wait()
 

@@ -2,55 +2,101 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, Final
 
 import typer
 
 from drystone_cli.bundle.parts import parse_since
 from drystone_cli.context import manager
-from drystone_cli.happenings import Happening, merged, of_kubernetes, of_manager
+from drystone_cli.happenings import (
+    RECOUNTED_S,
+    Happening,
+    merged,
+    of_history,
+    of_kubernetes,
+    of_manager,
+)
 from drystone_cli.kube import target
 from drystone_cli.output import Output, OutputOption, emit, say, table
-from drystone_common.errors import DeniedError, DrystoneError
+from drystone_common.errors import DeniedError, DrystoneError, NotFoundError
 from drystone_storaged.agent.rest import LOOK_S, Rest
+
+FOLLOW_S: Final = 2.0  # between two looks: managers write events once a second
 
 
 def events(
     since: Annotated[str, typer.Option(help="How far back: 90s, 30m, 2h, 1d.")] = "24h",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with what happens, until Ctrl-C.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what happened, in the order of time: long work, issues, events of Kubernetes.
+    """Show what happened, in the order of time: what the managers remember, long work, issues.
 
-    Issues are those of now. Kubernetes keeps its events for an hour unless told otherwise.
+    Issues are those of now. Managers keep the newest 2000 events. Of a Kubernetes also its events,
+    which it keeps for an hour unless told otherwise.
 
     Example: drystone --kube events --since 2h
     """
-    now = time.time()
-    start = now - parse_since(since)
+    start = time.time() - parse_since(since)
     chosen = target.chosen()
-    failures: list[str] = []
-    found: list[Happening] = []
-    if chosen is None:
-        with manager(LOOK_S) as rest:
-            found += _of_manager(rest, now)
-    else:
-        found += _of_kubernetes(chosen, now, failures)
-    listed = merged(found, start)
+    if follow:
+        _follow(chosen, start, output)
+        return
+    listed, failures = _look(chosen, start)
     data = {"items": [each.as_dict() for each in listed], "errors": failures}
     emit(output, data, _text(listed))
     for failure in failures:
         say(f"not shown: {failure}")
 
 
-def _of_manager(rest: Rest, now: float) -> list[Happening]:
+def _look(chosen: target.Target | None, start: float) -> tuple[list[Happening], list[str]]:
+    now = time.time()
+    failures: list[str] = []
+    found: list[Happening] = []
+    if chosen is None:
+        with manager(LOOK_S) as rest:
+            found += _of_manager(rest, start, now)
+    else:
+        found += _of_kubernetes(chosen, start, failures)
+    return merged(found, start), failures
+
+
+def _follow(chosen: target.Target | None, start: float, output: Output) -> None:
+    """A line for each event when it comes, and again when it is counted up."""
+    shown: set[tuple[object, ...]] = set()
+    said: list[str] = []
+    while True:
+        listed, failures = _look(chosen, start)
+        # What holds now is no event: it would be one at every look.
+        fresh = [each for each in listed if each.source != "issue" and each.same not in shown]
+        shown.update(each.same for each in fresh)
+        for each in fresh:
+            if output is Output.JSON:
+                print(json.dumps(each.as_dict(), ensure_ascii=False), flush=True)
+            else:
+                print("  ".join(str(cell) for cell in _row(each)), flush=True)
+        for failure in failures:
+            if failure not in said:
+                say(f"not shown: {failure}")
+        said = failures
+        time.sleep(FOLLOW_S)
+
+
+def _of_manager(rest: Rest, start: float, now: float) -> list[Happening]:
     issues = rest.get("/v1/status").get("issues") or ()
-    return list(of_manager(rest.items("/v1/tasks"), issues, now))
+    found = list(of_manager(rest.items("/v1/tasks"), issues, now))
+    # A manager of an older version remembers nothing.
+    with suppress(NotFoundError):
+        found += of_history(rest.items("/v1/events", since_s=max(0, int(start) - RECOUNTED_S)))
+    return found
 
 
-def _of_kubernetes(chosen: target.Target, now: float, failures: list[str]) -> list[Happening]:
+def _of_kubernetes(chosen: target.Target, start: float, failures: list[str]) -> list[Happening]:
     from drystone_cli.kube import reach, storage  # noqa: PLC0415 - only with Kubernetes
 
     found: list[Happening] = []
@@ -63,7 +109,7 @@ def _of_kubernetes(chosen: target.Target, now: float, failures: list[str]) -> li
             items = list(to.kube.items(cluster.path("events")))
         found += of_kubernetes(items, cluster.name, cluster.namespace)
         with _noted(failures), reach.reached(to, cluster, LOOK_S) as rest:
-            found += _of_manager(rest, now)
+            found += _of_manager(rest, start, time.time())
     return found
 
 
@@ -77,7 +123,9 @@ def _noted(failures: list[str]) -> Iterator[None]:
 
 
 def _text(listed: list[Happening]) -> str:
-    rows: list[tuple[Any, ...]] = [
-        (e.time, e.level, e.object, e.reason, e.count, " ".join(e.message.split())) for e in listed
-    ]
-    return table(("TIME", "LEVEL", "OBJECT", "REASON", "TIMES", "MESSAGE"), rows)
+    return table(("TIME", "LEVEL", "OBJECT", "REASON", "TIMES", "MESSAGE"), [*map(_row, listed)])
+
+
+def _row(each: Happening) -> tuple[Any, ...]:
+    message = " ".join(each.message.split())
+    return each.time, each.level, each.object, each.reason, each.count, message

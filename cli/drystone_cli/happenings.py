@@ -9,6 +9,8 @@ from typing import Any, Final
 
 GROUP: Final = "drystone.io"
 DRIVER: Final = "csi.drystone.io"
+RECOUNTED_S: Final = 3600
+"""Managers list events by their first time; one that is still counted up began before."""
 
 Json = Mapping[str, Any]
 
@@ -22,11 +24,16 @@ class Happening:
     level: str
     """`Normal` or `Warning`."""
     source: str
-    """`kubernetes`, `task` or `issue`."""
+    """`kubernetes`, `manager`, `task` or `issue`."""
     object: str
     reason: str
     message: str
     count: int = 1
+
+    @property
+    def same(self) -> tuple[Any, ...]:
+        """What tells it from every other one, and from itself when it was counted up."""
+        return self.source, self.time, self.object, self.reason, self.count, self.message
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -105,8 +112,25 @@ def of_manager(tasks: Iterable[Json], issues: Iterable[str], now: float) -> Iter
         yield Happening(stamp, "Warning", "issue", "cluster", "Issue", issue)
 
 
+def of_history(events: Iterable[Json]) -> Iterator[Happening]:
+    """What the managers remember, each at the last time that it happened."""
+    for event in events:
+        yield Happening(
+            time=_text(datetime.fromtimestamp(int(event.get("last_s") or 0), UTC)),
+            level=str(event.get("level") or "Normal"),
+            source="manager",
+            object=str(event.get("object") or ""),
+            reason=str(event.get("kind") or ""),
+            message=str(event.get("message") or ""),
+            count=int(event.get("count") or 1),
+        )
+
+
 def merged(found: Iterable[Happening], since: float) -> list[Happening]:
-    """In the order of time, from a moment on; what has no time comes first."""
+    """In the order of time, from a moment on; what has no time comes first.
+
+    Within a second each source keeps its own order: causes stand before what they led to.
+    """
     start = _text(datetime.fromtimestamp(since, UTC))
     kept = [each for each in found if not each.time or each.time >= start]
-    return sorted(kept, key=lambda each: (each.time, each.source, each.object))
+    return sorted(kept, key=lambda each: (each.time, each.source))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
+from drystone_cli.bundle.parts import parse_since
+from drystone_cli.compares import ago
 from drystone_cli.context import manager
 from drystone_cli.output import Output, OutputOption, done, emit, fields, size, table
 from drystone_cli.tasks import wait_for_task
@@ -28,6 +31,13 @@ class FailureDomain(StrEnum):
     FAULT_SET = "fault-set"
     NODE = "node"
     DRIVE = "drive"
+
+
+class Rebalance(StrEnum):
+    """When a pool is balanced."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
 
 
 @app.command()
@@ -91,15 +101,50 @@ def show(
 @app.command("set")
 def change(
     name: Annotated[str, typer.Argument(help="Name of the pool.")],
-    min_insync: Annotated[int, typer.Option(help="Copies that must be there for writes.")],
+    *,
+    min_insync: Annotated[
+        int | None, typer.Option(help="Copies that must be there for writes.")
+    ] = None,
+    out_time: Annotated[
+        str | None,
+        typer.Option(
+            help="How long a drive may be away before others take its place, such as 10m or 2h; "
+            "0 for ever."
+        ),
+    ] = None,
+    rebalance: Annotated[
+        Rebalance | None, typer.Option(help="Whether new drives get their share by themselves.")
+    ] = None,
+    scrub_days: Annotated[
+        int | None,
+        typer.Option(
+            help="Within how many days every drive is read back and all copies are compared; "
+            "0 for never."
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Change a pool. Fewer copies for writes keep them going through a failure, at a risk.
 
     With --min-insync 1 a write may be on one drive only: if that is lost, so is the write.
     """
+    body: dict[str, object] = {}
+    if min_insync is not None:
+        body["min_insync"] = min_insync
+    if out_time is not None:
+        body["out_time_s"] = 0 if out_time.strip() == "0" else parse_since(out_time)
+    if rebalance is not None:
+        body["rebalance"] = rebalance.value
+    if scrub_days is not None:
+        body["scrub_days"] = scrub_days
+    if not body:
+        raise InvalidArgumentError(
+            "nothing to change is given",
+            code="nothing_to_change",
+            hint="give --min-insync, --out-time, --rebalance or --scrub-days",
+        )
     with manager() as rest:
-        pool = rest.patch(f"/v1/pools/{segment(name)}", {"min_insync": min_insync})
+        pool = rest.patch(f"/v1/pools/{segment(name)}", body)
     emit(output, pool, _text(pool))
 
 
@@ -160,5 +205,10 @@ def _text(pool: dict[str, Any]) -> str:
             ("in sync", pgs["in_sync"]),
             ("degraded", pgs["degraded"]),
             ("resyncing", pgs["resyncing"]),
+            ("out time", f"{pool['out_time_s']} s" if pool["out_time_s"] else "never"),
+            ("rebalance", pool["rebalance"]),
+            ("scrub within", f"{pool['scrub_days']} days" if pool["scrub_days"] else "never"),
+            ("copies compared", ago(pool["compare"], time.time())),
+            ("groups to move", f"{pool['moves']['left']} ({pool['moves']['running']} on the way)"),
         ]
     )

@@ -17,7 +17,7 @@ from drystone_storaged.agent.rest import Rest
 POLL_S: Final = 0.2
 
 app = typer.Typer(
-    help="Long work: scrubs, groups that are given up.",
+    help="Long work: scrubs, comparisons of copies, groups that are given up.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -42,8 +42,19 @@ class Outcome:
     message: str = ""
 
 
+Ended = Callable[[str, Outcome, float], None]
+"""Takes the method, how it ended, and the seconds that it took."""
+
+
+def _uncounted(_method: str, _outcome: Outcome, _seconds: float) -> None:
+    """Nobody counts."""
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every unary method of every service."""
+
+    def __init__(self, ended: Ended = _uncounted) -> None:
+        self._ended = ended
 
     async def intercept_service(
         self,
@@ -56,13 +67,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         method = handler_call_details.method.rpartition("/")[2]
         return grpc.unary_unary_rpc_method_handler(
-            _wrapped(method, handler.unary_unary),
+            _wrapped(method, handler.unary_unary, self._ended),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
 
-def _wrapped(method: str, handler: Handler) -> Handler:
+def _wrapped(method: str, handler: Handler, ended: Ended) -> Handler:
     async def call(request: Message, context: Context) -> Message:
         began = time.monotonic()
         log = _log.bind(method=method, **_subject(request))
@@ -71,7 +82,9 @@ def _wrapped(method: str, handler: Handler) -> Handler:
         try:
             answer, outcome = await _outcome(method, handler, request, context)
         finally:
-            _report(log, method, outcome, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            ended(method, outcome, seconds)
+            _report(log, method, outcome, seconds)
         if answer is not None:
             return answer
         context.set_trailing_metadata(((CODE_METADATA, outcome.code),))

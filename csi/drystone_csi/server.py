@@ -18,7 +18,7 @@ from drystone_csi.contents import Contents
 from drystone_csi.controller import ControllerService
 from drystone_csi.devices import Devices
 from drystone_csi.identity import IdentityService
-from drystone_csi.intercept import CallInterceptor
+from drystone_csi.intercept import CallInterceptor, Ended
 from drystone_csi.model import Attacher
 from drystone_csi.mounts import Mounts
 from drystone_csi.node import NodeService
@@ -45,6 +45,8 @@ class Services:
     controller: bool = True
     attacher: Attacher = Attacher.AUTO
     runner: Runner | None = None
+    ended: Ended | None = None
+    """Told of every call that ended."""
 
     async def ready(self) -> bool:
         """Whether what the services need is there."""
@@ -65,7 +67,7 @@ async def serving(services: Services, path: Path) -> AsyncIterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     address = await asyncio.to_thread(make_room, path)
     server = grpc.aio.server(
-        interceptors=(CallInterceptor(),),
+        interceptors=(CallInterceptor(services.ended) if services.ended else CallInterceptor(),),
         maximum_concurrent_rpcs=CALLS_MAX,
         options=(("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),),
     )

@@ -40,8 +40,11 @@ TAINT_VALUE: Final = "drystone-fenced"
 """Tells our taint from a person's: only ours is ever removed."""
 TAINT_EFFECT: Final = "NoExecute"
 
-COMPONENTS_WITH_METRICS: Final = ("manager", "server", "beacon", "block")
+COMPONENTS_WITH_METRICS: Final = ("manager", "server", "beacon", "block", "fuse")
 """In the order of their ports, from `network.ports.metrics` on."""
+
+CSI_COMPONENTS: Final = ("csi-node", "csi-controller")
+"""Their pods have a network of their own, where the first of these ports is theirs."""
 
 ETCD_CLIENT_PORT: Final = 2379
 ETCD_PEER_PORT: Final = 2380

@@ -128,7 +128,7 @@ def images(value: Any) -> set[str]:
 
 def metrics_documented() -> set[str]:
     """Every metric that the documents list, and those that the operator has."""
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "metrics.md").read_text()
     registry = Metrics("operator", "0")
     OperatorMetrics(registry)
     own = re.findall(r"^# TYPE (drystone_operator_\w+)", registry.render().decode(), re.MULTILINE)

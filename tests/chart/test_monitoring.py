@@ -26,8 +26,8 @@ PAGE = (ROOT / "docs" / "alerts.md").read_text()
 OF_OTHERS = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 """Of Prometheus itself, and of the client library in each of our processes."""
 
-WITHOUT_METRICS = {"etcd", "csi-controller", "csi-node", "fuse"}
-"""Components whose pods only the operator counts."""
+OF_THE_OPERATOR = {"etcd", "csi-controller", "csi-node", "fuse"}
+"""Components whose pods the operator counts: they may be missing where nobody is scraped."""
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
 
 
@@ -71,7 +71,7 @@ def test_a_summary_names_labels_that_its_result_has(rule):
 
 
 def test_queries_ask_for_components_that_there_are():
-    components = set(COMPONENTS_WITH_METRICS) | WITHOUT_METRICS
+    components = set(COMPONENTS_WITH_METRICS) | OF_THE_OPERATOR
     for query in [*queries(), *(rule["expr"] for rule in ALERTS)]:
         assert promql.matched(query, "component") <= components
 
@@ -165,9 +165,22 @@ def test_a_node_that_is_away_held_or_back_is_no_failover_that_waits():
 
 def test_alerts_about_processes_ask_only_for_those_that_serve_metrics():
     asked = promql.matched(expression("DrystoneProcessMissing"), "component")
-    assert asked == set(COMPONENTS_WITH_METRICS) - {"manager"}
+    assert asked == set(COMPONENTS_WITH_METRICS) - {"manager", "fuse"}
     others = promql.matched(expression("DrystonePodsMissing"), "component")
-    assert others == WITHOUT_METRICS | {"manager"}
+    assert others == OF_THE_OPERATOR | {"manager"}
+
+
+def test_every_process_of_ours_has_a_port_that_the_pod_monitor_finds():
+    (endpoint,) = render(values_of("cluster")).one("PodMonitor")["spec"]["podMetricsEndpoints"]
+    for one in children(build(ETCD, fuse_pods=True), {"n1": "rack1"}):
+        if one["kind"] not in ("DaemonSet", "StatefulSet", "Deployment"):
+            continue
+        containers = one["spec"]["template"]["spec"]["containers"]
+        ports = [port for each in containers for port in each.get("ports", ())]
+        found = [p["containerPort"] for p in ports if p["name"] == endpoint["port"]]
+        # etcd is not ours, and has its metrics on the port for its clients.
+        wanted = one["metadata"]["labels"][LABEL_COMPONENT] != "etcd"
+        assert len(found) == wanted, one["metadata"]["name"]
 
 
 def test_every_workload_of_a_cluster_has_an_alert_about_its_pods():

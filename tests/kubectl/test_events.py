@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drystone_cli.happenings import Happening, merged, of_kubernetes, of_manager
+from drystone_cli import events
+from drystone_cli.happenings import Happening, merged, of_history, of_kubernetes, of_manager
+from drystone_cli.output import Output
 from tests.kubectl import cluster as made
 from tests.kubectl.cluster import NAME, NAMESPACE, manager
 
@@ -101,3 +106,48 @@ def test_what_has_no_time_comes_first():
     unknown = Happening("", "Normal", "task", "a", "", "")
     known = Happening(ago(1), "Normal", "task", "a", "", "")
     assert merged([known, unknown], 0) == [unknown, known]
+
+
+def remembered(second, **fields):
+    return {
+        "id": f"{second:012d}ab", "time_s": second, "last_s": second, "level": "Warning",
+        "kind": "drive_dropped", "object": "drive 1 on node-1", "message": "left 64 PGs",
+        "count": 1, **fields,
+    }  # fmt: skip
+
+
+def test_what_managers_remember_stands_at_the_last_time_that_it_happened():
+    (found,) = of_history([remembered(60, last_s=120, count=3)])
+    assert (found.time, found.count, found.source) == ("1970-01-01T00:02:00Z", 3, "manager")
+    assert (found.object, found.reason) == ("drive 1 on node-1", "drive_dropped")
+
+
+def test_who_follows_sees_each_event_once_and_again_when_it_is_counted_up(monkeypatch, capsys):
+    now = int(time.time())
+    looks = [
+        [remembered(now)],
+        [remembered(now), remembered(now + 1, kind="drive_joins")],
+        [remembered(now, count=2, last_s=now + 2), remembered(now + 1, kind="drive_joins")],
+    ]
+
+    class Rest:
+        def get(self, _path):
+            return {"issues": ["a drive is full"]}
+
+        def items(self, path, **_query):
+            return looks[0] if path == "/v1/events" else []
+
+    def sleep(_seconds):
+        looks.pop(0)
+        if not looks:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(events, "manager", lambda _timeout: nullcontext(Rest()))
+    monkeypatch.setattr(events, "time", SimpleNamespace(time=time.time, sleep=sleep))
+    monkeypatch.setattr("drystone_cli.events.target.chosen", lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        events.events(since="1h", follow=True, output=Output.JSON)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["reason"], each["count"]) for each in lines] == [
+        ("drive_dropped", 1), ("drive_joins", 1), ("drive_dropped", 2),
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from urllib.parse import unquote
 
@@ -33,6 +34,9 @@ class FakeManager:
         self.issues: list[str] = []
         self.up = True
         self.fence_proves = True
+        self.no_room = False
+        self.passes = True
+        self.unsafe = False
         self.silent_servers = False
         """Servers take disks, and do not say yet which drive became of each."""
         self.calls: list[tuple[str, str, Json]] = []
@@ -90,6 +94,19 @@ class FakeManager:
             return self._fence(parts[1])
         if parts[2:3] == ["drives"]:
             return self._drives(method, parts[1], "/".join(parts[3:]), body)
+        return self._leave(method, parts, body)
+
+    def _leave(self, method: str, parts: list[str], body: Json) -> httpx.Response:
+        """What takes drives and nodes away, for a while or for good."""
+        if parts[2:] == ["retest"]:
+            return self._retest(int(parts[1]))
+        if parts[2:] == ["evacuate"]:
+            return self._evacuate(int(parts[1]), on=method == "POST")
+        if parts[2:] == ["maintenance"]:
+            return self._maintenance(parts[1], body if method == "POST" else None)
+        if parts[0] == "nodes" and len(parts) == 2:
+            self.nodes = [n for n in self.nodes if n["name"] != parts[1]]
+            return httpx.Response(204)
         return _problem(404, "not_found", "/".join(parts))
 
     def _read(self, parts: list[str]) -> httpx.Response:
@@ -106,6 +123,34 @@ class FakeManager:
             items = self.devices.get(parts[1], [])
             return httpx.Response(200, json={"connected": True, "items": items})
         return _problem(404, "not_found", "/".join(parts))
+
+    def _evacuate(self, number: int, *, on: bool) -> httpx.Response:
+        if on and self.no_room:
+            return _problem(409, "no_room", "what it holds can go nowhere")
+        (found,) = (d for d in self.drives if d["id"] == number)
+        found["evacuating"] = on
+        return httpx.Response(200, json=found)
+
+    def _retest(self, number: int) -> httpx.Response:
+        """As a manager does: forgiven, tested, and up or down until the next test."""
+        (found,) = (d for d in self.drives if d["id"] == number)
+        found.update(strikes=[], ejected=False)
+        if self.passes:
+            found.update(state="up", retest=None)
+        else:
+            found.update(retest={"tries": 1, "last": "52.0 ms, others 0.4 ms"})
+        return httpx.Response(202, json={"id": 1, "kind": "retest", "state": "running"})
+
+    def _maintenance(self, name: str, body: Json | None) -> httpx.Response:
+        if body is not None and self.unsafe:
+            return _problem(409, "maintenance_unsafe", "1 PG has its only copy there")
+        (found,) = (n for n in self.nodes if n["name"] == name)
+        if body is None:
+            found["maintenance"] = None
+            return httpx.Response(204)
+        until = int(time.time()) + body["for_s"]
+        found["maintenance"] = {"until_s": until, "reason": body["reason"], "ended": False}
+        return httpx.Response(201, json=found["maintenance"])
 
     def _volume(self, name: str) -> Json:
         nodes = [{"node": node} for node in self.attached.get(name, [])]

@@ -8,9 +8,7 @@ import pytest
 
 from drystone_operator.models.disk import DiskState
 from drystone_operator.plan import disks
-from drystone_operator.plan.views import (
-    Device,
-)
+from drystone_operator.plan.views import Device, EngineNode
 from tests.operator.wanted import SQLITE, build, drive, engine
 
 BLANK = Device("ata-X1", "/dev/sda", 1 << 40, "ssd", "blank", serial="X1")
@@ -92,6 +90,98 @@ def test_a_disk_that_was_given_up_is_told_so_and_taken_again_when_it_is_wanted_i
     assert disks.plan(disk(), (pending,), down).actions == ()
 
 
+def slow(**health):
+    """A drive that is out because it was slow."""
+    one = replace(drive(1, "n1", "down"), waits=True, **health)
+    return engine("n1", drives=(one,))
+
+
+def said(state: DiskState, found, **fields) -> str:
+    view = replace(disk(state), generation=4, **fields)
+    return str(disks.plan(view, (replace(OURS, wanted="up"),), found))
+
+
+def test_a_disk_that_is_out_because_it_was_slow_says_how_far_it_is():
+    assert "Ready=False Retesting: Drive 1 was slow" in said(DiskState.IN, slow(strikes=1))
+    failed = said(DiskState.IN, slow(strikes=1, failed_tests=2, found="52.0 ms"))
+    assert "RetestFailed: Drive 1 was slow and failed 2 tests, at last 52.0 ms" in failed
+    ejected = said(DiskState.IN, slow(strikes=3, ejected=True))
+    assert "Ejected: Drive 1 was slow or hung 3 times in a day" in ejected
+    assert "strikes: 3" in ejected
+    assert "retest drive" not in failed + ejected
+
+
+def test_a_wish_for_a_test_is_carried_out_once_and_an_ejected_disk_forgiven_once():
+    asked = said(DiskState.RETEST, slow(strikes=3, ejected=True))
+    assert "retest drive 1" in asked
+    assert "retestedGeneration: 4" in asked
+    again = said(DiskState.RETEST, slow(strikes=3, ejected=True), retested=4)
+    assert "retest drive" not in again
+    assert "Ready=False Ejected" in again
+    assert "retest drive 1" in said(DiskState.RETEST, slow(strikes=3, ejected=True), retested=3)
+
+
+def test_a_test_is_no_cure_for_what_is_up_failed_or_no_drive_of_ours():
+    up = engine("n1", drives=(drive(1, "n1"),))
+    assert "Ready=True Up" in said(DiskState.RETEST, up)
+    assert "retestedGeneration: 4" in said(DiskState.RETEST, up)
+    failed = said(DiskState.RETEST, engine("n1", drives=(drive(1, "n1", "down"),)))
+    assert "Ready=False Down" in failed
+    assert "NothingToRetest" in said(DiskState.RETEST, engine("n1", drives=()))
+    for text in (said(DiskState.RETEST, up), failed):
+        assert "retest drive" not in text
+
+
+def holding(groups: int, *, evacuating: bool = True):
+    one = replace(drive(1, "n1"), evacuating=evacuating, held=groups)
+    return engine("n1", drives=(one,))
+
+
+@pytest.mark.parametrize("state", [DiskState.EVACUATE, DiskState.REMOVE])
+def test_what_a_disk_holds_goes_to_others_before_it_may_go(state):
+    begins = disks.plan(disk(state), (OURS,), holding(8, evacuating=False))
+    assert [str(a) for a in begins.actions] == ["evacuate drive 1"]
+    goes_on = disks.plan(disk(state), (OURS,), holding(3))
+    assert goes_on.actions == ()
+    assert goes_on.status.fields["state"] == "Evacuating"
+    assert goes_on.status.fields["groupsLeft"] == 3
+    done = disks.plan(disk(state), (OURS,), holding(0))
+    if state is DiskState.REMOVE:
+        assert [str(a) for a in done.actions] == ["give up device ata-X1 of n1"]
+    else:
+        assert done.actions == ()
+        assert "Evacuated: Drive 1 holds nothing any more. Say Remove" in str(done)
+
+
+def test_a_disk_that_holds_nothing_is_marked_before_it_counts_as_evacuated():
+    plan = disks.plan(disk(DiskState.EVACUATE), (OURS,), holding(0, evacuating=False))
+    assert [str(a) for a in plan.actions] == ["evacuate drive 1"]
+    assert plan.status.fields["state"] == "Evacuating"
+
+
+def test_in_stops_an_evacuation_that_the_object_wanted_and_not_one_by_a_command():
+    was = replace(disk(), evacuates=True)
+    assert [str(a) for a in disks.plan(was, (OURS,), holding(3)).actions] == ["keep drive 1"]
+    by_hand = disks.plan(disk(), (OURS,), holding(3))
+    assert by_hand.actions == ()
+    assert "`drystone drive evacuate 1 --cancel` stops that" in str(by_hand)
+    assert by_hand.status.fields["state"] == "Up"
+
+
+def test_what_is_no_drive_of_ours_has_nothing_to_evacuate():
+    for seen in (BLANK, FOREIGN):
+        plan = disks.plan(disk(DiskState.EVACUATE), (seen,), engine("n1"))
+        assert plan.actions == ()
+        assert "NothingToEvacuate" in str(plan)
+
+
+def test_a_refusal_says_so_and_a_drive_that_serves_goes_on():
+    said = str(disks.refused(disk(DiskState.REMOVE), OURS, "no_room: nowhere to go", holding(8)))
+    assert "Ready=True Refused: no_room: nowhere to go" in said
+    assert "state: Up" in said
+    assert "state: Refused" in str(disks.refused(disk(), BLANK, "no", engine("n1")))
+
+
 def test_a_disk_that_was_asked_for_and_came_to_nothing_is_taken_back():
     pending = replace(BLANK, wanted="refused", reason="drive_foreign: it has a partition table")
     plan = disks.plan(disk(DiskState.REMOVE), (pending,), engine("n1"))
@@ -120,6 +210,16 @@ def test_what_keeps_a_disk_out_says_how_it_could_come_in():
     assert "Gone: Drive 1 is gone. Wiped (`blkdiscard -z /dev/sda`), it is taken as a new" in text
     text = str(disks.plan(disk(), (), engine("n1")))
     assert "Missing: Node n1 has no device ata-X1. If it is gone for good: docs/" in text
+    text = str(disks.plan(disk(DiskState.REMOVE), (), engine("n1")))
+    assert "It was given up before: `kubectl delete dsd" in text
+
+
+def test_a_disk_whose_server_does_not_answer_is_not_one_whose_node_was_removed():
+    away = replace(engine("n1"), nodes=(EngineNode("n1", "server", connected=False),))
+    assert "Ready=Unknown NodeDown" in str(disks.plan(disk(), None, away))
+    text = str(disks.plan(disk(), None, engine()))
+    assert "Ready=False NodeUnknown: The managers know no server of node n1." in text
+    assert f"`kubectl delete dsd {disk().name}`" in text
 
 
 def test_a_device_that_nothing_tells_from_another_gets_no_object_and_is_not_taken():

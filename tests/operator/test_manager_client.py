@@ -129,6 +129,23 @@ async def test_the_token_is_sent_and_a_look_reads_everything():
     assert (view.volumes, view.pgs.all_in_sync, view.drives[0].used) == (1, True, 1 << 30)
 
 
+async def test_who_votes_is_taken_from_the_status():
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/status":
+            nodes = [
+                {"name": name, "role": "server", "connected": True} | said
+                for name, said in (("a", {"voter": True}), ("b", {"voter": False}), ("old", {}))
+            ]
+            return httpx.Response(200, json={"nodes": nodes})
+        return httpx.Response(200, json={"items": []})
+
+    found = client(handle)
+    view = await views.look(found)
+    await found.aclose()
+    assert isinstance(view, EngineView)
+    assert [node.votes for node in view.nodes] == [True, False, None]
+
+
 async def test_nonsense_in_an_answer_reads_as_not_known():
     def handle(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/status":

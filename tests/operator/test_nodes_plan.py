@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drystone_operator.plan import cluster, nodes, read
+from drystone_operator.plan import cluster, maintenance, nodes, read
 from drystone_operator.plan.actions import WriteStatus
 from drystone_operator.plan.failover import Decision, Step
 from drystone_operator.plan.views import (
@@ -16,6 +16,7 @@ from drystone_operator.plan.views import (
     PodView,
     Unanswered,
 )
+from drystone_operator.status import Condition
 from tests.operator.wanted import NODES, SQLITE, build, drive, engine, node
 
 LABELS = {"drystone.io/cluster": "c", "app.kubernetes.io/component": "server"}
@@ -72,6 +73,40 @@ def test_what_is_said_of_a_node(view, seen, said):
     one = nodes.StorageNodeView("n1", "n1", **view)
     values = {"nodes": NODES[:1], "objects": (one,), "engine": engine("n1"), **seen}
     assert ready_of(nodes.NodesSeen(**values)) == said
+
+
+@pytest.mark.parametrize(("used", "said"), [(7, 12), (None, None)])
+def test_what_is_used_on_a_node_is_not_said_to_be_nothing_while_that_is_not_known(used, said):
+    drives = (replace(drive(1, "n1"), used=5), replace(drive(2, "n1", "down"), used=used))
+    seen = nodes.NodesSeen(
+        NODES[:1], (nodes.StorageNodeView("n1", "n1"),), engine("n1", drives=drives)
+    )
+    (action,) = nodes.plan(build(), seen).actions
+    assert isinstance(action, WriteStatus)
+    assert (action.fields.get("usedBytes"), action.fields.get("used") is None) == (said, not used)
+    assert action.fields["capacityBytes"]
+
+
+DOWN = {"engine": engine("n1", drives=(drive(4, "n1", "down"),))}
+UNSAFE = maintenance.refused("the only copy is there")
+
+
+@pytest.mark.parametrize(
+    ("view", "more", "seen", "said"),
+    [
+        ({"maintenance": "new fans"}, UNSAFE, {}, "Ready=True Serving"),
+        ({"maintenance": "new fans"}, Condition("Maintenance", True, "Granted", "Yes."), {},
+         "Ready=False Maintenance"),
+        ({}, Condition("Removing", True, "Evacuating", "Left."), {}, "Ready=True Serving"),
+        ({}, Condition("Removing", True, "GivingUpDisks", "Empty."), DOWN,
+         "Ready=False Removing: Empty."),
+        ({}, Condition("Removing", True, "StillSelected", "Label."), {}, "Ready=True Serving"),
+    ],
+)  # fmt: skip
+def test_what_was_refused_is_not_said_to_be_and_what_was_wanted_is_no_fault(view, more, seen, said):
+    one = nodes.StorageNodeView("n1", "n1", **view)
+    values = {"nodes": NODES[:1], "objects": (one,), "engine": engine("n1"), **seen}
+    assert ready_of(nodes.NodesSeen(**values, said={"n1": (more,)})).startswith(said)
 
 
 def test_the_second_object_for_a_node_is_refused_and_the_first_one_counts():

@@ -116,6 +116,33 @@ def test_the_data_path_is_replaced_only_by_hand_and_runs_on_the_nodes_network(co
     assert pod["tolerations"] == [{"operator": "Exists"}]
 
 
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("DaemonSet/c-fuse", "$(HOST_IP):8494"),
+        ("DaemonSet/c-csi-node", "0.0.0.0:8490"),
+        ("Deployment/c-csi-controller", "0.0.0.0:8490"),
+    ],
+)
+def test_fuse_and_csi_serve_metrics_where_their_pods_say(name, address):
+    container = pods("sqlite")[name]["containers"][0]
+    assert variables(container)["DRYSTONE_METRICS_LISTEN"] == address
+    port = {"name": "metrics", "containerPort": int(address.rpartition(":")[2])}
+    assert port in container["ports"]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_no_two_processes_on_the_nodes_network_want_the_same_port(spec):
+    ports = [
+        port["containerPort"]
+        for pod in pods(spec).values()
+        if pod.get("hostNetwork")
+        for container in pod["containers"]
+        for port in container.get("ports", ())
+    ]
+    assert len(set(ports)) == len(ports)
+
+
 def test_a_consuming_node_never_sees_the_tokens_of_servers():
     volumes = {v["name"]: v for v in pods("sqlite")["DaemonSet/c-block"]["volumes"]}
     assert volumes["join"]["secret"]["secretName"] == "c-join-block"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 from tests.operator.conftest import Lab
 from tests.operator.objects import NAMESPACE, cluster, custom, device
@@ -18,9 +19,9 @@ def names(lab: Lab, plural: str) -> set[str]:
     return {body["metadata"]["name"] for body in lab.kube.all(plural, NAMESPACE)}
 
 
-async def until_serving(lab: Lab) -> None:
+async def until_serving(lab: Lab, **spec: Any) -> None:
     """From nothing to Ready, with the test in the place of kubelets and servers."""
-    lab.kube.put("storageclusters", cluster())
+    lab.kube.put("storageclusters", cluster(**spec))
     await lab.kube.until(lambda: all(names(lab, k) >= v for k, v in WORKLOADS.items()))
     lab.settle()
     await lab.kube.until(

@@ -34,5 +34,10 @@ def test_a_condition_that_a_person_must_look_at_is_told_with_a_warning(kind, sta
     assert good(Condition(kind, status, "Reason", "")) == is_good
 
 
+@pytest.mark.parametrize("reason", ["Maintenance", "Removing", "Removed"])
+def test_what_somebody_asked_for_is_told_without_a_warning(reason):
+    assert good(Condition("Ready", False, reason, ""))
+
+
 def test_a_round_is_cut_off_before_the_operator_is_restarted_for_it():
     assert settings().healthy_s > ROUND_S_MAX

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 # As the sequencer counts them (``crates/sequencer/src/stats.rs``), and some that nobody shows.
+# A file that begins so is a drive without superblocks; then comes the drive that its segments name.
+LOST = "lost:"
 ENGINE_COUNTERS = {
     "completed": 9, "failed": 1, "writes": 7, "reads": 5, "insync_waits": 3, "credit_waits": 2,
-    "resends": 4,
+    "resends": 4, "stall_us": 1_500_000,
 }  # fmt: skip
 
 # As the block thread counts requests (``crates/block/src/io_stats.rs``), with fewer buckets.
@@ -26,6 +28,34 @@ ENGINE_IO = {
     "read_latency": {"buckets": [[50, 1], [100, 4]], "count": 5, "sum_us": 700},
     "write_latency": {"buckets": [[50, 0], [100, 3]], "count": 3, "sum_us": 240},
 }
+
+
+_TIMES = {"buckets": [[50, 1], [100, 4]], "count": 5, "sum_us": 700}
+
+# As a drive's thread counts; a test compares the names with those of the engine.
+DRIVE_STATS: dict[str, Any] = {
+    "counters": {"writes": 3, "resync_bytes": 0, "healed": 0, "unhealed": 0, "bad_found": 0,
+                 "denied": 0},
+    "space": {"total_slots": 1000, "live_slots": 10, "grantable_slots": 900,
+              "granted_slots": 5, "reserve_slots": 50},
+    "oldest_io_us": 0,
+    "peers": 0,
+    "device": {"p99_us": 0, "ops": 0, "queue_depth": 0,
+               "read": _TIMES, "write": _TIMES, "flush": _TIMES},
+    "lease_margin_us": 1_000_000,
+    "resync_bytes_left": 0,
+    "log": {"moved_blocks": 2, "collected_segments": 1, "checkpoints": 1,
+            "segments": {"free": 5, "open": 3, "closed": 2, "emptied": 0, "discarding": 0,
+                         "checkpoint": 1, "stuck": 0}},
+    "refused": {"malformed": 0, "wrong_cluster": 0, "protocol": 0, "key_epoch": 0,
+                "bad_proof": 2, "bad_frame": 0, "too_slow": 0, "too_many": 0},
+}  # fmt: skip
+
+BEACON_STATS: dict[str, Any] = {
+    "refused": {"malformed": 1, "bad_mac": 0, "own_name": 0, "stale": 0, "earlier_boot": 3,
+                "too_many": 0},
+    "lease_margin_us": 1_200_000,
+}  # fmt: skip
 
 
 class FakeEvents:
@@ -61,6 +91,13 @@ class FakeTools:
     def __init__(self) -> None:
         self.in_use: set[str] = set()
 
+    def salvage_drive(self, path: str, spec: str) -> str:
+        text = Path(path).read_text()
+        if not text.startswith(LOST + json.loads(spec)["uuid"]):
+            raise RuntimeError("no segments name it")
+        Path(path).write_text(text.partition("\n")[2])
+        return self.inspect_drive(path)
+
     def inspect_drive(self, path: str) -> str:
         file = Path(path)
         if path in self.in_use:
@@ -70,6 +107,8 @@ class FakeTools:
         text = file.read_text()
         if not text:
             return json.dumps({"state": "blank", "reason": "", "size": 2 << 30})
+        if text.startswith(LOST):
+            return json.dumps({"state": "damaged", "reason": "superblocks lost", "size": 2 << 30})
         try:
             return json.dumps({"state": "drystone", "reason": "", **json.loads(text)})
         except ValueError:
@@ -113,6 +152,9 @@ class FakeBeaconCore(FakeEvents):
     def revoke(self, round: int, instance: int) -> None:  # noqa: A002
         self.told.append(("revoke", (round, instance)))
         self.emit("revoked", round=round, granted=self.still)
+
+    def stats(self) -> str:
+        return json.dumps(BEACON_STATS)
 
     def stop(self) -> None:
         self.stopped = True
@@ -166,13 +208,31 @@ class FakeServerCore(FakeEvents):
     def generations(self, drive: int, pool: int, revision: int, entries: Any) -> None:
         self.told.append(("generations", (drive, pool, revision, list(entries))))
 
+    def _compare(self, drive: int) -> dict[str, int]:
+        held = {"kind": "data", "generation": 1, "sequence": 7}
+        for _ in range(2):  # the group's members changed, and it was begun anew
+            self.emit(
+                "report", what="divergent", drive=drive, pool=1, pg=3, volume=1, layer=16, chunk=0,
+                block=5, other=2, ours=held, theirs=None,
+            )  # fmt: skip
+        return {
+            "chunks": 2, "blocks": 10, "unstable": 1, "bad_here": 0, "bad_there": 0, "divergent": 1,
+        }  # fmt: skip
+
     def control(self, drive: int, request_id: int, request: str) -> None:
         if drive not in self.open:
             raise RuntimeError(f"drive {drive} is not open here")
         wanted = json.loads(request)
         self.controls.append((drive, wanted))
         sealed = wanted.get("generation")
-        self.emit("control_done", drive=drive, id=request_id, ok=True, sealed=sealed, reason=None)
+        more: dict[str, Any] = {}
+        if wanted["what"] == "exercise":
+            more = {"p99_us": 900, "errors": 0}
+        elif wanted["what"] == "compare":
+            more = {"compared": self._compare(drive)}
+        self.emit(
+            "control_done", drive=drive, id=request_id, ok=True, sealed=sealed, reason=None, **more
+        )
         if wanted["what"] == "scrub":
             self.emit("report", what="scrub_done", drive=drive, blocks=10, bad=7, healed=5)
 
@@ -188,7 +248,7 @@ class FakeServerCore(FakeEvents):
     def stats(self) -> str:
         space = {"total_slots": 1000, "live_slots": 10, "grantable_slots": 900,
                  "granted_slots": 5, "reserve_slots": 50}  # fmt: skip
-        one = {"counters": {"writes": 3}, "space": space, "oldest_io_us": 0, "peers": 0}
+        one = {**DRIVE_STATS, "space": space}
         return json.dumps({"drives": {str(d): one for d in self.open if d not in self.hung}})
 
     def stop(self) -> None:

@@ -100,6 +100,9 @@ class Peer:
     page_instance: int = 0
     still: list[bool] = field(default_factory=list)
     """Answers of a beacon to REVOKE, in turn; then the last one again and again."""
+    tested_us: int = 500
+    """What a test of the server's drive finds."""
+    test_errors: int = 0
 
     def __post_init__(self) -> None:
         self.channel = grpc.aio.insecure_channel(self.manager.running.control)
@@ -169,11 +172,25 @@ class Peer:
         elif kind == "revoke":
             still = self.still.pop(0) if len(self.still) > 1 else self.still[0]
             result.code = "" if still else "server_moves"
-        elif kind == "probe":
+        else:
+            self._look(kind, command, result)
+        return result
+
+    def _look(self, kind, command, result):
+        """What asks about a drive and changes nothing there."""
+        if kind == "probe":
             result.probe.drive = command.probe.drive
+        elif kind == "exercise":
+            result.exercise.p99_us, result.exercise.errors = self.tested_us, self.test_errors
         elif kind == "scrub":
             result.scrub.bytes_done = result.scrub.bytes_total = 4096
-        return result
+        elif kind == "compare":
+            result.CopyFrom(self.compared(command))
+
+    def compared(self, command):
+        """What this peer's drive finds in a group; tests replace it."""
+        seen = pb.Compared(chunks=2, blocks=10, unstable=1)
+        return pb.CommandResult(id=command.id, compared=seen)
 
     async def disconnect(self) -> None:
         if self.session is not None:
@@ -206,6 +223,13 @@ class Peer:
         )
         await self.call("ReportDrive", report)
 
+    async def reports(self, p99_us: int, ops: int = 100, **figures) -> None:
+        """How the server's drive did in the last seconds."""
+        drive = pb.DriveStatus(
+            drive=self.drive, capacity_bytes=8 * GIB, p99_us=p99_us, recent_ops=ops, **figures
+        )
+        await self.outbox.put(pb.SessionUp(status=pb.Status(drives=[drive])))
+
     async def map(self) -> pgmap.ClusterMap:
         answer = await self.call("ReadMap", pb.ReadMapRequest())
         return pgmap.decode_map(answer.map)
@@ -228,7 +252,9 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def peers(manager: Manager, servers: int, clients: int = 1) -> AsyncIterator[list[Peer]]:
+async def peers(
+    manager: Manager, servers: int, clients: int = 1, *, pg_count: int | None = None
+) -> AsyncIterator[list[Peer]]:
     """Registered, connected and ready peers: servers first; pool `default` exists."""
     made: list[Peer] = []
     try:
@@ -244,7 +270,7 @@ async def peers(manager: Manager, servers: int, clients: int = 1) -> AsyncIterat
             if role == "server":
                 await peer.open_drive()
         if servers:
-            body = {"name": "default", "copies": min(3, servers)}
+            body = {"name": "default", "copies": min(3, servers), "pg_count": pg_count}
             answer = await manager.http.post("/v1/pools", json=body)
             assert answer.status_code == 201, answer.text
         yield made

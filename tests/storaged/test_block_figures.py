@@ -44,7 +44,7 @@ def test_every_figure_of_a_volume_is_a_metric_with_its_label(shown):
     for name, value in {
         "reads_total": 5, "writes_total": 3, "flushes_total": 1, "trims_total": 1,
         "read_bytes_total": 20480, "written_bytes_total": 12288, "trimmed_bytes_total": 1 << 20,
-        "in_flight_requests": 2,
+        "in_flight_requests": 2, "stall_seconds_total": 1.5,
     }.items():  # fmt: skip
         (line,) = [li for li in lines if li.startswith(f"drystone_volume_{name}{{")]
         assert f"{{{VOLUME}}}" in line
@@ -76,7 +76,7 @@ def test_the_figures_of_a_detached_volume_go_and_their_families_stay(shown):
 
 
 def test_the_native_bounds_are_those_of_every_other_latency():
-    source = (ROOT / "storaged/native/crates/block/src/io_stats.rs").read_text()
+    source = (ROOT / "storaged/native/crates/types/src/latency.rs").read_text()
     numbers = source.partition("LATENCY_BOUNDS_US: [u64; 17] = [")[2].partition("]")[0]
     bounds = [int(number.replace("_", "")) for number in re.findall(r"[\d_]+", numbers)]
     assert [us / 1e6 for us in bounds] == list(LATENCY_BUCKETS_S)

@@ -348,3 +348,20 @@ async def test_a_volume_of_a_stranger_cannot_be_ticketed(env):
     await env.attached(volume, caller(1), 11)
     with pytest.raises(ConflictError):
         await env.attach.ticket(caller(2), volume.id, 11)
+
+
+async def test_the_drives_of_a_node_go_down_together_or_not_at_all(env):
+    state = await env.state()
+    observed = {number: state.drive_revisions[number] for number in (1, 2, 3)}
+    before = await env.store.revision()
+    conditions = await env.drives.set_down(observed, "silent", ended=False)
+    assert await env.store.revision() == before + 1, "one change of the map"
+    assert len(conditions) == 3
+    with pytest.raises(EvidenceExpiredError):
+        await env.drives.set_down(observed, "silent", ended=False)
+    node = await env.nodes.by_uuid("server", state.drives[1].node)
+    up = await env.drives.report(node, 1, 7, DriveState.UP, "")
+    mixed = {1: (await env.state()).drive_revisions[1], 2: observed[2]}
+    with pytest.raises(EvidenceExpiredError):
+        await env.drives.set_down(mixed, "silent", ended=False)
+    assert (await env.state()).drives[1] == up, "nothing of it happened"

@@ -227,3 +227,54 @@ async def test_a_store_that_hangs_ends_leadership_in_time(store, monkeypatch):
         await until(lambda: made.holds, "the next election")
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_standby_runs_for_leadership_as_soon_as_the_key_goes(store, monkeypatch):
+    monkeypatch.setattr(leading, "KEEPALIVE_S", 3600.0)
+    first, other = await leader(store), Leadership(store, "m2")
+    for _ in range(2):  # also of the next leader's key, and after a term of its own
+        assert not await other.campaign()
+        resting = asyncio.create_task(other.rest())
+        await until(lambda: other._vacancy._watch is not None, "a watch")
+        await store.txn([], [Put("/other", b"x")])
+        assert not (await asyncio.wait((resting,), timeout=0.05))[0], "nothing of that key"
+        await first.resign()
+        async with asyncio.timeout(10):
+            await resting
+        assert await other.campaign()
+        assert other._vacancy._watch is None, "who leads needs none"
+        await other.resign()
+        assert await first.campaign()
+
+
+async def test_a_watch_that_fails_costs_a_standby_nothing(store, monkeypatch):
+    monkeypatch.setattr(leading, "KEEPALIVE_S", 0.01)
+
+    async def fails(prefix, from_revision):
+        if prefix:
+            raise StoreUnavailableError("away")
+        yield
+
+    monkeypatch.setattr(store, "watch", fails, raising=False)
+    await leader(store)
+    other = Leadership(store, "m2")
+    for _ in range(5):
+        assert not await other.campaign()
+        async with asyncio.timeout(10):
+            await other.rest()
+    let_the_lease_end(store)
+    assert await other.campaign()
+
+
+async def test_a_standby_that_ends_leaves_no_watch(store):
+    await leader(store)
+    other = Leadership(store, "m2")
+    assert not await other.campaign()
+    resting = asyncio.create_task(other.rest())
+    await until(lambda: other._vacancy._watch is not None, "a watch")
+    watch = other._vacancy._watch
+    assert watch is not None
+    resting.cancel()
+    await asyncio.gather(resting, watch, return_exceptions=True)
+    assert resting.cancelled()
+    assert watch.cancelled()

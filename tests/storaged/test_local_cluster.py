@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -105,6 +106,28 @@ def copy(*argv: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def every_copy_holds(cluster: Cluster, content: bytes, folder: Path) -> None:
+    """All drives hold the same, block for block, and it is this; a look changes nothing."""
+    images = sorted(cluster.folder.glob("drives/*/*.img"))
+    seen, wanted = [], {}
+    for n in range(len(content) // 4096):
+        block = content[n * 4096 : n * 4096 + 4096]
+        wanted[(f"{n // 1024:016x}", f"{n % 1024:03x}")] = hashlib.sha256(block).hexdigest()
+    for image in images:
+        stamp = image.stat().st_mtime_ns
+        lines = folder / f"{image.parent.name}.blocks"
+        shown = cluster.json("drive", "inspect", str(image), "--out", str(lines))
+        seen.append(shown["blocks"]["pgs"])
+        assert [shown["blocks"][k] for k in ("bad", "rotten", "unproven", "unread")] == [0] * 4
+        assert shown["suspect"] is None
+        assert {v["sealed_generation"] for v in shown["volumes"]} == {2}
+        rows = [line.split() for line in lines.read_text().splitlines()]
+        assert {(r[3], r[4]): r[9] for r in rows if r[6] == "data"} == wanted
+        assert image.stat().st_mtime_ns == stamp
+    assert len(seen) == 3
+    assert seen[0] == seen[1] == seen[2]
+
+
 def test_acknowledged_data_outlives_a_killed_server_and_then_everything(cluster, tmp_path):
     size = 32 << 20
     source, back = tmp_path / "source", tmp_path / "back"
@@ -135,6 +158,7 @@ def test_acknowledged_data_outlives_a_killed_server_and_then_everything(cluster,
     assert back.read_bytes() == source.read_bytes()
 
     cluster("local", "down")
+    every_copy_holds(cluster, source.read_bytes(), tmp_path)
     cluster("local", "up")
     for node in ("node-1", "node-2", "node-3"):
         failed = {"drive_failed", "invariant_broken", "engine_report", "close_not_reported"}

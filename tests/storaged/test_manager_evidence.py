@@ -256,7 +256,7 @@ async def test_a_drive_that_its_server_calls_failed_is_down_before_that_is_recor
         await until(critical, "the health")
         status = await mgr.status()
         assert status["drives"][0]["state"] == "down"
-        assert "drive 1 on node-1 failed and answers nothing: EIO: see the log" in "\n".join(
+        assert "drive 1 on node-1 failed and answers nothing: EIO; see the log" in "\n".join(
             status["issues"]
         )
         assert (await mgr.services.feed.read()).drives[1].state is DriveState.UP

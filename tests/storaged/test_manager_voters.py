@@ -40,6 +40,30 @@ async def test_the_next_change_waits_for_who_uses_an_older_list(mgr):
                 await peer.close()
 
 
+async def test_status_says_who_votes(mgr):
+    async with peers(mgr, 2) as made:
+        await until(lambda: all(len(voters_of(p)[1]) == 2 for p in made[:2]), "two voters")
+        expected = {"node-1": True, "node-2": True, "block-1": False}
+        listed = (await mgr.http.get("/v1/nodes")).json()["items"]
+        for nodes in ((await mgr.status())["nodes"], listed):
+            assert {node["name"]: node["voter"] for node in nodes} == expected
+
+
+async def test_a_node_whose_vote_waits_for_another_change_is_no_voter_in_status(mgr):
+    async with peers(mgr, 2, 0) as made:
+        await until(lambda: all(len(voters_of(p)[1]) == 2 for p in made), "two voters")
+        made[1].confirms = False
+        extra = [Peer(mgr, f"node-{n}", "server") for n in (3, 4)]
+        try:
+            for peer in extra:
+                await peer.register(await mgr.token("server", peer.name))
+            votes = {node["name"]: node["voter"] for node in (await mgr.status())["nodes"]}
+            assert votes == {"node-1": True, "node-2": True, "node-3": True, "node-4": False}
+        finally:
+            for peer in extra:
+                await peer.close()
+
+
 async def test_a_forgotten_node_votes_no_more(mgr):
     async with peers(mgr, 3, 0) as made:
         extra = Peer(mgr, "node-4", "server")

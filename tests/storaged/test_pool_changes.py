@@ -6,8 +6,8 @@ import pytest
 
 from drystone_common.errors import ConflictError, InvalidArgumentError, NotFoundError
 from drystone_storaged.cluster import keys
-from drystone_storaged.cluster.pools import PoolSpec
-from drystone_storaged.cluster.records import Volume
+from drystone_storaged.cluster.pools import PoolChanges, PoolSpec
+from drystone_storaged.cluster.records import Rebalance, Volume
 from drystone_storaged.cluster.volumes import VolumeSpec
 from drystone_storaged.proto import control_pb2 as pb
 from tests.storaged.cluster_env import GIB, cluster
@@ -22,20 +22,36 @@ async def env(tmp_path):
 
 async def test_min_insync_is_changed_and_the_map_says_so(env):
     before = (await env.state()).to_map()
-    pool = await env.pools.set_min_insync("default", 1)
+    pool = await env.pools.change("default", PoolChanges(min_insync=1))
     after = (await env.state()).to_map()
     assert pool.min_insync == 1
     assert (before.pools[0].min_insync, after.pools[0].min_insync) == (2, 1)
     assert after.revision > before.revision
-    await env.pools.set_min_insync("default", 1)
+    await env.pools.change("default", PoolChanges(min_insync=1))
     assert (await env.state()).revision == after.revision, "repeating it changes nothing"
 
 
 @pytest.mark.parametrize("wanted", [0, 4])
 async def test_an_impossible_min_insync_is_answered_with_the_possible_ones(env, wanted):
     with pytest.raises(InvalidArgumentError) as caught:
-        await env.pools.set_min_insync("default", wanted)
+        await env.pools.change("default", PoolChanges(min_insync=wanted))
     assert "1 to 3" in (caught.value.hint or "")
+
+
+async def test_out_time_and_rebalance_are_changed_each_by_itself(env):
+    pool = await env.pools.change("default", PoolChanges(out_time_s=0))
+    assert (pool.out_time_s, pool.min_insync, pool.rebalance) == (0, 2, Rebalance.AUTO)
+    pool = await env.pools.change("default", PoolChanges(rebalance=Rebalance.MANUAL))
+    assert (pool.out_time_s, pool.rebalance) == (0, Rebalance.MANUAL)
+
+
+@pytest.mark.parametrize("wanted", [-1, 9, 8 * 86_400])
+async def test_an_out_time_that_is_too_short_or_too_long_is_refused(env, wanted):
+    with pytest.raises(InvalidArgumentError) as caught:
+        await env.pools.change("default", PoolChanges(out_time_s=wanted))
+    assert caught.value.code == "invalid_out_time"
+    with pytest.raises(InvalidArgumentError, match="nothing to change"):
+        await env.pools.change("default", PoolChanges())
 
 
 async def test_an_empty_pool_is_deleted_and_the_map_never_goes_back(env):

@@ -17,6 +17,7 @@ from drystone_storaged.server.drive import DriveState
 from drystone_storaged.server.status import StatusReporter
 from drystone_storaged.server.stuck import StuckCopies, stuck_copy
 from drystone_storaged.server.upcalls import BLANK, OF_JOINERS
+from tests.storaged.fake_native import DRIVE_STATS
 from tests.storaged.manager_env import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,11 +30,13 @@ class Core:
         self.live = 1
         self.reads = 0
         self.counters: dict[str, int] = {}
+        self.more: dict[str, Any] = {}
 
     def stats(self) -> str:
         self.reads += 1
         space = {"total_slots": 9, "live_slots": self.live, "granted_slots": 0, "reserve_slots": 0}
-        drive = {"counters": self.counters, "space": space, "oldest_io_us": 0}
+        counters = {**DRIVE_STATS["counters"], **self.counters}
+        drive = {**DRIVE_STATS, **self.more, "counters": counters, "space": space}
         return json.dumps({"drives": {"3": drive}})
 
 
@@ -142,3 +145,12 @@ async def test_bad_blocks_are_those_healed_and_those_that_are_not(core, told):
     await until(lambda: len(told.sent) > before, "what changed")
     shown = told.sent[-1].status.drives[0]
     assert (shown.bad_blocks, shown.healed_blocks) == (7, 5), "two were written anew"
+
+
+async def test_the_speed_of_the_device_and_what_is_left_to_copy_are_told(core, told):
+    before = await quiet(core, told)
+    device = {**DRIVE_STATS["device"], "p99_us": 900, "ops": 77}
+    core.more = {"device": device, "resync_bytes_left": 4096}
+    await until(lambda: len(told.sent) > before, "what changed")
+    shown = told.sent[-1].status.drives[0]
+    assert (shown.p99_us, shown.recent_ops, shown.resync_bytes_left) == (900, 77, 4096)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from drystone_storaged.cluster.maprecords import MapRecords
 from drystone_storaged.cluster.store import Delete, Op, Put
 from drystone_storaged.cluster.store_sqlite import SqliteStore
 from drystone_storaged.cluster.txn import Unchanged
@@ -79,7 +80,10 @@ async def test_a_new_leader_follows_the_map_of_a_store_that_was_put_back(store, 
     numbers = iter((900, 400))
 
     async def read(_):
-        return SimpleNamespace(revision=next(numbers))
+        records = MapRecords({}, {}, {}, (), (), {})
+        state = SimpleNamespace(revision=next(numbers), refused=(), records=lambda: records)
+        state.telling = lambda _: state
+        return state
 
     monkeypatch.setattr(mapfeed, "read_state", read)
     feed = mapfeed.MapFeed(store)

@@ -146,6 +146,36 @@ async def test_files_become_drives_of_a_running_server_and_survive_its_death(mgr
         assert {d["uuid"]: d["addr"] for d in (await mgr.status())["drives"]} == before
 
 
+async def test_an_evacuated_drive_is_removed_while_its_server_runs(mgr, tmp_path):
+    settings = await configure(mgr, tmp_path)
+    first, second, third = (tmp_path / "disks" / f"{n}.img" for n in (1, 2, 3))
+    with server(settings):
+        await until(lambda: mgr.services.devices.reports._devices, "the first look")
+        for path in (first, second):
+            assert await add(mgr, image(path)) == 201
+            await until(is_(mgr, path, "drives", "up"), "the drive")
+        body = {"name": "default", "copies": 2, "failure_domain": "drive", "pg_count": 8}
+        assert (await mgr.http.post("/v1/pools", json=body)).status_code == 201
+        device = f"file:{first}"
+        drives = (await mgr.http.get("/v1/drives")).json()["items"]
+        (number,) = (d["id"] for d in drives if d["device"] == device)
+        refused = await mgr.http.post(f"/v1/drives/{number}/evacuate")
+        assert refused.json()["code"] == "no_room"
+        assert await add(mgr, image(third)) == 201
+        await until(is_(mgr, third, "drives", "up"), "a drive that can take it")
+        assert (await mgr.http.post(f"/v1/drives/{number}/evacuate")).status_code == 200
+
+        async def empty() -> bool:
+            return (await mgr.http.get(f"/v1/drives/{number}")).json()["held"] == 0
+
+        await until(empty, "nothing counts on it")
+        await until(lambda: in_sync(mgr), "every group has two copies")
+        removed = await mgr.http.delete(f"/v1/nodes/node-1/drives/{device}")
+        assert removed.status_code == 204, removed.text
+        shown = (await mgr.http.get(f"/v1/drives/{number}")).json()
+        assert (shown["state"], shown["evacuating"]) == ("down", False)
+
+
 @pytest.mark.skipif(not shutil.which("mkfs.ext4"), reason="mkfs.ext4 is not installed")
 async def test_a_file_system_is_never_formatted_not_even_when_it_came_after_the_request(
     mgr, tmp_path

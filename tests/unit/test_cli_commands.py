@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
-from drystone_cli import attachments, cluster, local, pools, tasks, volumes
+from drystone_cli import attachments, cluster, compares, local, maintenance, pools, tasks, volumes
 from drystone_cli.app import app
 from drystone_cli.context import Cluster
 from drystone_cli.output import size, table
+from drystone_cli.problems import length
 from drystone_common.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -36,7 +38,8 @@ STATUS = {
     "nodes": [{"name": "node-1", "role": "server", "state": "up", "uuid": "a", "version": "1"}],
     "drives": [
         {"id": 1, "node": "node-1", "state": "up", "capacity": 8 << 30, "used": None,
-         "bad_blocks": 0, "healed_blocks": 0, "addr": "127.0.0.1:1"}
+         "bad_blocks": 0, "healed_blocks": 0, "addr": "127.0.0.1:1",
+         "scrub": {"done_s": 1_000_000}}
     ],
     "pgs": {"total": 64, "in_sync": 0, "degraded": 64, "resyncing": 0},
     "resync": {"bytes_left": 0},
@@ -68,7 +71,7 @@ class Manager:
 def run(monkeypatch):
     def start(answers):
         manager = Manager(answers)
-        for module in (volumes, pools, cluster, tasks):
+        for module in (volumes, pools, cluster, compares, tasks, maintenance):
             monkeypatch.setattr(module, "manager", manager.rest)
         # Errors are raised, as `main` would see them.
         return manager, lambda *argv: CliRunner().invoke(app, argv, catch_exceptions=True)
@@ -108,6 +111,60 @@ def test_status_has_health_nodes_drives_and_placement_groups(run):
     shown = cli("status").output
     assert "64 PGs are missing a copy" in shown
     assert "0 of 64 in sync" in shown
+
+
+def told(**changes):
+    return {
+        "code": "node_away", "severity": "critical", "text": "node-1 is away", "since_s": 1,
+        "at_least": True, "doing": "it waits", "todo": "start it", "objects": [],
+    } | changes  # fmt: skip
+
+
+def test_status_has_a_block_for_each_problem(run):
+    found = STATUS | {"problems": [told(), told(since_s=None, doing="", severity="warning")]}
+    _, cli = run({"GET /v1/status": (200, found)})
+    shown = cli("status").output
+    assert "CRITICAL since at least " in shown
+    assert "d: node-1 is away\n  it does: it waits\n  you:     start it\nWARNING: node-1" in shown
+    assert "64 PGs" not in shown, "the sentences say the same"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59, "59 s"), (60, "1 min"), (7199, "1 h"), (9e5, "10 d")]
+)
+def test_a_length_of_time_is_told_in_its_largest_unit(seconds, text):
+    assert length(seconds) == text
+
+
+@pytest.mark.parametrize(("health", "code"), [("ok", 0), ("warning", 1), ("critical", 1)])
+def test_a_check_fails_unless_everything_is_well(run, health, code):
+    _, cli = run({"GET /v1/status": (200, STATUS | {"health": health})})
+    assert cli("status").exit_code == 0
+    assert cli("status", "--check").exit_code == code
+
+
+def test_a_maintenance_is_announced_and_ended(run):
+    path = "/v1/nodes/node-1/maintenance"
+    made = {"node": "node-1", "begun_s": 1, "until_s": 601, "reason": "x", "overdue": False}
+    answers = {f"POST {path}": (201, made | {"ended": False}), f"DELETE {path}": (204, None)}
+    manager, cli = run(answers)
+    shown = cli("node", "maintenance", "node-1", "--for", "10m", "--reason", "x")
+    assert "node node-1 is in maintenance until" in shown.output
+    assert manager.asked[-1] == ("POST", path, {"for_s": 600, "reason": "x", "force": False})
+    ended = cli("node", "maintenance", "node-1", "--end", "-o", "json")
+    assert json.loads(ended.output) == {"node": "node-1", "ended": True}
+    refused = cli("node", "maintenance", "node-1", "--end", "--for", "1h").exception
+    assert isinstance(refused, InvalidArgumentError)
+
+
+def test_a_node_shows_its_maintenance(run):
+    record = {"begun_s": 1, "until_s": 601, "reason": "x", "overdue": True, "ended": False}
+    statuses: Any = STATUS["nodes"]
+    nodes = [statuses[0] | {"maintenance": record}]
+    _, cli = run({"GET /v1/nodes": (200, {"items": nodes, "next_cursor": None})})
+    shown = cli("node", "list").output
+    assert "up, maintenance until 1970" in shown
+    assert "(x), overdue" in shown
 
 
 def test_status_does_not_wait_long_for_a_frozen_manager_and_says_what_wakes_it(run):
@@ -153,11 +210,23 @@ def test_a_pool_is_changed_and_deleted(run):
     pool = {
         "name": "fast", "copies": 3, "width": 3, "min_insync": 1, "failure_domain": "node",
         "capacity": 1, "used": 0, "available": 1, "pgs": STATUS["pgs"],
+        "out_time_s": 600, "rebalance": "auto", "moves": {"left": 3, "running": 2},
+        "scrub_days": 14, "compare": None,
     }  # fmt: skip
     answers = {"PATCH /v1/pools/fast": (200, pool), "DELETE /v1/pools/fast": (204, None)}
     manager, cli = run(answers)
     assert "min in-sync" in cli("pool", "set", "fast", "--min-insync", "1").output
     assert manager.asked[-1] == ("PATCH", "/v1/pools/fast", {"min_insync": 1})
+    shown = cli("pool", "set", "fast", "--out-time", "2h", "--rebalance", "manual").output
+    assert manager.asked[-1][2] == {"out_time_s": 7200, "rebalance": "manual"}
+    assert "3 (2 on the way)" in shown
+    cli("pool", "set", "fast", "--out-time", "0")
+    assert manager.asked[-1][2] == {"out_time_s": 0}
+    shown = cli("pool", "set", "fast", "--scrub-days", "0").output
+    assert manager.asked[-1][2] == {"scrub_days": 0}
+    assert "14 days" in shown
+    assert "never" in shown
+    assert isinstance(cli("pool", "set", "fast").exception, InvalidArgumentError)
     assert json.loads(cli("pool", "delete", "fast", "-o", "json").output) == {
         "pool": "fast",
         "deleted": True,
@@ -181,6 +250,30 @@ def test_a_list_is_read_page_by_page(run):
 
     _, cli = run(Paged())
     assert len(json.loads(cli("volume", "list", "-o", "json").output)["items"]) == 2
+
+
+def test_a_comparison_of_copies_is_waited_for_and_told_in_words(run):
+    said = "80 blocks of 8 groups compared, all equal"
+    answers = {
+        "POST /v1/pools/default/compare": (
+            202, {"id": 5, "state": "running", "done": 0, "total": 8, "message": ""},
+        ),
+        "GET /v1/tasks/5": (
+            200, {"id": 5, "state": "done", "done": 8, "total": 8, "message": said},
+        ),
+    }  # fmt: skip
+    _, cli = run(answers)
+    assert cli("pool", "compare", "default", "--wait").stdout == f"pool default: {said} (task 5)\n"
+    assert "running (task 5)" in cli("pool", "compare", "default").output
+
+
+@pytest.mark.parametrize(
+    ("past_s", "shown"),
+    [(0, "now"), (59, "now"), (120, "2 min"), (7200, "2 h"), (13 * 86_400, "13 d"), (-5, "now")],
+)
+def test_how_long_ago_a_scrub_was_is_one_word(past_s, shown):
+    assert compares.ago({"done_s": 10_000_000 - past_s}, 10_000_000.0) == shown
+    assert compares.ago(None, 1.0) == "never"
 
 
 def test_scrub_of_all_waits_for_every_task(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 
@@ -50,3 +51,34 @@ def test_every_shell_script_parses_and_stops_at_the_first_error():
     for path in scripts:
         subprocess.run(["bash", "-n", str(path)], check=True, timeout=10)
         assert "\nset -euo pipefail\n" in path.read_text(), path.name
+
+
+def test_crash_replay_asks_for_as_many_points_as_it_is_told(tmp_path):
+    cargo = tmp_path / "cargo"
+    cargo.write_text('#!/bin/sh\necho "points=$STORE_REPLAY_POINTS" "$@"\n')
+    cargo.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+
+    def run(points: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [ROOT / "scripts" / "crash_replay.sh"],
+            env={"PATH": path, "HOME": str(tmp_path), "POINTS": points},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    assert run("4321").stdout.startswith("points=4321 test ")
+    assert run("").stdout.startswith("points=10000 test ")
+    refused = run("many")
+    assert refused.returncode == 1
+    assert "POINTS=many is not a number of crash points" in refused.stderr
+
+
+def test_every_parameter_of_make_reaches_the_scripts():
+    text = (ROOT / "Makefile").read_text()
+    parameters = set(re.findall(r"^([A-Z]+) \?=$", text, re.MULTILINE))
+    exported = re.search(r"^export (.+)$", text, re.MULTILINE)
+    assert exported is not None
+    assert parameters - {"KIND"} == set(exported[1].split())

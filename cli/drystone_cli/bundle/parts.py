@@ -28,7 +28,7 @@ def rest_parts(rest: Rest) -> Iterator[Part]:
     """Everything that may be read of the managers."""
     for name in ("health", "cluster", "status", "map"):
         yield Part(f"rest/{name}.json", _object(rest, f"/v1/{name}"))
-    for name in ("nodes", "drives", "pools", "volumes", "tasks"):
+    for name in ("nodes", "drives", "pools", "volumes", "tasks", "events"):
         yield Part(f"rest/{name}.json", _list(rest, f"/v1/{name}"))
     yield Part("rest/devices.json", lambda: devices(rest))
 

@@ -17,6 +17,7 @@ from drystone_operator.apply.status_writer import StatusWriter
 from drystone_operator.manager.client import ManagerClient
 from drystone_operator.plan import actions as do
 from drystone_operator.plan.local_volumes import RELEASED
+from drystone_operator.plan.maintenance import FOR_MAX_S, FOR_MIN_S
 from drystone_operator.plan.read import node
 from drystone_operator.resources.base import digest
 from drystone_operator.resources.children import key
@@ -70,6 +71,11 @@ class Executor:
             do.Fence: self._fence,
             do.AddDrive: self._add_drive,
             do.RemoveDrive: self._remove_drive,
+            do.EvacuateDrive: self._evacuate_drive,
+            do.RetestDrive: self._retest_drive,
+            do.Maintain: self._maintain,
+            do.EndMaintenance: self._end_maintenance,
+            do.ForgetNode: self._forget_node,
             do.CreatePool: self._create_pool,
             do.ChangePool: self._change_pool,
             do.DeletePool: self._delete_pool,
@@ -237,7 +243,35 @@ class Executor:
     async def _remove_drive(self, action: do.RemoveDrive, manager: ManagerClient | None) -> None:
         # The id of a file holds slashes; REST takes the rest of the path, escaped, as one id.
         device = quote(action.device, safe=":")
-        path = f"/v1/nodes/{segment(action.node)}/drives/{device}"
+        await self._gone(manager, f"/v1/nodes/{segment(action.node)}/drives/{device}")
+
+    async def _evacuate_drive(
+        self, action: do.EvacuateDrive, manager: ManagerClient | None
+    ) -> None:
+        path = f"/v1/drives/{action.drive}/evacuate"
+        if action.stop:
+            await _need(manager).delete(path)
+        else:
+            await _need(manager).post(path)
+
+    async def _retest_drive(self, action: do.RetestDrive, manager: ManagerClient | None) -> None:
+        await _need(manager).post(f"/v1/drives/{action.drive}/retest?forgive=true")
+
+    async def _maintain(self, action: do.Maintain, manager: ManagerClient | None) -> None:
+        left = int((action.until - self._now()).total_seconds())
+        body = {"for_s": max(FOR_MIN_S, min(left, FOR_MAX_S)), "reason": action.reason}
+        await _need(manager).post(f"/v1/nodes/{segment(action.node)}/maintenance", body)
+
+    async def _end_maintenance(
+        self, action: do.EndMaintenance, manager: ManagerClient | None
+    ) -> None:
+        await self._gone(manager, f"/v1/nodes/{segment(action.node)}/maintenance")
+
+    async def _forget_node(self, action: do.ForgetNode, manager: ManagerClient | None) -> None:
+        await self._gone(manager, f"/v1/nodes/{segment(action.node)}")
+
+    async def _gone(self, manager: ManagerClient | None, path: str) -> None:
+        """Delete what may not be there any more."""
         try:
             await _need(manager).delete(path)
         except NotFoundError:
@@ -251,10 +285,7 @@ class Executor:
         await _need(manager).patch(path, {"min_insync": action.min_insync})
 
     async def _delete_pool(self, action: do.DeletePool, manager: ManagerClient | None) -> None:
-        try:
-            await _need(manager).delete(f"/v1/pools/{segment(action.name)}")
-        except NotFoundError:
-            return
+        await self._gone(manager, f"/v1/pools/{segment(action.name)}")
 
     async def _write_status(self, action: do.WriteStatus, _: ManagerClient | None) -> None:
         try:

@@ -109,11 +109,24 @@ class StatusWriter:
             _log.warning("event_not_posted", reason=condition.reason, error=str(error))
 
 
+UNWANTED: Final = {
+    "Maintenance": ("Unsafe", "Over"),
+    "Removing": ("Refused", "StillSelected", "ManagerUnreachable"),
+}
+"""Reasons of conditions that are otherwise as somebody wanted it."""
+
+
+WANTED: Final = ("Maintenance", "Removing", "Removed")
+"""Reasons why something is not ready that somebody asked for."""
+
+
 def good(condition: Condition) -> bool:
     """Whether a person need not care: Ready and Secured are good, the others are not."""
     if condition.type in ("Ready", "Secured"):
-        return condition.status is True
+        return condition.status is True or condition.reason in WANTED
     if condition.type == "Fenced":
         # Not fenced is what a node is too that was just lost: only one that is well is good.
         return condition.reason == Step.WELL.value
+    if condition.type in UNWANTED:
+        return condition.reason not in UNWANTED[condition.type]
     return condition.status is False or condition.type in ("Progressing", "Draining")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,12 +16,15 @@ from drystone_operator.models import (
     StorageNodeSpec,
     StoragePoolSpec,
 )
+from drystone_operator.models.disk import DiskPhase
+from drystone_operator.models.node import RemovalPolicy
 from drystone_operator.plan.disks import StorageDiskView
 from drystone_operator.plan.nodes import StorageNodeView
 from drystone_operator.plan.pools import StoragePoolView
 from drystone_operator.resources.base import Build, Platform
 
 Json = dict[str, Any]
+EVACUATING: Final = (DiskPhase.EVACUATING.value, DiskPhase.EVACUATED.value)
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -46,13 +49,17 @@ def nodes(bodies: Iterable[Json], now: datetime) -> tuple[StorageNodeView, ...]:
             spec = _spec(StorageNodeSpec, body)
         except InvalidArgumentError:
             continue
-        away = spec.maintenance
+        away, metadata = spec.maintenance, body["metadata"]
         found.append(
             StorageNodeView(
-                name=str(body["metadata"]["name"]),
+                name=str(metadata["name"]),
                 node=spec.node_name,
                 fault_set=spec.fault_set,
                 maintenance=away.reason if away is not None and away.until > now else "",
+                until=away.until if away is not None else None,
+                evacuate=spec.removal_policy is RemovalPolicy.EVACUATE,
+                deleting=metadata.get("deletionTimestamp") is not None,
+                held=names.FINALIZER in (metadata.get("finalizers") or ()),
             )
         )
     return tuple(found)
@@ -72,6 +79,9 @@ def disks(bodies: Iterable[Json]) -> tuple[StorageDiskView, ...]:
             device=spec.device,
             state=spec.state,
             power_loss_protected=spec.power_loss_protected,
+            generation=int(body["metadata"].get("generation", 0)),
+            retested=int((body.get("status") or {}).get("retestedGeneration") or 0),
+            evacuates=(body.get("status") or {}).get("state") in EVACUATING,
         )
         found.append((str(body["metadata"].get("creationTimestamp", "")), view))
     return tuple(view for _, view in sorted(found, key=lambda pair: (pair[0], pair[1].name)))

@@ -13,7 +13,7 @@ from drystone_common.logs import get_logger
 from drystone_operator import names
 from drystone_operator.apply.executor import Executor
 from drystone_operator.apply.interface import Kube
-from drystone_operator.handlers import observe, parse
+from drystone_operator.handlers import node_work, observe, parse
 from drystone_operator.handlers.managers import Managers
 from drystone_operator.handlers.world import World
 from drystone_operator.manager import views
@@ -75,6 +75,15 @@ class Seen:
     def pods(self) -> tuple[PodView, ...]:
         """Pods of the cluster."""
         return self.world.pods_of(self.build.namespace, self.build.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """By what objects are settled one by one, each for itself."""
+
+    executor: Executor
+    manager: ManagerClient
+    engine: EngineView
 
 
 class Rounds:
@@ -153,6 +162,7 @@ class Rounds:
             ever_ran=ran or isinstance(seen.engine, EngineView),
             held=names.FINALIZER in (body["metadata"].get("finalizers") or ()),
             pools_held=tuple(p.name for p in parse.pools(seen.objects("StoragePool")) if p.held),
+            nodes_held=tuple(n.name for n in self._storage_nodes(seen) if n.held),
             namespace_goes=await observe.namespace_goes(self._around.kube, seen.build.namespace),
         )
         refusal = deletion.refusal(seen.build, wanted)
@@ -167,7 +177,9 @@ class Rounds:
         """Nodes first: their fault sets are in the servers' settings. Whether a rollout waits."""
         build, executor = seen.build, self._around.executor(seen.build.namespace)
         failover = self._around.failover(build.namespace, build.name)
-        objects = parse.nodes(seen.objects("StorageNode"), self._around.now())
+        objects = self._storage_nodes(seen)
+        asked = node_work.NodesAsked(build, objects, seen.world.nodes, seen.engine)
+        work = await node_work.settle(asked, executor, seen.manager, self._around.now())
         drains = _drains(seen, frozenset(o.node for o in objects))
         nodes_seen = nodes.NodesSeen(
             nodes=seen.world.nodes,
@@ -176,6 +188,8 @@ class Rounds:
             failover=failover,
             draining=drains.conditions,
             pods=seen.pods,
+            said=work.conditions,
+            stopped=work.stopped,
         )
         fault_sets = nodes.fault_sets(build, nodes_seen)
         step = rollout.plan(_rollout_seen(seen, fault_sets, failover, drains.leaving))
@@ -192,7 +206,10 @@ class Rounds:
             await executor.one(pod, seen.manager)
         # What a person is to delete is told by the watch, whenever that may be.
         waits = build.spec.upgrade.strategy is not UpgradeStrategy.ON_DELETE
-        return waits and (outdated or bool(step.outdated))
+        return work.removing or (waits and (outdated or bool(step.outdated)))
+
+    def _storage_nodes(self, seen: Seen) -> tuple[nodes.StorageNodeView, ...]:
+        return parse.nodes(seen.objects("StorageNode"), self._around.now())
 
     async def _take_away(
         self, seen: Seen, storage_nodes: frozenset[str], fault_sets: Mapping[str, str]
@@ -245,7 +262,7 @@ class Rounds:
         servers = [n.name for n in engine.nodes if n.role == "server" and n.connected]
         answers = await asyncio.gather(*(views.devices(manager, n) for n in servers))
         devices = {n: d for n, d in zip(servers, answers, strict=True) if d is not None}
-        known = parse.disks(seen.objects("StorageDisk"))
+        known = self._storage_disks(seen)
         executor = self._around.executor(seen.build.namespace)
         for create in disks.discovered(seen.build, devices, known):
             await executor.one(create, manager)
@@ -262,14 +279,24 @@ class Rounds:
             other = first.setdefault(place, disk.name)
             plan = disks.plan(disk, found, engine, duplicate_of="" if other == disk.name else other)
             taking |= plan.status.fields.get("state") == DiskPhase.INITIALISING.value
-            taking |= not await self._disk(executor, manager, disk, device, plan)
+            taking |= plan.status.fields.get("state") == DiskPhase.EVACUATING.value
+            taking |= not await self._disk(Settling(executor, manager, engine), disk, device, plan)
         taking |= any(d.wanted in UNDER_WAY for found in devices.values() for d in found)
         return len(devices) < len(servers) or taking
 
+    def _storage_disks(self, seen: Seen) -> tuple[disks.StorageDiskView, ...]:
+        """As they are wanted: those of a node that is removed are to be emptied and given up."""
+        objects = self._storage_nodes(seen)
+        asked = node_work.NodesAsked(seen.build, objects, seen.world.nodes, seen.engine)
+        gone = node_work.leaving(asked)
+        return tuple(
+            replace(d, state=DiskState.REMOVE) if d.node in gone else d
+            for d in parse.disks(seen.objects("StorageDisk"))
+        )
+
     async def _disk(
         self,
-        executor: Executor,
-        manager: ManagerClient,
+        by: Settling,
         disk: disks.StorageDiskView,
         device: Device | None,
         plan: disks.DiskPlan,
@@ -278,13 +305,13 @@ class Rounds:
         status = plan.status
         try:
             for action in plan.actions:
-                await executor.one(action, manager)
+                await by.executor.one(action, by.manager)
         except ConflictError as error:
-            status = disks.refused(disk, device, str(error))
+            status = disks.refused(disk, device, str(error), by.engine)
         except DrystoneError as error:
             _log.warning("disk_not_settled", disk=disk.name, error=str(error))
             return False
-        await executor.one(status, manager)
+        await by.executor.one(status, by.manager)
         return True
 
     async def _pools(self, seen: Seen) -> bool:
@@ -296,7 +323,7 @@ class Rounds:
         known = parse.pools(seen.objects("StoragePool"))
         for create in pools.default_pool(build, known):
             await executor.one(create, manager)
-        objects = parse.nodes(seen.objects("StorageNode"), self._around.now())
+        objects = self._storage_nodes(seen)
         around = nodes.NodesSeen(seen.world.nodes, objects, engine)
         fault_sets = nodes.fault_sets(build, around)
         unsettled = False

@@ -14,6 +14,7 @@ from drystone_operator.plan.views import (
     EngineNode,
     EnginePool,
     EngineView,
+    MaintenanceView,
     PgCounts,
     Unanswered,
 )
@@ -156,13 +157,23 @@ def _node(data: Json) -> EngineNode:
         beacon_connected=beacon if isinstance(beacon, bool) else None,
         beacon_registered=data.get("beacon_registered") is True,
         votes=votes if isinstance(votes, bool) else None,
+        maintenance=_maintenance(data.get("maintenance")),
     )
+
+
+def _maintenance(data: object) -> MaintenanceView | None:
+    if not isinstance(data, dict):
+        return None
+    ended = data.get("ended") is True
+    return MaintenanceView(_number(data, "until_s"), _text(data, "reason"), ended)
 
 
 def _drive(data: Json) -> EngineDrive:
     used = data.get("used")
-    pgs = data.get("pgs")
+    held, pgs = data.get("held"), data.get("pgs")
     counts = pgs if isinstance(pgs, dict) else {}
+    retest = data.get("retest")
+    test = retest if isinstance(retest, dict) else {}
     return EngineDrive(
         id=_number(data, "id"),
         uuid=_text(data, "uuid"),
@@ -176,6 +187,13 @@ def _drive(data: Json) -> EngineDrive:
         in_sync=_number(counts, "in_sync"),
         joining=_number(counts, "joining"),
         out=_number(counts, "out"),
+        evacuating=data.get("evacuating") is True,
+        strikes=len(strikes) if isinstance(strikes := data.get("strikes"), list) else 0,
+        ejected=data.get("ejected") is True,
+        waits=isinstance(retest, dict),
+        failed_tests=_number(test, "tries"),
+        found=_text(test, "last"),
+        held=held if isinstance(held, int) else None,
     )
 
 

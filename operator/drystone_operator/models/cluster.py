@@ -32,7 +32,7 @@ from drystone_operator.models.pool import PoolShape
 
 DRIVE_PORTS = 20  # one port per disk of a node, from ports.drives on
 PORT_MAX = 65535
-METRICS_PORTS = 5  # manager, server, beacon, block, and one that is kept free
+METRICS_PORTS = 5  # manager, server, beacon, block, fuse
 
 
 class ManagersSpec(StatefulSize):

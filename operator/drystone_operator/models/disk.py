@@ -45,6 +45,8 @@ class DiskPhase(StrEnum):
     INITIALISING = "Initialising"
     UP = "Up"
     DOWN = "Down"
+    EVACUATING = "Evacuating"
+    EVACUATED = "Evacuated"
     GONE = "Gone"
     MISSING = "Missing"
 
@@ -76,3 +78,6 @@ class StorageDiskStatus(Status):
     used_bytes: Bytes | None = None
     bad_blocks: Bytes | None = None
     resync_bytes_left: Bytes | None = None
+    groups_left: Bytes | None = None
+    strikes: Count | None = None
+    retested_generation: Bytes | None = None

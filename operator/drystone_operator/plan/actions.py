@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from drystone_operator.status import Condition
@@ -230,6 +231,64 @@ class RemoveDrive:
 
 
 @dataclass(frozen=True, slots=True)
+class Maintain:
+    """Announce to the managers that a node goes away for a while; they may refuse."""
+
+    node: str
+    until: datetime
+    reason: str
+
+    def __str__(self) -> str:
+        """Which, and until when."""
+        return f"announce maintenance of {self.node} until {self.until:%Y-%m-%dT%H:%M:%S%z}"
+
+
+@dataclass(frozen=True, slots=True)
+class EndMaintenance:
+    """Tell the managers that a maintenance is over."""
+
+    node: str
+
+    def __str__(self) -> str:
+        """Which."""
+        return f"end maintenance of {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetNode:
+    """Have the managers forget a storage node that holds nothing and does not run."""
+
+    node: str
+
+    def __str__(self) -> str:
+        """Which."""
+        return f"forget {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class EvacuateDrive:
+    """Have what a drive holds copied to others, or (``stop``) leave there what is left."""
+
+    drive: int
+    stop: bool = False
+
+    def __str__(self) -> str:
+        """Which."""
+        return f"{'keep' if self.stop else 'evacuate'} drive {self.drive}"
+
+
+@dataclass(frozen=True, slots=True)
+class RetestDrive:
+    """Have a drive tested; what was held against it is forgiven, because a person asks."""
+
+    drive: int
+
+    def __str__(self) -> str:
+        """Which."""
+        return f"retest drive {self.drive}"
+
+
+@dataclass(frozen=True, slots=True)
 class CreatePool:
     """Make a pool."""
 
@@ -299,6 +358,11 @@ Action = (
     | Fence
     | AddDrive
     | RemoveDrive
+    | EvacuateDrive
+    | RetestDrive
+    | Maintain
+    | EndMaintenance
+    | ForgetNode
     | CreatePool
     | ChangePool
     | DeletePool

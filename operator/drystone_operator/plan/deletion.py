@@ -30,6 +30,8 @@ class DeletionSeen:
     held: bool
     pools_held: tuple[str, ...] = ()
     """StoragePools with our finalizer: nobody is left to take it away once the cluster is gone."""
+    nodes_held: tuple[str, ...] = ()
+    """StorageNodes with our finalizer, for the same reason."""
     namespace_goes: bool = False
     guards: tuple[PodView, ...] = ()
     """Guard pods: they have our finalizer too."""
@@ -49,6 +51,7 @@ def plan(build: Build, seen: DeletionSeen) -> Plan:
     actions += [LetGo(p.namespace, p.name, p.uid) for p in seen.guards if p.held or not p.deleting]
     # The pools and their data stay; a namespace that is deleted must not wait for their objects.
     actions += [SetFinalizer("StoragePool", p, present=False) for p in sorted(seen.pools_held)]
+    actions += [SetFinalizer("StorageNode", n, present=False) for n in sorted(seen.nodes_held)]
     if seen.held:
         actions.append(SetFinalizer("StorageCluster", build.name, present=False))
     return Plan(tuple(actions))

@@ -10,14 +10,22 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from drystone_operator import names
 from drystone_operator.models.cluster_parts import AutoAdopt, DiskSelector
 from drystone_operator.models.common import quantity_bytes, rounded_quantity
 from drystone_operator.models.disk import DEVICE_PATTERN, DiskPhase, DiskState
-from drystone_operator.plan.actions import Action, AddDrive, Create, RemoveDrive, WriteStatus
+from drystone_operator.plan.actions import (
+    Action,
+    AddDrive,
+    Create,
+    EvacuateDrive,
+    RemoveDrive,
+    RetestDrive,
+    WriteStatus,
+)
 from drystone_operator.plan.views import Device, EngineDrive, EngineView
 from drystone_operator.resources.base import Build, labels, owner
 from drystone_operator.status import Condition
@@ -40,6 +48,11 @@ class StorageDiskView:
     device: str
     state: DiskState
     power_loss_protected: bool = False
+    evacuates: bool = False
+    """Whether its status says that it is evacuated, as its spec once wanted."""
+    generation: int = 0
+    retested: int = 0
+    """Generation of the spec for which its drive was tested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +143,21 @@ def plan(
     device = next((d for d in devices or () if is_device(disk.device, d)), None)
     drive = _drive(device, engine)
     if device is None:
-        return _absent(disk, devices)
+        return _absent(disk, devices, engine)
     if device.configured:
         return _configured(disk, device, drive)
-    return _WANTED.get(disk.state, _later)(disk, device, drive)
+    return _WANTED[disk.state](disk, device, drive)
 
 
-def _later(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
-    text = f"State {disk.state.value} is not there yet; use In, or Remove."
-    phase = DiskPhase.UP if drive and drive.state == "up" else DiskPhase.AVAILABLE
-    return _say(disk, device, drive, phase, Condition("Ready", None, "NotSupported", text))
-
-
-def refused(disk: StorageDiskView, device: Device | None, reason: str) -> WriteStatus:
-    """What to say when the server itself refused."""
+def refused(
+    disk: StorageDiskView, device: Device | None, reason: str, engine: EngineView
+) -> WriteStatus:
+    """What to say when the server or the manager itself refused."""
+    drive = _drive(device, engine)
+    if drive is not None and drive.state == "up":
+        # It serves on as before; what it shall become is what was refused.
+        condition = Condition("Ready", True, "Refused", reason)
+        return _say(disk, device, drive, DiskPhase.UP, condition).status
     condition = Condition("Ready", False, "Refused", reason)
     return _say(disk, device, None, DiskPhase.REFUSED, condition).status
 
@@ -159,15 +173,25 @@ def _drive(device: Device | None, engine: EngineView) -> EngineDrive | None:
     return next((d for d in engine.drives if d.uuid == device.drive), None)
 
 
-def _absent(disk: StorageDiskView, devices: tuple[Device, ...] | None) -> DiskPlan:
+def _absent(
+    disk: StorageDiskView, devices: tuple[Device, ...] | None, engine: EngineView
+) -> DiskPlan:
+    if devices is None and engine.node("server", disk.node) is None:
+        text = (
+            f"The managers know no server of node {disk.node}. If it was removed: "
+            f"`kubectl delete dsd {disk.name}`; else the disk is seen once it has joined."
+        )
+        condition = Condition("Ready", False, "NodeUnknown", text)
+        return _say(disk, None, None, DiskPhase.MISSING, condition)
     if devices is None:
         text = f"The server of node {disk.node} is not connected, so the disk is not seen."
         condition = Condition("Ready", None, "NodeDown", text)
         return DiskPlan((), WriteStatus("StorageDisk", disk.name, (condition,)))
-    text = (
-        f"Node {disk.node} has no device {disk.device}. If it is gone for good: "
-        "docs/operations.md, In Kubernetes."
-    )
+    text = f"Node {disk.node} has no device {disk.device}. "
+    if disk.state is DiskState.REMOVE:
+        text += f"It was given up before: `kubectl delete dsd {disk.name}` takes this object away."
+    else:
+        text += "If it is gone for good: docs/operations.md, In Kubernetes."
     return _say(disk, None, None, DiskPhase.MISSING, Condition("Ready", False, "Missing", text))
 
 
@@ -180,9 +204,14 @@ def _configured(disk: StorageDiskView, device: Device, drive: EngineDrive | None
 
 
 def _in(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
+    if drive is not None and drive.state == "down" and (drive.ejected or drive.waits):
+        return _say(disk, device, drive, DiskPhase.DOWN, _out(drive))
+    return _use(disk, device, drive)
+
+
+def _use(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
     if drive is not None and drive.state == "up":
-        text = f"Drive {drive.id} is up."
-        return _say(disk, device, drive, DiskPhase.UP, Condition("Ready", True, "Up", text))
+        return _up(disk, device, drive)
     why_not = _untakeable(device, drive)
     if why_not:
         return _say(
@@ -216,6 +245,49 @@ def _in(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> Dis
     return _say(disk, device, drive, DiskPhase.GONE if gone else DiskPhase.DOWN, condition)
 
 
+def _out(drive: EngineDrive) -> Condition:
+    """Why a drive is out that was slow."""
+    if drive.ejected:
+        text = (
+            f"Drive {drive.id} was slow or hung {drive.strikes} times in a day; what it held is "
+            "copied to other disks. Replace it (Remove), or say Retest if the cause is cured."
+        )
+        return Condition("Ready", False, "Ejected", text)
+    if drive.failed_tests:
+        text = (
+            f"Drive {drive.id} was slow and failed {drive.failed_tests} tests, at last "
+            f"{drive.found}. It is tested again each 10 minutes at most."
+        )
+        return Condition("Ready", False, "RetestFailed", text)
+    text = f"Drive {drive.id} was slow; it is tested, and serves again if it passes."
+    return Condition("Ready", False, "Retesting", text)
+
+
+def _retest(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
+    """In use, and tested once for each time that a person says so; then it is as with In.
+
+    Once: a drive that is ejected again after it was forgiven is not forgiven again.
+    """
+    if drive is None or drive.state == "gone":
+        text = "It is no drive of this cluster, so there is nothing to test."
+        condition = Condition("Ready", False, "NothingToRetest", text)
+        return _say(disk, device, drive, DiskPhase.AVAILABLE, condition)
+    if drive.state == "up" or disk.retested == disk.generation:
+        return _marked(disk, _in(disk, device, drive))
+    if not drive.ejected and not drive.waits:
+        # It is down for another reason, which no test cures.
+        return _in(disk, device, drive)
+    begun = Condition("Ready", False, "Retesting", f"Drive {drive.id} is tested.")
+    done = _say(disk, device, drive, DiskPhase.DOWN, begun, RetestDrive(drive.id))
+    return _marked(disk, done)
+
+
+def _marked(disk: StorageDiskView, plan: DiskPlan) -> DiskPlan:
+    """With the note that the drive was tested for this spec."""
+    fields = {**plan.status.fields, "retestedGeneration": disk.generation}
+    return replace(plan, status=replace(plan.status, fields=fields))
+
+
 def _untakeable(device: Device, drive: EngineDrive | None) -> str:
     if drive is not None:
         return ""
@@ -233,12 +305,54 @@ def _remove(disk: StorageDiskView, device: Device, drive: EngineDrive | None) ->
     """What is wanted of its server is taken back first, also where no drive came of it yet."""
     up = drive is not None and drive.state == "up"
     if not device.wanted and not up:
-        text = "It is not in use; nothing on it was touched."
+        text = (
+            "It is not in use, and nothing on it was touched: pull it, or say In to use it again."
+        )
         return _say(disk, device, drive, DiskPhase.GONE, Condition("Ready", False, "Removed", text))
+    if drive is not None and drive.groups:
+        return _evacuate(disk, device, drive)
     what = "The disk" if drive is None else f"Drive {drive.id}"
     condition = Condition("Ready", up, "Removing", f"{what} leaves as soon as no data needs it.")
     phase = DiskPhase.UP if up else DiskPhase.DOWN
     return _say(disk, device, drive, phase, condition, RemoveDrive(disk.node, device.id))
+
+
+def _evacuate(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
+    """Its copies are made on other drives first; until each of them is in sync, its own counts."""
+    if drive is None or drive.state == "gone":
+        text = "It is no drive of this cluster, so there is nothing to copy from it."
+        condition = Condition("Ready", False, "NothingToEvacuate", text)
+        return _say(disk, device, drive, DiskPhase.AVAILABLE, condition)
+    up = drive.state == "up"
+    actions = () if drive.evacuating else (EvacuateDrive(drive.id),)
+    if drive.groups or not drive.evacuating:
+        what = "is given up" if disk.state is DiskState.REMOVE else "is empty"
+        text = (
+            f"What drive {drive.id} holds is copied to others: {drive.groups} placement groups "
+            f"are left, then it {what}. State In stops it."
+        )
+        condition = Condition("Ready", up, "Evacuating", text)
+        return _say(disk, device, drive, DiskPhase.EVACUATING, condition, *actions)
+    text = f"Drive {drive.id} holds nothing any more. Say Remove to give it up, or In to use it on."
+    condition = Condition("Ready", up, "Evacuated", text)
+    return _say(disk, device, drive, DiskPhase.EVACUATED, condition)
+
+
+def _up(disk: StorageDiskView, device: Device, drive: EngineDrive) -> DiskPlan:
+    """It may be one that was to be emptied; what a command began is left to who gave it."""
+    if not drive.evacuating:
+        text = f"Drive {drive.id} is up."
+        return _say(disk, device, drive, DiskPhase.UP, Condition("Ready", True, "Up", text))
+    if disk.evacuates:
+        text = f"Drive {drive.id} keeps what it holds, and takes new copies again."
+        condition = Condition("Ready", True, "Kept", text)
+        keep = EvacuateDrive(drive.id, stop=True)
+        return _say(disk, device, drive, DiskPhase.UP, condition, keep)
+    text = (
+        f"Drive {drive.id} is evacuated by a command: {drive.groups} placement groups are left. "
+        f"`drystone drive evacuate {drive.id} --cancel` stops that."
+    )
+    return _say(disk, device, drive, DiskPhase.UP, Condition("Ready", True, "InEvacuation", text))
 
 
 def _available(disk: StorageDiskView, device: Device, drive: EngineDrive | None) -> DiskPlan:
@@ -265,6 +379,8 @@ _WANTED: Final = {
     DiskState.IN: _in,
     DiskState.REMOVE: _remove,
     DiskState.AVAILABLE: _available,
+    DiskState.EVACUATE: _evacuate,
+    DiskState.RETEST: _retest,
 }
 
 
@@ -306,6 +422,10 @@ def _drive_fields(drive: EngineDrive) -> Json:
         "badBlocks": drive.bad_blocks,
         "resyncBytesLeft": drive.resync_left,
     }
+    if drive.evacuating:
+        found["groupsLeft"] = drive.groups
+    if drive.strikes:
+        found["strikes"] = drive.strikes
     if drive.used is not None:
         found |= {"used": rounded_quantity(drive.used), "usedBytes": drive.used}
     return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 from drystone_operator import names
 from drystone_operator.models.common import rounded_quantity
@@ -18,6 +19,10 @@ from drystone_operator.status import Condition
 Json = dict[str, Any]
 
 
+ON_ITS_WAY_OUT: Final = ("GivingUpDisks", "Stopping", "Forgetting")
+"""Steps of a removal in which its disks or its server are gone because that was wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class StorageNodeView:
     """A StorageNode object."""
@@ -27,6 +32,13 @@ class StorageNodeView:
     fault_set: str | None = None
     maintenance: str = ""
     """The reason of a maintenance that has not ended; empty = none."""
+    until: datetime | None = None
+    """When the announced one is over, also where that was in the past."""
+    evacuate: bool = False
+    """Whether its deletion empties its disks first."""
+    deleting: bool = False
+    held: bool = False
+    """Whether our finalizer holds the object back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,10 @@ class NodesSeen:
     failover: Mapping[str, Decision] = field(default_factory=dict)
     draining: Mapping[str, Condition] = field(default_factory=dict)
     pods: tuple[PodView, ...] = ()
+    said: Mapping[str, tuple[Condition, ...]] = field(default_factory=dict)
+    """More conditions, by the name of the object."""
+    stopped: frozenset[str] = frozenset()
+    """Nodes that are being removed and are to run no server any more."""
 
 
 def plan(build: Build, seen: NodesSeen) -> Plan:
@@ -75,10 +91,12 @@ def taken_by(build: Build, node: NodeView) -> str:
 
 
 def fault_sets(build: Build, seen: NodesSeen) -> dict[str, str]:
-    """Fault set of every node that has an object: as written there, else the node's label."""
+    """Fault set of every node that has an object and shall serve: as written, else its label."""
     by_name = {n.name: n for n in seen.nodes}
     found: dict[str, str] = {}
     for one in sorted(seen.objects, key=lambda o: (o.node == o.name, o.name)):
+        if one.node in seen.stopped:
+            continue
         node = by_name.get(one.node)
         label = node.labels.get(build.spec.fault_set_key, "") if node else ""
         found[one.node] = one.fault_set or label
@@ -107,14 +125,20 @@ def status(build: Build, one: StorageNodeView, seen: NodesSeen, *, duplicate: bo
     conditions = [ready, _away(seen.failover.get(one.node))]
     if one.node in seen.draining:
         conditions.append(seen.draining[one.node])
+    conditions += seen.said.get(one.name, ())
     return WriteStatus("StorageNode", one.name, tuple(conditions), _fields(one, node, seen))
 
 
 def _ready(build: Build, one: StorageNodeView, seen: NodesSeen) -> Condition:
     if isinstance(seen.engine, Unanswered):
         return Condition("Ready", None, "ManagerUnreachable", "No manager answers.")
-    if one.maintenance:
+    said = {c.type: c for c in seen.said.get(one.name, ())}
+    refused = "Maintenance" in said and said["Maintenance"].reason == "Unsafe"
+    if one.maintenance and not refused:
         return Condition("Ready", False, "Maintenance", f"In maintenance: {one.maintenance}.")
+    if "Removing" in said and said["Removing"].reason in ON_ITS_WAY_OUT:
+        # What is missing there by now was taken away on purpose.
+        return Condition("Ready", False, "Removing", said["Removing"].message)
     return _served(build, one.node, seen.engine, _last_words(one.node, seen))
 
 
@@ -234,12 +258,15 @@ def _fields(one: StorageNodeView, node: NodeView | None, seen: NodesSeen) -> Jso
     if client is not None:
         found["blockVersion"] = client.version
     drives = seen.engine.drives_of(one.node)
-    capacity, used = sum(d.capacity for d in drives), sum(d.used or 0 for d in drives)
+    capacity = sum(d.capacity for d in drives)
     found |= {
         "capacity": rounded_quantity(capacity),
-        "used": rounded_quantity(used),
         "capacityBytes": capacity,
-        "usedBytes": used,
         "outOfSyncBytes": sum(d.resync_left for d in drives),
     }
+    known = [d.used for d in drives if d.used is not None]
+    if len(known) == len(drives):
+        # Of a node that is away nothing is said: 0 would look as if its data were gone.
+        used = sum(known)
+        found |= {"used": rounded_quantity(used), "usedBytes": used}
     return found

@@ -77,6 +77,15 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class MaintenanceView:
+    """A maintenance that a manager knows of."""
+
+    until_s: int
+    reason: str
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EngineNode:
     """A node as a manager knows it."""
 
@@ -89,6 +98,7 @@ class EngineNode:
     """Of a storage node whose server uses a beacon of its own; None = inside, or not told."""
     beacon_registered: bool = False
     votes: bool | None = None
+    maintenance: MaintenanceView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +118,29 @@ class EngineDrive:
     joining: int = 0
     out: int = 0
     """Placement groups that wait for this drive to come back or to begin with its copy."""
+    evacuating: bool = False
+    """Whether what it holds goes to other drives."""
+    strikes: int = 0
+    """How often it was slow or hung in the last day."""
+    ejected: bool = False
+    """Out because of that, until a person says otherwise."""
+    waits: bool = False
+    """Out until it passes a test."""
+    failed_tests: int = 0
+    found: str = ""
+    """What its last test found."""
+    held: int | None = None
+    """Placement groups that count on it in any way; None = not told, by an older manager."""
 
     @property
     def needed(self) -> bool:
         """Whether any placement group counts on it."""
-        return bool(self.in_sync or self.joining or self.out)
+        return self.groups > 0
+
+    @property
+    def groups(self) -> int:
+        """How many placement groups count on it."""
+        return self.in_sync + self.joining + self.out if self.held is None else self.held
 
     @property
     def whole(self) -> bool:

@@ -148,7 +148,10 @@ class Build:
 
     def metrics_port(self, component: str) -> int:
         """Where a component answers `/metrics` and `/healthz`."""
-        return self.spec.network.ports.metrics + names.COMPONENTS_WITH_METRICS.index(component)
+        first = self.spec.network.ports.metrics
+        if component in names.CSI_COMPONENTS:
+            return first
+        return first + names.COMPONENTS_WITH_METRICS.index(component)
 
 
 def split_image(image: str) -> tuple[str, str]:

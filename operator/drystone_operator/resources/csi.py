@@ -87,6 +87,7 @@ def _node_driver(build: Build) -> Json:
         plain_env("DRYSTONE_SOCKET", f"{SOCKET_DIR}/csi.sock"),
         plain_env("DRYSTONE_BLOCK_SOCKET", f"{build.run_dir}/block.sock"),
         plain_env("DRYSTONE_CONTROLLER", "false"),
+        _metrics_env(build, "csi-node"),
     ]
     mounts = [
         # What it mounts must be seen by kubelet and the pods.
@@ -94,7 +95,7 @@ def _node_driver(build: Build) -> Json:
         mount("run", build.run_dir),
         mount("dev", "/dev"),
     ]
-    main = _driver(build, env, mounts)
+    main = _driver(build, "csi-node", env, mounts)
     # Mounting below kubelet's folder with propagation back to the node needs it.
     main["securityContext"] = ROOT
     return main
@@ -198,13 +199,19 @@ def _controller_driver(build: Build) -> Json:
         plain_env("DRYSTONE_NAME", "$(POD_NAME)"),
         plain_env("DRYSTONE_SOCKET", f"{SOCKET_DIR}/csi.sock"),
         plain_env("DRYSTONE_CONTROLLER", "true"),
+        _metrics_env(build, "csi-controller"),
     ]
-    return _driver(build, env)
+    return _driver(build, "csi-controller", env)
 
 
-def _driver(build: Build, env: Sequence[Json], mounts: Sequence[Json] = ()) -> Json:
+def _metrics_env(build: Build, component: str) -> Json:
+    """On every address of the pod, which is its own."""
+    return plain_env("DRYSTONE_METRICS_LISTEN", f"0.0.0.0:{build.metrics_port(component)}")
+
+
+def _driver(build: Build, component: str, env: Sequence[Json], mounts: Sequence[Json] = ()) -> Json:
     """Our own container; ``mounts``: besides those of every driver."""
-    return container(
+    found = container(
         build,
         "csi",
         ["csi", "--config", f"{names.SETTINGS_DIR}/csi.toml"],
@@ -217,6 +224,9 @@ def _driver(build: Build, env: Sequence[Json], mounts: Sequence[Json] = ()) -> J
             *tls_mount(build),
         ],
     )
+    # Whether it is well is asked of its socket, by the sidecar: this is for figures alone.
+    port = build.metrics_port(component)
+    return {**found, "ports": [{"name": "metrics", "containerPort": port}]}
 
 
 def _sidecars(build: Build) -> list[Json]:
@@ -269,7 +279,10 @@ def _with_liveness(build: Build, containers: list[Json]) -> list[Json]:
         return containers
     driver = {
         **containers[0],
-        "ports": [{"name": "healthz", "containerPort": HEALTH_PORT}],
+        "ports": [
+            *containers[0]["ports"],
+            {"name": "healthz", "containerPort": HEALTH_PORT},
+        ],
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "healthz"},
             "initialDelaySeconds": 10,

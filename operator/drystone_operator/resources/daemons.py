@@ -175,7 +175,7 @@ def fuse(build: Build) -> Json:
         build,
         "fuse",
         ["fuse-helper", "--config", f"{names.SETTINGS_DIR}/fuse.toml"],
-        env=node_env("$(NODE_NAME)"),
+        env=[*node_env("$(NODE_NAME)"), metrics_env(build, "fuse")],
         mounts=[
             mount("settings", names.SETTINGS_DIR, read_only=True),
             # The NBD sockets of the block daemon, and a folder for each device.

@@ -105,6 +105,11 @@ class Control:
         return self._addresses[self._current]
 
     @property
+    def managers(self) -> int:
+        """How many there are."""
+        return len(self._addresses)
+
+    @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Who calls."""
         if not self._credential:

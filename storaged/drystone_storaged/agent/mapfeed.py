@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
 from typing import Final
@@ -11,12 +10,8 @@ from typing import Final
 import grpc
 
 from drystone_common.logs import get_logger
-from drystone_storaged.agent.control import (
-    BACKOFF_MAX_S,
-    BACKOFF_MIN_S,
-    Control,
-    left_with_its_manager,
-)
+from drystone_storaged.agent.control import Control, left_with_its_manager
+from drystone_storaged.agent.pauses import Pauses
 from drystone_storaged.proto import control_pb2
 
 Apply = Callable[[bytes, int | None], None]
@@ -87,7 +82,7 @@ class MapFeed:
 
     async def run_stream(self) -> None:
         """Keep the map stream open until cancelled."""
-        wait_s = BACKOFF_MIN_S
+        pauses = Pauses(self._control.managers)
         while True:
             turn = self._control.turn
             stream = self._control.stub.MapStream(
@@ -97,7 +92,7 @@ class MapFeed:
             try:
                 async for update in stream:
                     await self._take(update, None)
-                    wait_s = BACKOFF_MIN_S
+                    pauses.reset()
             except grpc.aio.AioRpcError as error:
                 _log.info("map_stream_lost", code=error.code().name, detail=error.details())
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
@@ -105,11 +100,10 @@ class MapFeed:
             except asyncio.CancelledError:
                 if not left_with_its_manager():
                     raise
-                wait_s = BACKOFF_MIN_S
+                pauses.reset()
             finally:
                 stream.cancel()
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            wait_s = min(wait_s * 2, BACKOFF_MAX_S)
+            await asyncio.sleep(pauses.next_s())
 
     async def _take(self, update: control_pb2.MapUpdate, began_us: int | None) -> None:
         if not update.map or update.revision < self.revision:

@@ -134,11 +134,11 @@ class Rest:
         """DELETE."""
         self._call("DELETE", path)
 
-    def items(self, path: str) -> Iterator[Json]:
+    def items(self, path: str, **query: str | int) -> Iterator[Json]:
         """Every item of a paged list."""
         cursor: str | None = None
         for _ in range(PAGES_MAX):
-            params: dict[str, str | int] = {"limit": PAGE}
+            params: dict[str, str | int] = {"limit": PAGE, **query}
             if cursor is not None:
                 params["cursor"] = cursor
             page = self._call("GET", path, params=params)

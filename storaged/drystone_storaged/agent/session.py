@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import grpc
 
 from drystone_common.logs import get_logger
-from drystone_storaged.agent.control import (
-    BACKOFF_MAX_S,
-    BACKOFF_MIN_S,
-    Control,
-    left_with_its_manager,
-)
+from drystone_storaged.agent.control import Control, left_with_its_manager
+from drystone_storaged.agent.pauses import MAX_S, Pauses, spread
 from drystone_storaged.proto import control_pb2
 
 OUTGOING_MAX: Final = 1024
@@ -31,9 +26,23 @@ _log = get_logger(__name__)
 
 
 class Session:
-    """Sends ``Hello`` and then what is queued; hands what arrives to a handler, in order."""
+    """Sends ``Hello`` and then what is queued; hands what arrives to a handler, in order.
 
-    def __init__(self, control: Control, hello: control_pb2.Hello, handler: Handler) -> None:
+    ``longest_s``: the longest pause after all managers were asked in vain. ``seen``: the newest
+    incarnation and revision of the metadata store that are known here.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        hello: control_pb2.Hello,
+        handler: Handler,
+        *,
+        longest_s: float = MAX_S,
+        seen: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        self._seen = seen
+        self._pauses = Pauses(control.managers, longest_s)
         self._control = control
         self._hello = hello
         self._handler = handler
@@ -56,34 +65,33 @@ class Session:
 
     async def run(self) -> None:
         """Keep a session open until cancelled."""
-        wait_s = BACKOFF_MIN_S
         while True:
             turn = self._control.turn
+            refused = False
             try:
                 await self._one()
-                wait_s = BACKOFF_MIN_S
+                self._pauses.reset()
             except grpc.aio.AioRpcError as error:
                 refused = error.code() is grpc.StatusCode.ALREADY_EXISTS
                 _log.warning("session_lost", code=error.code().name, detail=error.details())
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._control.next_manager(turn)
                 if self.connected.is_set():
-                    wait_s = BACKOFF_MIN_S
-                if refused:
-                    wait_s = REFUSED_WAIT_S
+                    self._pauses.reset()
             except asyncio.CancelledError:
                 if not left_with_its_manager():
                     raise
                 _log.info("session_closed_by_manager")
-                wait_s = BACKOFF_MIN_S
+                self._pauses.reset()
             finally:
                 self.connected.clear()
                 self._queue = None
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            wait_s = min(wait_s * 2, BACKOFF_MAX_S)
+            pause_s = self._pauses.next_s()
+            await asyncio.sleep(spread(REFUSED_WAIT_S) if refused else pause_s)
 
     async def _one(self) -> None:
         queue: asyncio.Queue[control_pb2.SessionUp] = asyncio.Queue(OUTGOING_MAX)
+        self._hello.incarnation, self._hello.highest_revision = self._seen()
         queue.put_nowait(control_pb2.SessionUp(hello=self._hello))
 
         # No iterator of requests: gRPC reads one in a task that it neither ends nor waits for.

@@ -23,6 +23,7 @@ from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.identity import IdentityFile
 from drystone_storaged.agent.leasepage import PageWatch, attached
 from drystone_storaged.agent.metrics_http import serving_metrics
+from drystone_storaged.agent.pauses import VOTER_MAX_S
 from drystone_storaged.agent.process import Background, run_daemon
 from drystone_storaged.agent.pump import Pump
 from drystone_storaged.agent.register import Membership, Registrant, register
@@ -30,6 +31,7 @@ from drystone_storaged.agent.session import Session
 from drystone_storaged.agent.silence import Silence, Votes
 from drystone_storaged.beacon.commands import Commands, Revocations
 from drystone_storaged.beacon.core import BeaconCore
+from drystone_storaged.beacon.figures import BeaconFigures
 from drystone_storaged.beacon.settings import BeaconSettings
 from drystone_storaged.proto import control_pb2
 
@@ -47,7 +49,7 @@ class Beacon:
         self.background = Background()
         self.silence = Silence(core, control)
         self.page = PageWatch()
-        self.session = Session(control, hello, self._on_message)
+        self.session = Session(control, hello, self._on_message, longest_s=VOTER_MAX_S)
         self.votes = Votes(core.ask_vote)
         self.revocations = Revocations(core)
         self.commands = Commands(
@@ -93,15 +95,18 @@ class Beacon:
 class BeaconMetrics:
     """What a beacon sees."""
 
-    def __init__(self, metrics: Metrics, silence: Silence) -> None:
+    def __init__(self, metrics: Metrics, silence: Silence, core: BeaconCore) -> None:
         self._silence = silence
         self._quorum = metrics.gauge(
             "in_quorum", "1 while this node hears more than half of the voters."
         )
         self._silent = metrics.gauge("silent_nodes", "Nodes that were not heard for 750 ms.")
+        self.figures = BeaconFigures(core)
+        metrics.registry.register(self.figures)
 
     def refresh(self) -> None:
         """Bring the gauges up to date."""
+        self.figures.scraped()
         self._quorum.set(1 if self._silence.in_quorum else 0)
         self._silent.set(len(self._silence.silent))
 
@@ -176,10 +181,11 @@ async def serve(settings: BeaconSettings) -> None:
         hello = control_pb2.Hello(instance=boot, version=__version__, beacon_addr=address)
         beacon = Beacon(control, core, hello)
         metrics = Metrics("beacon", __version__)
-        gauges = BeaconMetrics(metrics, beacon.silence)
+        gauges = BeaconMetrics(metrics, beacon.silence, core)
         await stack.enter_async_context(
             serving_metrics(metrics, settings.metrics_listen, gauges.refresh)
         )
+        beacon.background.start(gauges.figures.run(), "figures")
         await beacon.run()
 
 

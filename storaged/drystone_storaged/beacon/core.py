@@ -36,6 +36,10 @@ class BeaconCore(Protocol):
         """Take the server its lease."""
         ...
 
+    def stats(self) -> str:
+        """Figures of the thread, as JSON."""
+        ...
+
     def stop(self) -> None:
         """Withdraw every lease and end the thread; blocks up to 2 s."""
         ...

@@ -72,10 +72,14 @@ class VolumeFigures(Collector):
 
     def __init__(self) -> None:
         self._volumes: Mapping[str, Mapping[str, Any]] = {}
+        self._stalls: Mapping[str, int] = {}
 
     def take(self, volumes: Mapping[str, Mapping[str, Any]]) -> None:
         """Show these figures of the engine, by volume number, from here on."""
         self._volumes = {format_id(int(v)): found["io"] for v, found in volumes.items()}
+        self._stalls = {
+            format_id(int(v)): found["counters"]["stall_us"] for v, found in volumes.items()
+        }
 
     def collect(self) -> Iterable[Metric]:
         """Give every family, also when nothing is attached."""
@@ -85,6 +89,14 @@ class VolumeFigures(Collector):
                 counter.add_metric([volume], io[kind][figure])
             yield counter
         yield self._errors()
+        stall = CounterMetricFamily(
+            _name("stall_seconds"),
+            "Time in which a write waited for copies: for enough of them, for room, or an answer.",
+            labels=["volume"],
+        )
+        for volume, stall_us in self._stalls.items():
+            stall.add_metric([volume], stall_us / US)
+        yield stall
         gauge = GaugeMetricFamily(
             _name("in_flight_requests"), "Requests that wait for their answer.", labels=["volume"]
         )

@@ -13,6 +13,9 @@ from drystone_storaged.cluster.records import Cluster, Voters
 from drystone_storaged.cluster.store import Compare, MetadataStore, Put
 from drystone_storaged.cluster.txn import read_record
 
+FOREIGN_SHOWN: Final = 3  # enough to see whose they are
+KEY_SHOWN_MAX: Final = 80
+
 FEATURE_LEVEL: Final = 1
 """Highest feature level of this program."""
 
@@ -29,6 +32,7 @@ async def ensure_cluster(
 
     Several managers may come at once: the first one's master key counts, another is refused.
     """
+    await _check_free(store)
     await store.txn(
         [Compare.absent(keys.CLUSTER)],
         [
@@ -51,6 +55,23 @@ async def ensure_cluster(
             hint="run a newer version of the program",
         )
     return found[0]
+
+
+async def _check_free(store: MetadataStore) -> None:
+    """A cluster is founded in an empty namespace only: what lies there is somebody's."""
+    if await store.get(keys.CLUSTER) is not None:
+        return
+    found = await store.range("/", limit=FOREIGN_SHOWN)
+    # Another manager may have founded it between the two looks: then these keys are its.
+    if not found.items or await store.get(keys.CLUSTER) is not None:
+        return
+    shown = ", ".join(repr(item.key[:KEY_SHOWN_MAX]) for item in found.items)
+    raise DataError(
+        f"the metadata store holds no cluster, and keys that are none of ours ({shown})",
+        code="store_foreign",
+        hint="choose a namespace of its own (etcd_namespace); if it is the right one, somebody "
+        "removed a part of a cluster: restore the store, nothing is written over it",
+    )
 
 
 async def _check_master(store: MetadataStore, mine: bytes) -> None:

@@ -9,10 +9,12 @@ from typing import Final
 from drystone_common.errors import ConflictError, DataError, InvalidArgumentError, NotFoundError
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.codec import decode, encode
+from drystone_storaged.cluster.health import Blow
 from drystone_storaged.cluster.ids import IdAllocator
-from drystone_storaged.cluster.records import Cluster, Drive, DriveState, Node
-from drystone_storaged.cluster.store import Compare, KeyValue, MetadataStore, Put
-from drystone_storaged.cluster.txn import read_all, read_record, retrying
+from drystone_storaged.cluster.maprecords import read_drives
+from drystone_storaged.cluster.records import Cluster, Drive, DriveHealth, DriveState, Node
+from drystone_storaged.cluster.store import Compare, KeyValue, MetadataStore, Op, Put
+from drystone_storaged.cluster.txn import read_record, retrying
 
 STOPPED: Final = "the server was stopped"
 """What a server says of its drives when it ends in order."""
@@ -20,7 +22,14 @@ STOPPED: Final = "the server was stopped"
 REMOVED: Final = "taken out of use"
 """Why a drive is down that an operator does not want any more: nothing is wrong with it."""
 
+HELD: Final = "it was slow or hung, and has to pass a test before it serves again"
+EJECTED: Final = "ejected: it was slow or hung too often"
+
 SERIAL_MAX: Final = 256  # device serials have under 100 characters, file identities too
+
+
+DOWN_PER_TXN: Final = 100
+"""More drives than a machine has; etcd takes 128 operations."""
 
 
 class EvidenceExpiredError(ConflictError):
@@ -97,8 +106,9 @@ class DriveService:
             raise DataError(
                 "the drive has seen a newer metadata store than this one",
                 code="store_too_old",
-                hint="the store is an older one, such as a restored backup: stop the manager and "
-                "put the newest store back; an old one hands numbers out again that are in use",
+                hint="the store is an older one, such as a restored backup: stop the managers and "
+                "put the newest store back; an old one hands numbers out again that are in use. "
+                "Where there is no newer one: `drystone recover metadata`",
             )
 
     async def _add(self, node: Node, request: OpenRequest) -> Opened | None:
@@ -150,19 +160,33 @@ class DriveService:
         return Opened(opened, done.revision) if done.succeeded else None
 
     async def report(
-        self, node: Node, number: int, nonce: int, state: DriveState, why: str
+        self,
+        node: Node,
+        number: int,
+        nonce: int,
+        state: DriveState,
+        why: str,
+        *,
+        needed: bool = False,
     ) -> Drive:
-        """Record that a drive is ready (up) or not (down); void for another open of it."""
+        """Record that a drive is ready (up) or not (down); void for another open of it.
+
+        One that was dropped because it was slow is ready and stays down until it passed its test;
+        not where it is ``needed``, because it could not be dropped: nobody waits for a test then.
+        """
+        ready = state is DriveState.UP
 
         async def attempt() -> Drive | None:
             found = await read_record(self._store, keys.drive(number), Drive)
             drive = self._own(node, number, nonce, found[0] if found else None)
             if found is None:
                 return None
-            previous = 0 if state is DriveState.UP else drive.previous_nonce
+            # Read after the drive: a drop writes both, and voids what was read before it.
+            held = await self._held(number) if ready and not needed else ""
             new = replace(
-                drive, state=state, reason=why[:200], previous_nonce=previous,
-                proven=drive.proven or state is DriveState.UP, ended=state is not DriveState.UP,
+                drive, state=DriveState.DOWN if held else state, reason=held or why[:200],
+                previous_nonce=0 if ready else drive.previous_nonce,
+                proven=drive.proven or ready, ended=not ready,
             )  # fmt: skip
             if new == drive:
                 return drive
@@ -172,6 +196,13 @@ class DriveService:
             return new if done.succeeded else None
 
         return await retrying(attempt, f"drive {number}")
+
+    async def _held(self, number: int) -> str:
+        """Why a drive may not be up yet; empty if it may."""
+        found = await read_record(self._store, keys.health(number), DriveHealth)
+        if found is None or not found[0].out:
+            return ""
+        return EJECTED if found[0].ejected else HELD
 
     async def check(self, node: Node, number: int, nonce: int) -> Drive:
         """The drive, if this node holds it under this nonce."""
@@ -196,33 +227,64 @@ class DriveService:
         return Compare.mod(keys.drive(number), found[1].mod_revision if found else 0)
 
     async def set_down(
-        self, observed: Mapping[int, int], why: str, *, ended: bool
+        self, observed: Mapping[int, int], why: str, *, ended: bool, blow: Blow | None = None
     ) -> list[Compare]:
         """Record that drives do not serve; ``observed`` is each record's revision at that time.
 
-        ``ended``: see ``Drive``; only for proofs that need no wait.
+        ``ended``: see ``Drive``; only for proofs that need no wait. ``blow`` is written with it.
 
         Gives conditions for the drop that follows: nobody opened them or reported them ready
         since. ``EvidenceExpiredError`` when somebody did already.
         """
-        return [await self._set_down(n, observed[n], why, ended) for n in sorted(observed)]
+        conditions: list[Compare] = []
+        numbers = sorted(observed)
+        for start in range(0, len(numbers), DOWN_PER_TXN):
+            group = {n: observed[n] for n in numbers[start : start + DOWN_PER_TXN]}
+            conditions += await self._set_down(group, why, ended, blow)
+        return conditions
 
-    async def _set_down(self, number: int, revision: int, why: str, ended: bool) -> Compare:
-        key = keys.drive(number)
-        found = await read_record(self._store, key, Drive)
-        if found is None or found[1].mod_revision != revision:
-            raise EvidenceExpiredError(f"drive {number} changed since it was looked at")
-        if found[0].state is not DriveState.UP:
-            return Compare.mod(key, revision)
-        new = replace(found[0], state=DriveState.DOWN, reason=why[:200], ended=ended)
-        done = await self._store.txn([Compare.mod(key, revision)], [Put(key, encode(new))])
-        if not done.succeeded:
-            raise EvidenceExpiredError(f"drive {number} changed since it was looked at")
-        return Compare.mod(key, done.revision)
+    async def _set_down(
+        self, observed: Mapping[int, int], why: str, ended: bool, blow: Blow | None
+    ) -> list[Compare]:
+        """In one transaction: a node's loss is one change of the map, not one for each drive."""
+        revisions = {keys.drive(number): revision for number, revision in observed.items()}
+        changes: list[Op] = []
+        for key, revision in revisions.items():
+            found = await read_record(self._store, key, Drive)
+            if found is None or found[1].mod_revision != revision:
+                raise _changed(key)
+            if found[0].state is DriveState.UP:
+                new = replace(found[0], state=DriveState.DOWN, reason=why[:200], ended=ended)
+                changes.append(Put(key, encode(new)))
+        if changes:
+            compares = [Compare.mod(change.key, revisions[change.key]) for change in changes]
+            strike = ([], []) if blow is None else ([blow.condition], [blow.put])
+            done = await self._store.txn([*compares, *strike[0]], [*changes, *strike[1]])
+            if not done.succeeded:
+                raise _changed(", ".join(change.key for change in changes))
+            revisions |= {change.key: done.revision for change in changes}
+        return [Compare.mod(key, revision) for key, revision in revisions.items()]
+
+    async def set_evacuating(self, number: int, *, wanted: bool) -> Drive:
+        """Record that a drive shall be emptied, or shall be no longer."""
+
+        async def attempt() -> Drive | None:
+            found = await read_record(self._store, keys.drive(number), Drive)
+            if found is None or found[0].state is DriveState.GONE:
+                raise NotFoundError(f"there is no drive {number}", code="drive_not_found")
+            new = replace(found[0], evacuating=wanted)
+            if new == found[0]:
+                return new
+            done = await self._store.txn(
+                [Compare.mod(found[1].key, found[1].mod_revision)], [Put(found[1].key, encode(new))]
+            )
+            return new if done.succeeded else None
+
+        return await retrying(attempt, f"drive {number}")
 
     async def list(self) -> list[Drive]:
-        """Every drive, gone ones included."""
-        return await read_all(self._store, keys.DRIVES, Drive)
+        """Every drive that can be read, gone ones included."""
+        return (await read_drives(self._store))[0]
 
     async def find(self, which: str) -> Drive:
         """A drive by number or uuid."""
@@ -240,6 +302,10 @@ class DriveService:
                 hint="see `drystone drive list`",
             )
         return decode(Drive, found.value)
+
+
+def _changed(what: str) -> EvidenceExpiredError:
+    return EvidenceExpiredError(f"{what} changed since it was looked at")
 
 
 def _check_reopen(

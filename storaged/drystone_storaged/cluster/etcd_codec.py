@@ -43,11 +43,13 @@ class Codec:
 
     def key(self, key: str) -> bytes:
         """A key as etcd has it."""
-        return self._before + key.encode("ascii")
+        return self._before + key.encode("ascii", "surrogateescape")
 
     def text(self, key: bytes) -> str:
         """A key as the store has it."""
-        return key[len(self._before) :].decode("ascii")
+        # Ours are ASCII. Somebody else's are any bytes: they stay what they are, both ways, so that
+        # they can be paged over and named, and are never taken for one of ours.
+        return key[len(self._before) :].decode("ascii", "surrogateescape")
 
     def range(
         self, prefix: str, *, after: str, limit: int, min_mod_revision: int

@@ -189,6 +189,8 @@ class FenceService:
         self._nonce = random_nonce
         self._proof_s = proof_s
         self._poll_s = poll_s
+        self.on_proven: list[Callable[[Volume], None]] = []
+        """Called when the fence of a volume is proven."""
 
     async def publish(self, number: int, node: str, mode: AttachMode) -> Volume:
         """Allow a node to attach."""
@@ -263,7 +265,10 @@ class FenceService:
 
     async def _proven(self, volume: Volume) -> Volume:
         generation = volume.generation
-        return await self._volumes.update(volume.id, lambda v: plan_proven(v, generation))
+        done = await self._volumes.update(volume.id, lambda v: plan_proven(v, generation))
+        for call in self.on_proven:
+            call(done)
+        return done
 
     async def _prove(self, volume: Volume, patience: _Patience) -> None:
         proven: set[int] = set()
@@ -271,6 +276,8 @@ class FenceService:
             # Held for one look only: who waits for a drive keeps nobody from asking others.
             async with patience.gate:
                 state = await read_state(self._store)
+                if volume.pool in state.unreadable_pools:
+                    raise _unreadable(volume)
                 missing = members_of(state, {volume.pool}) - proven
                 if not missing:
                     return
@@ -295,6 +302,15 @@ class FenceService:
         )
 
 
+def _unreadable(volume: Volume) -> DeadlineError:
+    return DeadlineError(
+        f"volume {volume.name}: the fence is ordered but which drives must confirm it is not "
+        "known, a record of its pool in the metadata store cannot be read",
+        code="fence_unproven",
+        hint="repair the record that `drystone status` names, then repeat",
+    )
+
+
 def members_of(state: MapState, pools: set[int]) -> set[int]:
     """Every in-sync or joining drive of these pools."""
     return {
@@ -306,5 +322,7 @@ def by_node(state: MapState, drives: set[int]) -> dict[str, list[int]]:
     """Group drives by the uuid of their node."""
     groups: dict[str, list[int]] = defaultdict(list)
     for drive in sorted(drives):
-        groups[state.drives[drive].node].append(drive)
+        # Of one that cannot be looked up nobody is asked, and nobody has answered.
+        known = state.drives.get(drive)
+        groups[known.node if known is not None else ""].append(drive)
     return dict(groups)

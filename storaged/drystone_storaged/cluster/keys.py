@@ -11,6 +11,8 @@ CLUSTER: Final = "/cluster"
 MASTER: Final = "/master"
 """A fingerprint of the master key: managers with another key must not take part."""
 VOTERS: Final = "/voters"
+RECOVERY: Final = "/recovery"
+"""Stands while a recovery is under way: no manager leads such a store."""
 
 POOLS: Final = "/pool/"
 VOLUMES: Final = "/vol/"
@@ -24,6 +26,11 @@ SUSPECTS: Final = "/suspect/"
 TASKS: Final = "/task/"
 JOIN_TOKENS: Final = "/join/"
 WANTED: Final = "/wanted/"
+MAINTENANCE: Final = "/maintenance/"
+EVENTS: Final = "/event/"
+HEALTH: Final = "/health/"
+SCRUBS: Final = "/scrub/"
+COMPARES: Final = "/compare/"
 
 
 NAME_MAX: Final = 63
@@ -95,6 +102,11 @@ def drive(drive_id: int) -> str:
     return f"{DRIVES}{drive_id:08x}"
 
 
+def health(drive_id: int) -> str:
+    """What is held against a drive; not below ``/drive/``, whose values are all drives."""
+    return f"{HEALTH}{drive_id:08x}"
+
+
 def orders(pool_id: int) -> str:
     """Prefix of the orders to a pool's drives."""
     return f"{ORDERS}{pool_id:04x}/"
@@ -123,6 +135,26 @@ def join_token(digest_hex: str) -> str:
 def wanted(node_hex: str) -> str:
     """The devices that one node shall serve; not below ``/node/``, whose values are all nodes."""
     return f"{WANTED}{node_hex}"
+
+
+def maintenance(node_hex: str) -> str:
+    """That somebody works on a node; not below ``/node/``, whose values are all nodes."""
+    return f"{MAINTENANCE}{node_hex}"
+
+
+def scrub(drive_id: int) -> str:
+    """How the last scrub of a drive ended; not below ``/drive/``, whose values are all drives."""
+    return f"{SCRUBS}{drive_id:08x}"
+
+
+def compare(pool_id: int) -> str:
+    """How the last comparison of a pool's copies ended."""
+    return f"{COMPARES}{pool_id:04x}"
+
+
+def event(second: int, tail: str) -> str:
+    """Something that happened; sorted by time for the next thirty thousand years."""
+    return f"{EVENTS}{second:012d}{tail}"
 
 
 def device(digest_hex: str) -> str:

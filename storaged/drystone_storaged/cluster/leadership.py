@@ -22,6 +22,7 @@ from drystone_storaged.cluster.store import (
     Put,
     StoreUnavailableError,
 )
+from drystone_storaged.cluster.vacancy import Vacancy
 
 TTL_S: Final = 2.0  # the row "leader lease expiry + election" of the time budget
 KEEPALIVE_S: Final = 0.5  # three may be lost before the lease ends
@@ -48,6 +49,8 @@ class Leadership:
     def __init__(self, store: MetadataStore, name: str) -> None:
         self._store = store
         self._name = name
+        self._vacancy = Vacancy(store)
+        self._seen = 0
         self._lease = 0
         self._created = 0
         self._ready = False
@@ -104,7 +107,9 @@ class Leadership:
     async def campaign(self) -> bool:
         """Try once to become leader."""
         await self._withdraw()
-        if await self._store.get(keys.LEADER) is not None:
+        found = await self._store.get(keys.LEADER)
+        self._seen = found.mod_revision if found else 0
+        if found is not None:
             return False
         for check in self.before_claim:
             await check()
@@ -116,6 +121,7 @@ class Leadership:
             [Put(keys.LEADER, self._name.encode(), self._lease)],
         )
         if done.succeeded:
+            self._vacancy.stop()
             self._created, self._kept, self._ready = done.revision, began, False
         return self.holds
 
@@ -135,6 +141,7 @@ class Leadership:
         """Give leadership up at once; who resigns has stopped before."""
         self._created, self._ready = 0, False
         self._lost.set()
+        self._vacancy.stop()
         await self._withdraw()
 
     def forsake(self) -> None:
@@ -149,7 +156,7 @@ class Leadership:
     async def rest(self) -> None:
         """Return when it is time for the next ``keepalive`` or ``campaign``."""
         if not self.holds:
-            await asyncio.sleep(KEEPALIVE_S)
+            await self._vacancy.wait(self._seen, KEEPALIVE_S)
             return
         self._lost.clear()
         with contextlib.suppress(TimeoutError):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
-from drystone_common.errors import UnavailableError
+from drystone_common.errors import DataError, UnavailableError
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.codec import decode
+from drystone_storaged.cluster.maprecords import (
+    Kind,
+    MapRecords,
+    Refused,
+    Shard,
+    Stamp,
+    read_map_records,
+)
 from drystone_storaged.cluster.membership import PgRef, effective_min_insync
 from drystone_storaged.cluster.pgmap import (
     SHARD_PGS,
@@ -18,31 +26,12 @@ from drystone_storaged.cluster.pgmap import (
     MapDrive,
     MapPool,
     PgRecord,
-    decode_shard,
     encode_shard,
 )
 from drystone_storaged.cluster.records import Cluster, Drive, Pool
-from drystone_storaged.cluster.store import Compare, KeyValue, MetadataStore, Op, Put
+from drystone_storaged.cluster.store import Compare, MetadataStore, Op, Put
 
 SHARDS_PER_TXN: Final = 32  # 8192 PGs: a drop from the largest pool is one transaction
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A stored shard with the revision that a change must compare."""
-
-    pool: int
-    index: int
-    mod_revision: int
-    value: bytes
-    decoded: list[tuple[PgRecord, ...]] = field(default_factory=list, compare=False, repr=False)
-    """At most one: a map that stays the same is asked for its groups again and again."""
-
-    def records(self) -> tuple[PgRecord, ...]:
-        """Its placement groups, in order."""
-        if not self.decoded:
-            self.decoded.append(decode_shard(self.value))
-        return self.decoded[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +46,45 @@ class MapState:
     pools: dict[int, Pool]
     shards: tuple[Shard, ...]
     drive_revisions: dict[int, int]
+    refused: tuple[Refused, ...] = ()
+    """Keys that are set aside. The drives and pools of unreadable ones are in none of the above."""
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+
+    @property
+    def unreadable_pools(self) -> frozenset[int]:
+        """Pools of which a record cannot be read: what they hold, and where, is not known."""
+        return frozenset(r.number for r in self.refused if r.kind is Kind.POOL)
+
+    @property
+    def unreadable_drives(self) -> frozenset[int]:
+        """Drives whose record cannot be read: whether they serve, and where, is not known."""
+        return frozenset(r.number for r in self.refused if r.kind is Kind.DRIVE)
+
+    def require(self, pools: Iterable[int] | None = None) -> None:
+        """Refuse what depends on these pools (all of them, and all drives) where one is damaged."""
+        among = None if pools is None else frozenset(pools)
+        for one in self.refused:
+            mine = one.kind is Kind.POOL and (among is None or one.number in among)
+            if mine or (among is None and one.kind is Kind.DRIVE):
+                raise _unreadable(one)
+
+    def require_drives(self, drives: Iterable[int]) -> None:
+        """Refuse what depends on one of these drives where its record is damaged."""
+        wanted = frozenset(drives)
+        for one in self.refused:
+            if one.kind is Kind.DRIVE and one.number in wanted:
+                raise _unreadable(one)
 
     def pgs(self, pool: int | None = None) -> dict[PgRef, PgRecord]:
-        """Every PG, or those of one pool."""
+        """Every PG, or those of one pool; ``DataError`` where one of them cannot be read.
+
+        So whoever looks for what is *not* there never takes a damaged shard for an empty one.
+        """
+        self.require(self.unreadable_pools if pool is None else [pool])
+        return self.known_pgs(pool)
+
+    def known_pgs(self, pool: int | None = None) -> dict[PgRef, PgRecord]:
+        """The PGs that can be read: for figures, and for changes that are made PG by PG."""
         return {
             PgRef(shard.pool, shard.index * SHARD_PGS + i): record
             for shard in self.shards
@@ -76,6 +101,23 @@ class MapState:
             self.revision,
             tuple(_map_drive(self.drives[i]) for i in sorted(self.drives)),
             tuple(self._map_pool(self.pools[i]) for i in sorted(self.pools)),
+        )
+
+    def records(self) -> MapRecords:
+        """The part that was read below the two prefixes."""
+        return MapRecords(
+            self.drives, self.drive_revisions, self.pools, self.shards, self.refused, self.stamps
+        )
+
+    def telling(self, told: MapRecords) -> MapState:
+        """The same moment as it is told: nothing is set aside in it any more."""
+        return replace(
+            self,
+            drives=told.drives,
+            pools=told.pools,
+            shards=told.shards,
+            refused=(),
+            stamps=told.stamps,
         )
 
     def _map_pool(self, pool: Pool) -> MapPool:
@@ -109,36 +151,30 @@ async def _read_parts(store: MetadataStore) -> MapState:
         raise UnavailableError("the cluster is not initialised yet", code="not_initialised")
     incarnation = await store.get(keys.INCARNATION)
     level = await store.get(keys.FEATURE_LEVEL)
-    drives = await _range_all(store, keys.DRIVES)
-    pools = await _range_all(store, keys.POOLS)
+    found = await read_map_records(store)
     fixed = [kv for kv in (cluster, incarnation, level) if kv is not None]
-    known = [(decode(Drive, kv.value), kv.mod_revision) for kv in drives]
-    infos = [decode(Pool, kv.value) for kv in pools if kv.key.endswith("/info")]
     return MapState(
         decode(Cluster, cluster.value),
         int(incarnation.value) if incarnation else 1,
         int(level.value) if level else 1,
-        max(kv.mod_revision for kv in (*fixed, *drives, *pools)),
-        {d.id: d for d, _ in known},
-        {p.id: p for p in infos},
-        tuple(_shard(kv) for kv in pools if "/map/" in kv.key),
-        {d.id: revision for d, revision in known},
+        max(found.revision, *(kv.mod_revision for kv in fixed)),
+        found.drives,
+        found.pools,
+        found.shards,
+        found.drive_revisions,
+        found.refused,
+        found.stamps,
     )
 
 
-async def _range_all(store: MetadataStore, prefix: str) -> list[KeyValue]:
-    out: list[KeyValue] = []
-    more = True
-    while more:
-        page = await store.range(prefix, after=out[-1].key if out else "")
-        out += page.items
-        more = page.more
-    return out
-
-
-def _shard(kv: KeyValue) -> Shard:
-    _, _, pool, _, index = kv.key.split("/")
-    return Shard(int(pool, 16), int(index, 16), kv.mod_revision, kv.value)
+def _unreadable(one: Refused) -> DataError:
+    return DataError(
+        f"the record {one.key} in the metadata store cannot be read ({one.why}): what depends on "
+        "it is refused",
+        code="record_damaged",
+        hint="stop who writes there, and put back exactly the value that it had before; see "
+        "`drystone status`",
+    )
 
 
 def _map_drive(drive: Drive) -> MapDrive:
@@ -187,7 +223,7 @@ async def _write_shards(
     ops: list[Op] = list(also)
     for shard, records in group:
         key = keys.shard(shard.pool, shard.index)
-        pgs = list(decode_shard(shard.value))
+        pgs = list(shard.records())
         for index, record in records.items():
             pgs[index] = record
         compares.append(Compare.mod(key, shard.mod_revision))

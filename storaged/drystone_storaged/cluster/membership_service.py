@@ -37,6 +37,16 @@ class Changed:
     refused: tuple[PgRef, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the map that was written: for figures and events, never for a decision."""
+
+    before: MapState
+    changed: Mapping[PgRef, PgRecord]
+    what: str
+    reason: str
+
+
 Plan = Callable[[MapState], tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]]
 
 
@@ -55,6 +65,8 @@ class MembershipService:
         self._leadership = leadership
         self._monotonic = monotonic
         self._wall = wall
+        self.on_changed: list[Callable[[Change], None]] = []
+        """Called with each change that was written."""
 
     async def drop(
         self,
@@ -78,14 +90,14 @@ class MembershipService:
         def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
             if self._monotonic() - evidence.at_s > EVIDENCE_TTL_S or not still_valid(state):
                 raise EvidenceExpiredError(f"dropping drives {sorted(drives)}: evidence is void")
-            pgs = state.pgs()
+            pgs = state.known_pgs()
             chosen = pgs if only is None else {ref: pgs[ref] for ref in only if ref in pgs}
             if joining:
                 chosen = {r: pg for r, pg in chosen.items() if any(map(pg.joiner, drives))}
             now_s = int(self._wall())
             return membership.plan_drop(chosen, drives, now_s, blank=blank, live=live)
 
-        return await self._run(plan, "a drop", conditions)
+        return await self._run(plan, "a drop", conditions, reason=evidence.reason)
 
     async def join_wanted(self, *, exclude: Collection[int] = ()) -> Changed:
         """Join every drive that is up and wanted and not a member, ``exclude`` apart."""
@@ -94,7 +106,7 @@ class MembershipService:
             up = frozenset(d.id for d in state.drives.values() if d.state is DriveState.UP)
             up -= frozenset(exclude)
             changed: dict[PgRef, PgRecord] = {}
-            for ref, record in state.pgs().items():
+            for ref, record in state.known_pgs().items():
                 new = record
                 # One joiner a PG and step: two at once would double the load for one gain.
                 if not record.joining:
@@ -113,7 +125,7 @@ class MembershipService:
         def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
             changed: dict[PgRef, PgRecord] = {}
             refused: list[PgRef] = []
-            pgs = state.pgs()
+            pgs = state.known_pgs()
             for ref, wanted in completed.items():
                 for drive, epoch in wanted:
                     record = pgs.get(ref)
@@ -146,6 +158,8 @@ class MembershipService:
                     code="pg_not_found",
                     hint="`drystone map` lists the PGs of every pool",
                 )
+            # Whether a copy on a drive that nobody can look up is lost is not known.
+            state.require_drives((*record.members(), *(o.drive for o in record.out)))
             up = {d.id for d in state.drives.values() if d.state is DriveState.UP}
             if up.intersection(record.insync):
                 raise ConflictError(
@@ -170,6 +184,7 @@ class MembershipService:
         what: str,
         extra: Sequence[Compare] = (),
         also: Callable[[], Sequence[Op]] = tuple,
+        reason: str = "",
     ) -> Changed:
         async def attempt() -> Changed | None:
             conditions = [self._leadership.compare(), *extra]
@@ -180,6 +195,8 @@ class MembershipService:
             if not await write_pgs(self._store, state, changed, conditions, also()):
                 await self._check_conditions(extra)
                 return None
+            for call in self.on_changed:
+                call(Change(state, changed, what, reason))
             after = await read_state(self._store)
             return Changed(after.revision, tuple(changed), refused)
 

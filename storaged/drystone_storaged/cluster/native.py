@@ -91,6 +91,8 @@ class ExtensionNative:
             "drives": drives, "pg_count": spec.pg_count, "copies": spec.copies,
             "domain": "fault-set", "salt": spec.pool,
         }  # fmt: skip
+        if spec.current:
+            wanted |= {"current": spec.current, "closed": spec.closed}
         placed = json.loads(drystone_native.place_pool(json.dumps(wanted)))
         return [tuple(pg) for pg in placed["pgs"]]
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from drystone_common.errors import (
     AlreadyExistsError,
     ConflictError,
+    DataError,
     NotFoundError,
     UnauthenticatedError,
 )
 from drystone_common.ids import parse_name
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.codec import decode, encode
+from drystone_storaged.cluster.maprecords import Kind, read_drives
 from drystone_storaged.cluster.records import Drive, DriveState, JoinToken, Node, Voters
 from drystone_storaged.cluster.store import Compare, Delete, KeyValue, MetadataStore, Op, Put
 from drystone_storaged.cluster.txn import read_all, read_record, retrying
@@ -202,6 +205,7 @@ class NodeService:
         ops: list[Op] = [Delete(keys.name("node", name)), Delete(node_key(role, node.uuid))]
         compares: list[Compare] = []
         if role == "server":
+            ops.append(Delete(keys.maintenance(node.uuid)))
             beacon = await self._store.get(name_key("beacon", name))
             if beacon is not None:
                 uuid = beacon.value.decode().partition("/")[2]
@@ -210,7 +214,7 @@ class NodeService:
             wanted_compares, wanted_ops = await WantedService(self._store).forgetting(node.uuid)
             compares += wanted_compares
             ops += wanted_ops
-            for drive in await read_all(self._store, keys.DRIVES, Drive):
+            for drive in await self._all_drives():
                 if drive.node == node.uuid and drive.state is not DriveState.GONE:
                     key = keys.drive(drive.id)
                     found = await self._store.get(key)
@@ -221,6 +225,18 @@ class NodeService:
         if not done.succeeded:
             raise ConflictError(f"node {name} changed meanwhile; try again", code="contended")
         return role, node
+
+    async def _all_drives(self) -> Sequence[Drive]:
+        drives, refused = await read_drives(self._store)
+        bad = next((r for r in refused if r.kind is Kind.DRIVE), None)
+        if bad is not None:
+            raise DataError(
+                f"the record {bad.key} in the metadata store cannot be read: whether that drive "
+                "is the node's is not known",
+                code="record_damaged",
+                hint="repair the record that `drystone status` names, then repeat",
+            )
+        return drives
 
 
 async def change_voters(

@@ -59,7 +59,11 @@ class OrderService:
             state = await read_state(self._store) if page.items else None
             for item in page.items:
                 order = decode(Order, item.value)
-                if state is not None and not await self._carry_out(state, order, item.mod_revision):
+                if state is None:
+                    continue
+                # Where who holds the layer is not known it waits; others go on.
+                unknown = order.pool in state.unreadable_pools
+                if unknown or not await self._carry_out(state, order, item.mod_revision):
                     left += 1
             more = page.more
             after = page.items[-1].key if page.items else ""
@@ -69,7 +73,7 @@ class OrderService:
         required, absent = holders(state, order.pool)
         valid = set(order.confirmed) - absent
         open_drives = required - valid - absent
-        up = {d for d in open_drives if state.drives[d].state is DriveState.UP}
+        up = {d.id for d in state.drives.values() if d.state is DriveState.UP} & open_drives
         done = set(await self._sender.free_layer(order, by_node(state, up))) if up else set()
         confirmed = tuple(sorted(valid | (done & up)))
         key = keys.order(order.pool, order.id)
@@ -84,6 +88,7 @@ class OrderService:
     async def _same_holders(self, state: MapState, pool: int) -> bool:
         # Who had to confirm is taken from one map revision, which must still be the current one.
         now = await read_state(self._store)
+        now.require([pool])
         return now.revision == state.revision or holders(now, pool) == holders(state, pool)
 
     async def pending(self, drive: int, pools: Collection[int]) -> list[Order]:

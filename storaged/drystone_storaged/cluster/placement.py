@@ -28,6 +28,10 @@ class PlacementSpec:
     pg_count: int
     copies: int
     drives: tuple[PlacementDrive, ...]
+    current: tuple[tuple[int, ...], ...] = ()
+    """Drives of every PG now: the fewest places change. Empty = a new pool."""
+    closed: tuple[int, ...] = ()
+    """Drives that keep what ``current`` gives them and get nothing more."""
 
 
 def domains_of(drives: Sequence[PlacementDrive]) -> set[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
 
 from drystone_common.errors import (
     AlreadyExistsError,
     ConflictError,
+    DataError,
     InvalidArgumentError,
     NotFoundError,
 )
@@ -18,6 +20,7 @@ from drystone_common.ids import parse_name
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.codec import encode
 from drystone_storaged.cluster.ids import IdAllocator
+from drystone_storaged.cluster.maprecords import read_drives
 from drystone_storaged.cluster.native import Native
 from drystone_storaged.cluster.pgmap import PGS_MAX, SHARD_PGS, PgRecord, encode_shard
 from drystone_storaged.cluster.placement import (
@@ -26,12 +29,23 @@ from drystone_storaged.cluster.placement import (
     pg_count_for,
     width_of,
 )
-from drystone_storaged.cluster.records import Drive, DriveState, FailureDomain, Node, Pool, Volume
+from drystone_storaged.cluster.records import (
+    Drive,
+    DriveState,
+    FailureDomain,
+    Node,
+    Pool,
+    Rebalance,
+    Volume,
+)
 from drystone_storaged.cluster.store import Compare, Delete, MetadataStore, Op, Put
 from drystone_storaged.cluster.txn import read_all, read_record, retrying
 
 COPIES_MAX: Final = 4  # a PG has at most 8 members, and each copy may be joined by a new one
 NAMED_MAX: Final = 3  # volumes in a message; their number says the rest
+OUT_TIME_MIN_S: Final = 10  # a server that restarts must not cost a copy of all that it holds
+SCRUB_DAYS_MAX: Final = 365  # rot that nobody looks for in a year is on other copies by then
+OUT_TIME_MAX_S: Final = 7 * 86_400  # longer is never, and that has a value of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,21 @@ class PoolSpec:
     failure_domain: FailureDomain = FailureDomain.AUTO
     drive_class: str = ""
     pg_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolChanges:
+    """What a pool shall be from now on; None = as it is."""
+
+    min_insync: int | None = None
+    out_time_s: int | None = None
+    rebalance: Rebalance | None = None
+    scrub_days: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that change."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in named if value is not None}
 
 
 class PoolService:
@@ -97,11 +126,12 @@ class PoolService:
 
     async def _candidates(self, spec: PoolSpec) -> list[tuple[Drive, Node]]:
         nodes = {n.uuid: n for n in await read_all(self._store, keys.NODES, Node)}
-        drives = await read_all(self._store, keys.DRIVES, Drive)
+        drives, _ = await read_drives(self._store)
         out = [
             (d, nodes[d.node])
             for d in drives
             if d.state is DriveState.UP
+            and not d.evacuating
             and d.node in nodes
             and spec.drive_class in ("", d.drive_class)
         ]
@@ -146,16 +176,16 @@ class PoolService:
         found = await self._store.get(keys.pool(pool.id))
         return pool, [Compare.created(keys.pool(pool.id), found.create_revision if found else 0)]
 
-    async def set_min_insync(self, name: str, min_insync: int) -> Pool:
-        """Change how many copies must be in sync for writes; clients follow with the next map."""
+    async def change(self, name: str, wanted: PoolChanges) -> Pool:
+        """Change what may change in a pool that is in use; clients follow with the next map."""
 
         async def attempt() -> Pool | None:
             pool = await self.find(name)
-            _check_min_insync(min_insync, pool.copies)
+            _check_changes(wanted, pool.copies)
             found = await read_record(self._store, keys.pool(pool.id), Pool)
             if found is None:
                 return None
-            new = replace(found[0], min_insync=min_insync)
+            new = replace(found[0], **wanted.given())
             if new == found[0]:
                 return new
             done = await self._store.txn(
@@ -212,9 +242,10 @@ class PoolService:
     async def list(self) -> list[Pool]:
         """Every pool."""
         page = await self._store.range("/name/pool/")
-        found = [
-            await read_record(self._store, keys.pool(int(kv.value)), Pool) for kv in page.items
-        ]
+        found = []
+        for kv in page.items:
+            with contextlib.suppress(DataError):  # told of in the status; the others are shown
+                found.append(await read_record(self._store, keys.pool(int(kv.value)), Pool))
         return sorted((f[0] for f in found if f), key=lambda pool: pool.id)
 
 
@@ -231,6 +262,31 @@ def _check_spec(spec: PoolSpec) -> None:
     if count and (count & (count - 1) or not 1 <= count <= PGS_MAX):
         raise InvalidArgumentError(
             "pg_count must be a power of two up to 8192", code="invalid_pg_count"
+        )
+
+
+def _check_changes(wanted: PoolChanges, copies: int) -> None:
+    if not wanted.given():
+        raise InvalidArgumentError(
+            "nothing to change is given",
+            code="nothing_to_change",
+            hint="give min_insync, out_time_s, rebalance or scrub_days",
+        )
+    if wanted.min_insync is not None:
+        _check_min_insync(wanted.min_insync, copies)
+    out_time_s = wanted.out_time_s
+    if out_time_s and not OUT_TIME_MIN_S <= out_time_s <= OUT_TIME_MAX_S:
+        raise InvalidArgumentError(
+            f"an out time of {out_time_s} s is not possible",
+            code="invalid_out_time",
+            hint=f"give {OUT_TIME_MIN_S} s to {OUT_TIME_MAX_S // 86_400} days, or 0 to never "
+            "re-create a drive by itself",
+        )
+    if wanted.scrub_days is not None and not 0 <= wanted.scrub_days <= SCRUB_DAYS_MAX:
+        raise InvalidArgumentError(
+            f"a scrub every {wanted.scrub_days} days is not possible",
+            code="invalid_scrub_days",
+            hint=f"give 1 to {SCRUB_DAYS_MAX} days, or 0 to never scrub by itself",
         )
 
 

@@ -54,6 +54,13 @@ class FailureDomain(StrEnum):
     DRIVE = "drive"
 
 
+class Rebalance(StrEnum):
+    """Whether a pool is balanced by itself, or when somebody asks."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """One block daemon's hold on a volume."""
@@ -191,6 +198,11 @@ class Pool:
     drive_class: str = ""
     width: int = 0
     reserve_percent: int = 5
+    out_time_s: int = 600
+    """After so long a drive that is out is re-created on another one; 0 = never by itself."""
+    rebalance: Rebalance = Rebalance.AUTO
+    scrub_days: int = 14
+    """Within so many days every drive is read back and all copies are compared; 0 = never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +227,7 @@ class Drive:
     dropped without a wait. A drive can be down without that: one that hangs still answers reads.
     ``proven``: it was ready once; before that it holds nothing and its superblock may lack a nonce.
     ``device``: id of the wanted device that it lies on; empty for a drive of a server's settings.
+    ``evacuating``: its copies go elsewhere and it gets no new ones; it serves until then.
     """
 
     id: int
@@ -233,6 +246,25 @@ class Drive:
     proven: bool = False
     ended: bool = False
     device: str = ""
+    evacuating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """How the last scrub of a drive, or the last comparison of a pool's copies, ended.
+
+    ``since_s``: when it was there first, for what was never scrubbed. ``left``: bad blocks that
+    were not healed. ``skipped``: groups that could not be compared.
+    """
+
+    id: int
+    since_s: int
+    done_s: int = 0
+    bad: int = 0
+    left: int = 0
+    divergent: int = 0
+    skipped: int = 0
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +311,51 @@ class Suspicion:
 
     node: str
     round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Maintenance:
+    """Somebody works on a storage node: times are wall clock, they hold nothing but re-creation.
+
+    ``ended``: a person ended it before ``until_s``, which is the moment of that then.
+    """
+
+    node: str
+    until_s: int
+    reason: str = ""
+    begun_s: int = 0
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A drive was dropped because it was slow or hung; wall clock."""
+
+    at_s: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriveHealth:
+    """What is held against a drive that serves, or would. Not in the map: no data depends on it.
+
+    ``held``: dropped because it was slow or hung, and down until it passes a test. ``tried_s``:
+    when it was dropped, or tested last (wall clock); ``tries`` counts the tests that it failed.
+    ``ejected``: out until a person says otherwise.
+    """
+
+    drive: int
+    strikes: tuple[Strike, ...] = ()
+    held: bool = False
+    tried_s: int = 0
+    tries: int = 0
+    last: str = ""
+    ejected: bool = False
+
+    @property
+    def out(self) -> bool:
+        """Whether it may not be up, whatever its server says."""
+        return self.held or self.ejected
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from drystone_storaged.cluster import membership
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.pgmap import PgRecord
-from drystone_storaged.cluster.placement import PlacementDrive, PlacementSpec
-from drystone_storaged.cluster.pools import in_domain
+from drystone_storaged.cluster.placement import PlacementSpec
+from drystone_storaged.cluster.places import candidates, domains
 from drystone_storaged.cluster.records import DriveState, Node, Pool
 
 Preferred = Mapping[int, Sequence[tuple[int, ...]]]
@@ -29,7 +29,7 @@ def is_whole(state: MapState) -> bool:
         and gone.isdisjoint(
             (*pg.target, *(j.drive for j in pg.joining), *(o.drive for o in pg.out))
         )
-        for ref, pg in state.pgs().items()
+        for ref, pg in state.known_pgs().items()
     )
 
 
@@ -38,10 +38,12 @@ def placements_wanted(state: MapState, nodes: Mapping[str, Node]) -> list[Placem
     gone = gone_drives(state)
     wanted = []
     for pool in state.pools.values():
-        domain = _domains(pool, state, nodes)
-        drives = _candidates(pool, state, nodes)
+        domain = domains(pool, state, nodes)
+        drives = candidates(pool, state, nodes)
         free = {d.domain for d in drives}
-        targets = (_target(pool, pg, gone) for pg in state.pgs(pool.id).values())
+        barred = gone | emptied(state)
+        records = (without(pg, gone) for pg in state.pgs(pool.id).values())
+        targets = (_target(pool, pg, barred, domain) for pg in records)
         if any(len(t) < pool.copies and free - {domain.get(d) for d in t} for t in targets):
             wanted.append(PlacementSpec(pool.id, pool.pg_count, pool.copies, drives))
     return wanted
@@ -55,14 +57,15 @@ def plan_replacement(
     Drives that are not up any more are passed over: ``preferred`` may be older than ``state``.
     """
     gone = gone_drives(state)
+    barred = gone | emptied(state)
     changed: dict[PgRef, PgRecord] = {}
     for pool in state.pools.values():
-        domain = _domains(pool, state, nodes)
-        up = {d.id for d in _candidates(pool, state, nodes)}
+        domain = domains(pool, state, nodes)
+        up = {d.id for d in candidates(pool, state, nodes)}
         chosen = preferred.get(pool.id)
         for ref, record in state.pgs(pool.id).items():
             new = without(record, gone)
-            target = _target(pool, new, gone)
+            target = _target(pool, new, barred, domain)
             for drive in chosen[ref.pg] if chosen else ():
                 used = {domain.get(d) for d in target}
                 if len(target) < pool.copies and drive in up and domain[drive] not in used:
@@ -109,7 +112,7 @@ def has_room(state: MapState, nodes: Mapping[str, Node], without_node: str) -> b
     """Whether what a node held has a place on drives of other nodes that are up."""
     others = {uuid: node for uuid, node in nodes.items() if uuid != without_node}
     return all(
-        len({d.domain for d in _candidates(pool, state, others)}) >= pool.width
+        len({d.domain for d in candidates(pool, state, others)}) >= pool.width
         for pool in state.pools.values()
     )
 
@@ -119,25 +122,22 @@ def gone_drives(state: MapState) -> frozenset[int]:
     return frozenset(d.id for d in state.drives.values() if d.state is DriveState.GONE)
 
 
-def _target(pool: Pool, record: PgRecord, gone: frozenset[int]) -> tuple[int, ...]:
-    """What is wanted already; a copy that is there takes an empty place before a new one does."""
-    target = tuple(d for d in record.target if d not in gone)
-    spare = (d for d in record.insync if d not in target and d not in gone)
-    return (*target, *list(spare)[: max(0, pool.copies - len(target))])
+def emptied(state: MapState) -> frozenset[int]:
+    """Drives that are being evacuated: what they hold fills no place."""
+    return frozenset(d.id for d in state.drives.values() if d.evacuating)
 
 
-def _domains(pool: Pool, state: MapState, nodes: Mapping[str, Node]) -> dict[int, str]:
-    """Domains of all drives, also those that are down: their copies come back."""
-    known = [(d, nodes[d.node]) for d in state.drives.values() if d.node in nodes]
-    return {d.id: d.domain for d in in_domain(known, pool.failure_domain)}
+def _target(
+    pool: Pool, record: PgRecord, barred: frozenset[int], domain: Mapping[int, str]
+) -> tuple[int, ...]:
+    """What is wanted already; a copy that is there takes an empty place before a new one does.
 
-
-def _candidates(
-    pool: Pool, state: MapState, nodes: Mapping[str, Node]
-) -> tuple[PlacementDrive, ...]:
-    found = [
-        (d, nodes[d.node])
-        for d in state.drives.values()
-        if d.state is DriveState.UP and d.node in nodes and pool.drive_class in ("", d.drive_class)
-    ]
-    return in_domain(found, pool.failure_domain)
+    Unless its domain has a copy: then it is what a move leaves behind, and goes.
+    """
+    target = record.target
+    for drive in record.insync:
+        used = {domain.get(d) for d in target}
+        free = drive not in target and drive not in barred and domain.get(drive) not in used
+        if free and len(target) < pool.copies:
+            target = (*target, drive)
+    return target

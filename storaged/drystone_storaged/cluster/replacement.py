@@ -48,7 +48,8 @@ class ReplacementService:
     async def refill(self) -> Changed:
         """Want drives that are up where a place is empty; they join by the join loop."""
         state = await read_state(self._store)
-        if planner.is_whole(state):
+        # Where a drive stands that cannot be looked up is not known: no place is given away.
+        if state.unreadable_drives or planner.is_whole(state):
             return Changed(state.revision, ())
         nodes = {n.uuid: n for n in await self._nodes.list("server")}
         specs = planner.placements_wanted(state, nodes)

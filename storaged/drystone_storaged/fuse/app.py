@@ -12,10 +12,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from drystone_common import __version__
 from drystone_common.errors import DeniedError, UnavailableError
 from drystone_common.logs import configure_logging, get_logger
+from drystone_common.metrics import Metrics
 from drystone_common.settings import load_settings
 from drystone_common.sockets import check_socket_path, make_room
+from drystone_storaged.agent.metrics_http import serving_metrics
 from drystone_storaged.agent.process import run_daemon
 from drystone_storaged.attach import wire
 from drystone_storaged.attach.fuse import FuseAttacher
@@ -29,6 +32,17 @@ CONNECTIONS_MAX: Final = 1024  # one call for each volume of a node, all at once
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 _log = get_logger(__name__)
+
+
+class FuseMetrics:
+    """What the helper holds."""
+
+    def __init__(self, metrics: Metrics, service: FuseService) -> None:
+        metrics.gauge("processes", "FUSE processes of volumes that live here.").set_function(
+            lambda: float(service.watched)
+        )
+        lost = metrics.counter("lost_total", "FUSE processes that died with a volume attached.")
+        service.on_lost.append(lost.inc)
 
 
 class Door:
@@ -107,8 +121,13 @@ async def serve(settings: FuseHelperSettings) -> None:
             hint="DRYSTONE_FUSE names it",
         )
     service = FuseService(FuseAttacher(Path(settings.state_dir) / "fuse", program))
+    metrics = Metrics("fuse_helper", __version__)
+    FuseMetrics(metrics, service)
     await service.start()
-    async with serving(Door(service, os.geteuid()), Path(settings.socket)):
+    async with (
+        serving_metrics(metrics, settings.metrics_listen),
+        serving(Door(service, os.geteuid()), Path(settings.socket)),
+    ):
         _log.info("fuse_helper_serving", socket=settings.socket, node=settings.name)
         try:
             await asyncio.Event().wait()

@@ -35,6 +35,8 @@ class FuseService:
         self._watched: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._stopping = False
+        self.on_lost: list[Callable[[], None]] = []
+        """Called when the process of a volume died."""
         self._calls: dict[str, Callable[[wire.Json], Awaitable[wire.Json]]] = {
             "attach": self._attach,
             "adopt": self._adopt,
@@ -46,7 +48,7 @@ class FuseService:
     async def start(self) -> None:
         """Clear away what died with an earlier run, and watch what did not."""
         for volume in await self._attacher.sweep():
-            _lost(volume)
+            self._tell_lost(volume)
         for volume in await self._attacher.found():
             await self._watch(volume)
 
@@ -171,6 +173,16 @@ class FuseService:
     def _died(self, volume: str) -> None:
         self._unwatch(volume)
         self._changed.set()
+        self._tell_lost(volume)
+
+    @property
+    def watched(self) -> int:
+        """How many processes of volumes live here."""
+        return len(self._watched)
+
+    def _tell_lost(self, volume: str) -> None:
+        for call in self.on_lost:
+            call()
         _lost(volume)
 
     def _unwatch(self, volume: str) -> None:

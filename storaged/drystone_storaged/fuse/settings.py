@@ -20,5 +20,7 @@ class FuseHelperSettings(Settings):
     stop_wait_s: float = Field(default=0.0, ge=0)
     """Seconds that a stop waits for volumes to be detached. Set it where the FUSE processes die
     with this one (a container); elsewhere they outlive it."""
+    metrics_listen: str = ""
+    """`host:port` of `/metrics` and `/healthz`; empty = none."""
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""

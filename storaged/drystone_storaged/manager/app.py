@@ -24,8 +24,10 @@ from drystone_storaged.manager.known_revision import KnownRevision
 from drystone_storaged.manager.leader import LeaderLoop
 from drystone_storaged.manager.loops import (
     run_compaction,
+    run_events,
     run_map,
     run_orders,
+    run_problems,
     run_sweep,
     supervise,
 )
@@ -64,6 +66,7 @@ async def running(settings: ManagerSettings) -> AsyncIterator[Running]:
         known = KnownRevision(
             store, services.leadership, services.env.cluster.uuid, settings.state_dir
         )
+        services.seen_by_servers.append(known.heard)
         try:
             await patiently(store, known.check)
             async with _serving(settings, services, tokens, certificate, known) as started:
@@ -116,8 +119,7 @@ async def _serving(
     try:
         async with _listening(settings, services, tokens, certificate) as started:
             loops = _loops(settings, services) | {"tokens": tokens.run}
-            if services.env.store.shared:
-                loops["known revision"] = known.run
+            loops["known revision"] = known.run
             if certificate is not None:
                 loops["certificate"] = certificate.run
             tasks += [asyncio.create_task(supervise(name, loop)) for name, loop in loops.items()]
@@ -138,8 +140,14 @@ def _loops(
         "joins": services.joins.run,
         "promotions": services.promotions.run,
         "voters": services.voters.run,
+        "maintenance": services.maintenance.run,
+        "problems": lambda: run_problems(services),
+        "events": lambda: run_events(services),
         "sweep": lambda: run_sweep(services),
         "orders": lambda: run_orders(services),
+        "upkeep": services.upkeep.run,
+        "retests": services.retests.run,
+        "scrubs": services.scrubs.run,
     }
     if services.env.store.shared and settings.etcd_compact:
         loops["compaction"] = lambda: run_compaction(services)

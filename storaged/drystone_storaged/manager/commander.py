@@ -22,8 +22,10 @@ QUIESCE_S: Final = 1.0  # reads in progress end; one that hangs is no proof and 
 PROMISE_S: Final = 0.5  # answered from the beacon's memory
 REVOKE_S: Final = 0.5  # answered from the beacon's memory and a lock of the kernel
 PROBE_S: Final = 0.5  # answered from counters
+EXERCISE_S: Final = 12.0  # the engine ends it after 10 s
 REASON_MAX: Final = 500  # of what a server says: a sentence a drive
-SCRUB_S: Final = 24 * 3600.0  # a day for a whole drive at a fraction of its speed
+SCRUB_S: Final = 14 * 86_400.0  # 20 MiB/s beside clients are 24 TB in two weeks
+COMPARE_S: Final = 24 * 3600.0  # 80 MiB of data a second beside clients are 6 TB a day and group
 
 
 class Commander:
@@ -99,12 +101,27 @@ class Commander:
         result = await self._answer(node, command, PROBE_S)
         return result if result is not None and result.code in ("", FAILED) else None
 
+    async def exercise(
+        self, node: str, drive: int, limit_s: float = EXERCISE_S
+    ) -> pb.Exercised | None:
+        """Test a drive's device by real operations; None where it could not be tested."""
+        command = pb.Command(exercise=pb.Exercise(drive=drive))
+        result = await self._ask(node, command, limit_s)
+        if result is None or not result.HasField("exercise"):
+            return None
+        return result.exercise
+
     async def scrub(
         self, node: str, task: int, drive: int, progress: Callable[[pb.CommandResult], None]
     ) -> pb.CommandResult:
         """Have a drive read itself back; raises when the server is gone or refuses."""
         command = pb.Command(scrub=pb.Scrub(task=task, drive=drive))
         return await self._sessions.command(node, command, SCRUB_S, progress)
+
+    async def compare(self, node: str, drive: int, ref: PgRef) -> pb.CommandResult:
+        """Have a drive compare a group with its other members; raises as ``scrub`` does."""
+        command = pb.Command(compare=pb.Compare(drive=drive, pool=ref.pool, pg=ref.pg))
+        return await self._sessions.command(node, command, COMPARE_S)
 
     async def _ask(
         self, node: str, command: pb.Command, deadline_s: float, *, role: Role = "server"

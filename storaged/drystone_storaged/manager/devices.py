@@ -216,7 +216,8 @@ class DeviceDesk:
     async def _retire(self, drive: Drive, revision: int) -> Compare:
         """Down first: from here on no pool and no empty place takes the drive any more."""
         key = keys.drive(drive.id)
-        new = replace(drive, state=DriveState.DOWN, reason=REMOVED)
+        # Added again one day it is a drive like any other.
+        new = replace(drive, state=DriveState.DOWN, reason=REMOVED, evacuating=False)
         if new == drive:
             return Compare.mod(key, revision)
         done = await self._store.txn([Compare.mod(key, revision)], [Put(key, encode(new))])
@@ -302,15 +303,12 @@ def _refuse_held(state: MapState, drive: Drive) -> None:
     if not held:
         return
     first = min(held, key=lambda ref: (ref.pool, ref.pg))
-    forget = f"`drystone drive forget {drive.id} --yes`"
-    if drive.state is DriveState.UP:
-        forget = f"stop the server of {drive.node_name}, {forget}, start it"
     raise ConflictError(
         f"drive {drive.id} holds data of {len(held)} placement groups, the first is "
         f"{state.pools[first.pool].name}/{first.pg}",
         code="drive_holds_data",
-        hint="its data cannot be moved away by itself yet: with all other copies in sync, "
-        f"{forget} and repeat",
+        hint=f"move it to others first: `drystone drive evacuate {drive.id} --wait`, then repeat; "
+        f"of a drive that is lost for good `drystone drive forget {drive.id} --yes`",
     )
 
 

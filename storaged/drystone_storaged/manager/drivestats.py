@@ -25,6 +25,7 @@ class DriveFigures:
     bad_blocks: int
     healed_blocks: int
     stuck_copies: tuple[str, ...] = ()
+    ops: int = 0
 
 
 class DriveStats:
@@ -39,7 +40,7 @@ class DriveStats:
         self._figures[status.drive] = DriveFigures(
             self._monotonic(), status.capacity_bytes, status.used_bytes, status.reserved_bytes,
             status.p99_us, status.resync_bytes_left, status.resync_bytes_done, status.bad_blocks,
-            status.healed_blocks, tuple(status.stuck_copies),
+            status.healed_blocks, tuple(status.stuck_copies), status.recent_ops,
         )  # fmt: skip
 
     def clear(self) -> None:

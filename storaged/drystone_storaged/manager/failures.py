@@ -10,15 +10,23 @@ from dataclasses import dataclass
 from typing import Final
 
 from drystone_common.logs import get_logger
+from drystone_storaged.cluster import keys, moves
 from drystone_storaged.cluster import membership as planner
-from drystone_storaged.cluster.drives import DriveService
+from drystone_storaged.cluster.drives import DriveService, EvidenceExpiredError
+from drystone_storaged.cluster.health import Blow, HealthService
 from drystone_storaged.cluster.mapstate import MapState, read_state
 from drystone_storaged.cluster.membership import PgRef
-from drystone_storaged.cluster.membership_service import Changed, Evidence, MembershipService
+from drystone_storaged.cluster.membership_service import (
+    EVIDENCE_TTL_S,
+    Changed,
+    Evidence,
+    MembershipService,
+)
 from drystone_storaged.cluster.pgmap import PgRecord
-from drystone_storaged.cluster.records import Drive, DriveState
+from drystone_storaged.cluster.records import Drive, DriveState, Node
 from drystone_storaged.cluster.store import Compare, MetadataStore
 from drystone_storaged.manager.commander import Commander
+from drystone_storaged.manager.complaints import Complaints
 from drystone_storaged.manager.drivestats import DriveStats
 from drystone_storaged.manager.probe import Liveness, Prober, all_refused
 from drystone_storaged.manager.refusals import FAILED
@@ -37,6 +45,7 @@ class JudgeDeps:
     store: MetadataStore
     membership: MembershipService
     drives: DriveService
+    health: HealthService
     commander: Commander
     prober: Prober
     stats: DriveStats
@@ -47,19 +56,34 @@ class JudgeDeps:
     """Drop a node by its beacon's word that its server is gone or stands still; True = done."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Who says what about a drive, and when (monotonic seconds)."""
+
+    reporter: Node
+    kind: int
+    at_s: float
+
+
 class FailureJudge:
     """Turns observations into drops; believes nothing it has not proven itself."""
 
     def __init__(self, deps: JudgeDeps) -> None:
         self._deps = deps
+        self.complaints = Complaints()
         # One look at a process at a time: two would void each other's evidence.
         self._looking: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def health(self) -> HealthService:
+        """What is held against drives."""
+        return self._deps.health
 
     async def has_members(self, node: str) -> bool:
         """Whether a node's drives are members of any PG."""
         state = await read_state(self._deps.store)
         mine = {d.id for d in state.drives.values() if d.node == node}
-        return any(mine.intersection(record.members()) for record in state.pgs().values())
+        return any(mine.intersection(record.members()) for record in state.known_pgs().values())
 
     async def check_process(self, node: str) -> bool:
         """Probe a node's drives; refused everywhere = dead, dropped now. True = dropped.
@@ -94,36 +118,54 @@ class FailureJudge:
     async def drive_ended(self, number: int, reason: str) -> Changed | None:
         """Drop a drive that answers no request any more; None = it was opened again since."""
         state = await read_state(self._deps.store)
-        drive = state.drives[number]
-        if not drive.ended:
+        drive = state.drives.get(number)
+        if drive is None or not drive.ended:
             return None
         evidence = Evidence(reason, self._deps.monotonic())
         return await self._drop(state, [drive], evidence, ended=True)
 
-    async def client_report(self, number: int, kind: int, nonce: int) -> None:
+    async def client_report(self, number: int, kind: int, nonce: int, reporter: Node) -> None:
         """A client or peer complains about a drive."""
         state = await read_state(self._deps.store)
         drive = state.drives.get(number)
         if drive is None or (nonce not in (0, drive.nonce)):
             return
         at_s = self._deps.monotonic()
-        if await self._drop_joiner(state, drive, at_s):
+        said = Said(reporter, kind, at_s)
+        if await self._drop_joiner(state, drive, said):
             return
         if kind == pb.FAILURE_KIND_REFUSED:
             await self.check_process(drive.node)
         elif kind in (pb.FAILURE_KIND_STALL, pb.FAILURE_KIND_ERROR):
             await self._check_drive(state, drive, at_s)
 
-    async def _drop_joiner(self, state: MapState, drive: Drive, at_s: float) -> bool:
-        """A joiner has no lease and serves nobody: the first report suffices."""
-        pgs = state.pgs()
+    async def _drop_joiner(self, state: MapState, drive: Drive, said: Said) -> bool:
+        """A joiner has no lease and serves nobody: the first report of each reporter suffices."""
+        pgs = state.known_pgs()
         joining = [ref for ref, record in pgs.items() if record.joiner(drive.id) is not None]
-        if joining:
+        if joining and not await self._is_kept(drive, len(joining), said):
             self._deps.joiner_failed(drive.id)
-            evidence = Evidence("reported while joining", at_s)
+            evidence = Evidence("reported while joining", said.at_s)
             # One that was promoted meanwhile may have a lease: it is no joiner any more.
             await self._deps.membership.drop([drive.id], evidence, only=joining, joining=True)
+            self.complaints.dropped(drive.id)
         return bool(joining) and not any(drive.id in r.insync for r in pgs.values())
+
+    async def _is_kept(self, drive: Drive, joining: int, said: Said) -> bool:
+        """Whether only this reporter does not reach a joiner that does well, as it said before."""
+        who = said.reporter
+        first = self.complaints.is_first(drive.id, who.uuid, who.name, said.at_s)
+        if first or said.kind != pb.FAILURE_KIND_STALL:
+            return False
+        answer = await self._deps.commander.probe_drive(drive.node, drive.id)
+        if answer is None or answer.code or answer.probe.oldest_io_us >= HUNG_US:
+            return False
+        figures = self._deps.stats.get(drive.id)
+        progress = (figures.resync_done if figures else 0, joining)
+        if self.complaints.is_stuck(drive.id, who.uuid, progress, said.at_s):
+            return False
+        log.info("a joiner is kept, it does well", drive=drive.id, reporter=who.name)
+        return True
 
     async def _check_drive(self, state: MapState, drive: Drive, at_s: float) -> None:
         answer = await self._deps.commander.probe_drive(drive.node, drive.id)
@@ -140,7 +182,24 @@ class FailureJudge:
         if status.oldest_io_us < HUNG_US or status.oldest_io_us <= HUNG_FACTOR * median:
             log.info("a reported drive does well by its own account", drive=drive.id)
             return
-        await self.drop_live(state, drive, Evidence("drive hangs", at_s))
+        await self.drop_live(state, drive, Evidence("drive hangs", at_s), strike=True)
+
+    async def drop_slow(self, number: int, evidence: Evidence) -> bool:
+        """Drop a drive that is only slow; not where anybody would miss it. True = it went."""
+        state = await read_state(self._deps.store)
+        drive = state.drives.get(number)
+        unknown = state.unreadable_drives or state.unreadable_pools
+        if drive is None or drive.state is not DriveState.UP or unknown:
+            return False
+        live = await self._live(state, frozenset([number]))
+        if not moves.can_be_missed(state, number, live):
+            log.warning("a slow drive stays, it cannot be missed", drive=number)
+            return False
+        if not await self.drop_live(state, drive, evidence, strike=True):
+            return False
+        # What it was copying waits for it too.
+        await self._deps.membership.drop([number], evidence, joining=True)
+        return True
 
     async def _drop_failed(self, state: MapState, drive: Drive, evidence: Evidence) -> None:
         """Its server says that it answers no request any more: as if it had reported that."""
@@ -149,9 +208,14 @@ class FailureJudge:
         if done.refused:
             log.error("a failed drive holds last in-sync copies", drive=drive.id)
 
-    async def drop_live(self, state: MapState, drive: Drive, evidence: Evidence) -> bool:
-        """Drop a drive whose server lives: it must stop answering reads first."""
-        pgs = {ref: r for ref, r in state.pgs().items() if drive.id in r.insync}
+    async def drop_live(
+        self, state: MapState, drive: Drive, evidence: Evidence, *, strike: bool = False
+    ) -> bool:
+        """Drop a drive whose server lives: it must stop answering reads first.
+
+        ``strike``: it is held against the drive, and it has to pass a test before it comes back.
+        """
+        pgs = {ref: r for ref, r in state.known_pgs().items() if drive.id in r.insync}
         if not await self._deps.commander.quiesce(drive.node, drive.id, pgs):
             log.warning("a drive to be dropped did not quiesce", drive=drive.id)
             return False
@@ -159,12 +223,17 @@ class FailureJudge:
 
         def unchanged(now: MapState) -> bool:
             # The promise holds for the epochs it named.
-            current = now.pgs()
+            current = now.known_pgs()
             return all(r in current and current[r].epoch == e for r, e in epochs.items())
 
         log.warning("dropping a drive", drive=drive.id, reason=evidence.reason)
         observed = {drive.id: state.drive_revisions[drive.id]}
-        conditions = await self._deps.drives.set_down(observed, evidence.reason, ended=False)
+        blow = await self._blow(state, drive, evidence) if strike else None
+        conditions = await self._deps.drives.set_down(
+            observed, evidence.reason, ended=False, blow=blow
+        )
+        if blow is not None:
+            self._deps.health.wrote(blow.health)
         live = await self._live(state, frozenset([drive.id]))
         await self._deps.membership.drop(
             [drive.id],
@@ -175,6 +244,43 @@ class FailureJudge:
             conditions=conditions,
         )
         return True
+
+    async def _blow(self, state: MapState, drive: Drive, evidence: Evidence) -> Blow | None:
+        if drive.state is not DriveState.UP:
+            return None  # it is out already, and was struck for that
+        others = moves.up_drives(state) - {drive.id}
+        last = any(
+            drive.id in pg.insync and others.isdisjoint(pg.insync)
+            for pg in state.known_pgs().values()
+        )
+        return await self._deps.health.blow(drive.id, evidence.reason, may_eject=not last)
+
+    async def retire(self, state: MapState, drive: Drive, pgs: Mapping[PgRef, PgRecord]) -> bool:
+        """Have a live drive leave PGs that are whole without it; True = it left some.
+
+        It stays up. As for any drop it stops answering reads of them first, in the epochs that
+        they have now: where one changed since, the promise and so the drop are void.
+        """
+        live = await self._live(state, frozenset([drive.id]))
+        whole = {ref: pg for ref, pg in pgs.items() if live.issuperset(pg.target)}
+        if not whole or not await self._deps.commander.quiesce(drive.node, drive.id, whole):
+            return False
+        promised_s = self._deps.monotonic()
+
+        def plan(now: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
+            if self._deps.monotonic() - promised_s > EVIDENCE_TTL_S:
+                raise EvidenceExpiredError(f"moving drive {drive.id} away: evidence is void")
+            return moves.plan_retire(now, drive.id, whole, live), ()
+
+        # Whoever opened it since made no promise.
+        unchanged = Compare.mod(keys.drive(drive.id), state.drive_revisions[drive.id])
+        try:
+            done = await self._deps.membership.edit(plan, "a move's end", [unchanged])
+        except EvidenceExpiredError as error:
+            log.info("a move ends later", drive=drive.id, reason=str(error))
+            return False
+        log.info("a drive left placement groups", drive=drive.id, pgs=len(done.changed))
+        return bool(done.changed)
 
     async def _drop(
         self,
@@ -214,7 +320,7 @@ class FailureJudge:
         Gives whether there was anything to look at.
         """
         state = await read_state(self._deps.store)
-        pgs = state.pgs()
+        pgs = state.known_pgs()
         nodes = {d.node for d in state.drives.values() if d.state is not DriveState.GONE}
         found = False
         for node in sorted(n for n in nodes if not self._deps.connected(n)):

@@ -1,8 +1,8 @@
 """The newest state of the shared store that this manager has seen: it leads no older one.
 
-An etcd that was restored from a backup hands numbers out again that are in use. Drives refuse it
-when they are opened; this keeps a manager that saw the newer state from acting on the old one at
-all. A manager that saw nothing, or less, knows nothing: only the order of a restore is safe.
+A store that was put back from a backup hands numbers out again that are in use. Drives refuse it
+when they are opened; this keeps a manager that saw the newer state, or hears of it from a server,
+from acting on the old one at all. Nor does a manager lead a store whose recovery is not finished.
 """
 
 from __future__ import annotations
@@ -27,38 +27,66 @@ SAVE_S: Final = 10.0
 FILE_NAME: Final = "revision.json"
 
 
+REVISION_MAX: Final = 2**62  # larger numbers are no revisions; SQLite's integers end at 2^63
+
+RECOVER: Final = (
+    "stop every manager and put the newest store back; an old one hands numbers out again that are "
+    "in use. Where there is no newer one: `drystone recover metadata`"
+)
+
+
 class KnownRevision:
-    """What was seen, in memory and in the state folder. A store of this process alone has none."""
+    """What was seen, in memory and in the state folder."""
 
     def __init__(
         self, store: MetadataStore, leadership: Leadership, cluster: str, folder: Path
     ) -> None:
         self._leadership = leadership
         leadership.before_claim.append(self.check)
-        self._store = store if isinstance(store, EtcdStore) else None
+        self._store = store
         self._cluster = cluster
         self._file = folder / FILE_NAME
         self._known = self._load()
         self._saved = self._known
+        self._heard = (0, 0)
+
+    async def heard(self, incarnation: int, revision: int) -> None:
+        """A server has seen this much: an older store is led no more, and this raises.
+
+        What it hears this manager keeps in memory alone: servers say it again.
+        """
+        told = (incarnation, revision)
+        if revision > REVISION_MAX or told <= max(self._known, self._heard):
+            return
+        self._heard = told
+        try:
+            await self.check()
+        except DataError:
+            self._leadership.forsake()
+            raise
 
     async def check(self) -> None:
-        """Raise ``DataError`` where the store is older than what this manager has seen of it."""
-        if self._store is None:
-            return
-        incarnation, revision = self._known
+        """Raise ``DataError`` where the store is older than what is known, or half recovered."""
+        if await self._store.get(keys.RECOVERY) is not None:
+            raise DataError(
+                "a recovery of the metadata store was begun and is not finished",
+                code="recovery_unfinished",
+                hint="run `drystone recover metadata` again, with the same scans",
+            )
         # Taken before the question: an answer to a later one cannot be lower.
-        revision = max(revision, self._store.highest_revision)
+        answered = self._store.highest_revision if isinstance(self._store, EtcdStore) else 0
+        incarnation, revision = max(self._known, self._heard)
+        revision = max(revision, answered)
         raw = await self._store.get(keys.INCARNATION)
         found = (int(raw.value) if raw else 1, await self._store.revision())
         if found < (incarnation, revision):
             raise DataError(
-                f"the metadata store is at revision {found[1]} (incarnation {found[0]}), and this "
-                f"manager has seen {revision} (incarnation {incarnation}): it is an older copy",
+                f"the metadata store is at revision {found[1]} (incarnation {found[0]}), and "
+                f"revision {revision} (incarnation {incarnation}) was seen: it is an older copy",
                 code="store_too_old",
-                hint="stop every manager and put the newest store back; an old one hands numbers "
-                "out again that are in use",
+                hint=RECOVER,
             )
-        if found[0] > incarnation:
+        if found[0] > incarnation and isinstance(self._store, EtcdStore):
             self._store.highest_revision = found[1]  # what was seen before was another count
         self._known = found
 

@@ -16,6 +16,7 @@ log = get_logger(__name__)
 
 RESTART_S: Final = 0.5  # pause of a loop that failed: it must not spin on a store that is away
 SWEEP_S: Final = 1.0  # between two looks: a storm of changes costs one read of the map a second
+EVENTS_S: Final = 1.0  # what happens within a second is written together
 ORDERS_S: Final = 5.0  # orders wait for drives that are away
 COMPACT_S: Final = 60.0  # between two compactions: each costs etcd a walk over its index
 HISTORY_S: Final = 300.0  # a watch that fell behind further reads the keys anew
@@ -75,6 +76,25 @@ async def run_compaction(services: Services) -> None:
             seen.popleft()
         if seen[0][0] <= now - HISTORY_S:
             await store.compact(seen[0][1])
+
+
+async def run_problems(services: Services) -> None:
+    """Look at what is wrong at every change, so that it is known since when, whoever asks."""
+    while True:
+        if services.leadership.leads:
+            services.chronicle.problems(await services.status.problems())
+            await services.tasks.list()  # for its counts
+        await asyncio.sleep(SWEEP_S)
+        await services.wake_problems.wait()
+
+
+async def run_events(services: Services) -> None:
+    """Write events: one transaction a second at most, and none while nothing happens."""
+    while True:
+        left = await services.events.flush() if services.leadership.leads else False
+        await asyncio.sleep(EVENTS_S)
+        if not left:
+            await services.wake_events.wait()
 
 
 async def run_sweep(services: Services) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
+from drystone_storaged.cluster import maintenance
 from drystone_storaged.cluster.attach import AttachService
 from drystone_storaged.cluster.drives import DriveService
+from drystone_storaged.cluster.events import EventBook
 from drystone_storaged.cluster.fence import FenceService
+from drystone_storaged.cluster.health import HealthService
 from drystone_storaged.cluster.ids import IdAllocator
 from drystone_storaged.cluster.leadership import Leadership
 from drystone_storaged.cluster.membership_service import MembershipService
@@ -28,20 +32,28 @@ from drystone_storaged.cluster.store_guarded import GuardedStore
 from drystone_storaged.cluster.volumes import VolumeService
 from drystone_storaged.cluster.wanted import WantedService
 from drystone_storaged.manager.bell import Bell
+from drystone_storaged.manager.chronicle import Chronicle
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.control.credentials import Credentials
 from drystone_storaged.manager.control.sessions import SessionKey, SessionRegistry
 from drystone_storaged.manager.devices import DeviceDesk, DeviceReports
 from drystone_storaged.manager.drivestats import DriveStats
+from drystone_storaged.manager.evacuation import EvacuationDeps, EvacuationDesk
 from drystone_storaged.manager.failures import FailureJudge, JudgeDeps
 from drystone_storaged.manager.joins import Backoff, JoinLoop, PromoteBatcher
+from drystone_storaged.manager.maintenance import DeskDeps, MaintenanceDesk
 from drystone_storaged.manager.mapfeed import MapFeed
 from drystone_storaged.manager.probe import Prober, TcpProber
 from drystone_storaged.manager.refusals import Refusals
 from drystone_storaged.manager.reports import ReportLimiter
+from drystone_storaged.manager.retest import Outcome, RetestDeps, Retests
+from drystone_storaged.manager.scrubs import ScrubDeps, ScrubKeeper
 from drystone_storaged.manager.silence_loop import SilenceDeps, SilenceLoop
+from drystone_storaged.manager.slow_watch import SlowWatch, WatchDeps
 from drystone_storaged.manager.status import Figures, StatusService
+from drystone_storaged.manager.tally import Tally
 from drystone_storaged.manager.tasks import TaskParts, TaskService
+from drystone_storaged.manager.upkeep import Upkeep, UpkeepDeps
 from drystone_storaged.manager.voters import VoterDeps, VoterKeeper
 
 log = get_logger(__name__)
@@ -100,13 +112,44 @@ class Services:
     promotions: PromoteBatcher
     status: StatusService
     tasks: TaskService
+    scrubs: ScrubKeeper
     reports: ReportLimiter
     voters: VoterKeeper
     devices: DeviceDesk
+    upkeep: Upkeep
+    evacuation: EvacuationDesk
+    maintenance: MaintenanceDesk
+    chronicle: Chronicle
+    retests: Retests
+    slow: SlowWatch
+    seen_by_servers: list[Callable[[int, int], Awaitable[None]]] = field(default_factory=list)
+    """Told what state of the store a server has seen; raises where the store is an older one."""
     wake_orders: Bell = field(default_factory=Bell)
     wake_sweep: Bell = field(default_factory=Bell)
     wake_map: Bell = field(default_factory=Bell)
+    wake_problems: Bell = field(default_factory=Bell)
+    wake_events: Bell = field(default_factory=Bell)
     jobs: set[asyncio.Task[object]] = field(default_factory=set)
+
+    @property
+    def tally(self) -> Tally:
+        """What this manager counts."""
+        return self.chronicle.tally
+
+    @property
+    def events(self) -> EventBook:
+        """What the managers remember."""
+        return self.chronicle.book
+
+    async def heard_of_store(self, incarnation: int, revision: int) -> None:
+        """A server, or one of its drives, has seen this state of the store; see above."""
+        for tell in self.seen_by_servers:
+            await tell(incarnation, revision)
+
+    @property
+    def health(self) -> HealthService:
+        """What is held against drives."""
+        return self.judge.health
 
     def server_may_live(self, node: str) -> bool:
         """Whether a server is connected, or may be on its way to who leads since a moment."""
@@ -143,12 +186,16 @@ class Services:
         self._forget()
         await self.silence.recover()
         await self.feed.read()
+        await self.health.load()
+        await self.scrubs.recall()
         await self.tasks.resume()
 
     def ring_all(self) -> None:
         """Every loop looks at everything: this manager leads from now on."""
+        self.chronicle.elected(self.env.name)
         mine = (self.wake_orders, self.wake_sweep, self.wake_map, self.joins.bell)
-        for bell in (*mine, self.voters.bell):
+        later = (self.maintenance.bell, self.wake_problems, self.upkeep.bell, self.retests.bell)
+        for bell in (*mine, self.voters.bell, self.scrubs.bell, *later):
             bell.ring()
 
     def stand_down(self) -> None:
@@ -166,7 +213,9 @@ class Services:
         self.voters.reset()
         self.feed.forget()
         heard = (self.stats, self.usage, self.refusals, self.backoff, self.devices.reports)
-        for part in (*heard, self.status):
+        self.judge.complaints.clear()
+        shown = (self.status, self.upkeep, self.scrubs, self.events, self.chronicle)
+        for part in (*heard, *shown, self.health, self.slow):
             part.clear()
 
     async def close(self) -> None:
@@ -182,6 +231,8 @@ class Services:
 class _Records:
     """What reads and writes the store, and hears of nobody."""
 
+    store: MetadataStore
+    leadership: Leadership
     ids: IdAllocator
     nodes: NodeService
     drives: DriveService
@@ -189,6 +240,7 @@ class _Records:
     volumes: VolumeService
     members: MembershipService
     replacement: ReplacementService
+    health: HealthService
 
 
 def _records(env: Environment, store: MetadataStore, leadership: Leadership) -> _Records:
@@ -196,6 +248,8 @@ def _records(env: Environment, store: MetadataStore, leadership: Leadership) -> 
     pools, drives = PoolService(store, ids, env.native), DriveService(store, ids)
     members = MembershipService(store, leadership, monotonic=env.monotonic, wall=env.wall)
     return _Records(
+        store=store,
+        leadership=leadership,
         ids=ids,
         nodes=NodeService(store),
         drives=drives,
@@ -203,6 +257,7 @@ def _records(env: Environment, store: MetadataStore, leadership: Leadership) -> 
         volumes=VolumeService(store, ids, pools),
         members=members,
         replacement=ReplacementService(store, leadership, members, drives, env.native.place_pool),
+        health=HealthService(store, env.wall),
     )
 
 
@@ -221,20 +276,17 @@ def build(env: Environment) -> Services:
         # Made below: each of the two needs the other.
         return await services.silence.server_is_still(node)
 
-    judge = FailureJudge(
-        JudgeDeps(
-            store=store,
-            membership=records.members,
-            drives=records.drives,
-            commander=commander,
-            prober=env.prober,
-            stats=stats,
-            monotonic=clock,
-            joiner_failed=backoff.failed,
-            connected=lambda node: sessions.get(("server", node)) is not None,
-            still=still,
-        )
-    )
+    judge = _judge(env, records, sessions, stats, failed=backoff.failed, still=still)
+    upkeep = _upkeep(env, records, judge)
+    unreached = functools.partial(_unreached, judge, clock)
+    chronicle = _chronicle(env, records, sessions)
+    tests = _tests(env, records, sessions, chronicle)
+    tasks = _tasks(env, records, commander, upkeep, tests.test)
+    scrubs = _scrubs(env, records, tasks)
+    figures = Figures(
+        stats, usage, refusals, unreached, lambda: upkeep.outlook, lambda: scrubs.records,
+        env.wall, lambda: records.health.known,
+    )  # fmt: skip
     services = Services(
         env=env,
         leadership=leadership,
@@ -246,9 +298,7 @@ def build(env: Environment) -> Services:
         pools=records.pools,
         volumes=records.volumes,
         attach=AttachService(records.volumes, env.native, env.master, env.cluster.key_epoch),
-        fence=FenceService(
-            store, records.volumes, commander, monotonic=clock, random_nonce=random_nonce
-        ),
+        fence=_fence(env, records, commander),
         orders=OrderService(store, commander),
         usage=usage,
         stats=stats,
@@ -261,21 +311,187 @@ def build(env: Environment) -> Services:
         silence=SilenceLoop(SilenceDeps(store, leadership, commander, sessions, judge, clock)),
         joins=JoinLoop(records.members, leadership, backoff, records.replacement.refill),
         promotions=PromoteBatcher(records.members, backoff),
-        status=StatusService(store, feed, sessions, Figures(stats, usage, refusals)),
-        tasks=TaskService(
-            TaskParts(store, records.ids, commander, records.members, records.volumes, env.wall)
-        ),
+        status=StatusService(store, feed, sessions, figures),
+        tasks=tasks,
+        scrubs=scrubs,
         reports=ReportLimiter(),
         voters=VoterKeeper(VoterDeps(store, leadership, records.nodes, sessions, env.name)),
         devices=DeviceDesk(store, WantedService(store), sessions, DeviceReports()),
+        upkeep=upkeep,
+        evacuation=_evacuation(env, records, stats, upkeep),
+        maintenance=_maintenance(records, sessions, feed, chronicle, env.wall),
+        chronicle=chronicle,
+        retests=tests,
+        slow=SlowWatch(WatchDeps(judge, records.health, tests.tester, stats, clock)),
     )
     _listen(services)
     return services
+
+
+def _judge(
+    env: Environment,
+    records: _Records,
+    sessions: SessionRegistry,
+    stats: DriveStats,
+    *,
+    failed: Callable[[int], None],
+    still: Callable[[str], Awaitable[bool]],
+) -> FailureJudge:
+    deps = JudgeDeps(
+        store=records.store,
+        membership=records.members,
+        drives=records.drives,
+        health=records.health,
+        commander=Commander(sessions),
+        prober=env.prober,
+        stats=stats,
+        monotonic=env.monotonic,
+        joiner_failed=failed,
+        connected=lambda node: sessions.get(("server", node)) is not None,
+        still=still,
+    )
+    return FailureJudge(deps)
+
+
+def _fence(env: Environment, records: _Records, commander: Commander) -> FenceService:
+    return FenceService(
+        records.store,
+        records.volumes,
+        commander,
+        monotonic=env.monotonic,
+        random_nonce=random_nonce,
+    )
+
+
+def _tests(
+    env: Environment, records: _Records, sessions: SessionRegistry, chronicle: Chronicle
+) -> Retests:
+    return Retests(
+        RetestDeps(
+            store=records.store,
+            leadership=records.leadership,
+            health=records.health,
+            commander=Commander(sessions),
+            events=chronicle.book,
+            connected=lambda node: sessions.get(("server", node)) is not None,
+            wall=env.wall,
+        )
+    )
+
+
+def _maintenance(
+    records: _Records,
+    sessions: SessionRegistry,
+    feed: MapFeed,
+    chronicle: Chronicle,
+    wall: Callable[[], float],
+) -> MaintenanceDesk:
+    deps = DeskDeps(records.store, records.leadership, sessions, feed, wall, chronicle.book.note)
+    return MaintenanceDesk(deps)
+
+
+def _chronicle(env: Environment, records: _Records, sessions: SessionRegistry) -> Chronicle:
+    book = EventBook(records.store, env.monotonic, env.wall)
+    return Chronicle(book, Tally(), sessions, records.leadership.led_s)
+
+
+async def _absences(store: MetadataStore) -> dict[str, float]:
+    found = await maintenance.standing(store)
+    return {node: record.until_s for node, record in found.items()}
+
+
+def _scrubs(env: Environment, records: _Records, tasks: TaskService) -> ScrubKeeper:
+    absences = functools.partial(_absences, records.store)
+    keeper = ScrubKeeper(
+        ScrubDeps(records.store, records.leadership, records.nodes, tasks, env.wall, absences)
+    )
+    tasks.on_scrubbed.append(keeper.ended)
+    return keeper
+
+
+def _upkeep(env: Environment, records: _Records, judge: FailureJudge) -> Upkeep:
+    return Upkeep(
+        UpkeepDeps(
+            store=records.store,
+            leadership=records.leadership,
+            membership=records.members,
+            nodes=records.nodes,
+            place=env.native.place_pool,
+            retire=judge.retire,
+            monotonic=env.monotonic,
+            wall=env.wall,
+            absences=functools.partial(_absences, records.store),
+            ejected=records.health.ejected,
+        )
+    )
+
+
+def _evacuation(
+    env: Environment, records: _Records, stats: DriveStats, upkeep: Upkeep
+) -> EvacuationDesk:
+    return EvacuationDesk(
+        EvacuationDeps(
+            store=records.store,
+            membership=records.members,
+            drives=records.drives,
+            nodes=records.nodes,
+            place=env.native.place_pool,
+            stats=stats,
+            upkeep=upkeep,
+        )
+    )
+
+
+def _tasks(
+    env: Environment,
+    records: _Records,
+    commander: Commander,
+    upkeep: Upkeep,
+    test: Callable[[int], Awaitable[Outcome]],
+) -> TaskService:
+    return TaskService(
+        TaskParts(
+            records.store,
+            records.ids,
+            commander,
+            records.members,
+            records.volumes,
+            env.wall,
+            env.monotonic,
+            upkeep.balance,
+            test,
+        )
+    )
+
+
+def _unreached(judge: FailureJudge, clock: Callable[[], float]) -> Sequence[tuple[str, int]]:
+    return judge.complaints.unreached(clock())
 
 
 def _listen(services: Services) -> None:
     services.leadership.on_lost.append(services.stand_down)
     # Whatever may let a drop or a join happen is a change of the map or of who is connected.
     services.feed.on_news += [services.wake_sweep.ring, services.joins.bell.ring]
-    services.sessions.on_change.append(services.wake_sweep.ring)
+    services.feed.on_news += [services.wake_problems.ring, services.upkeep.bell.ring]
+    services.feed.on_news.append(services.retests.bell.ring)
+    services.sessions.on_change += [services.wake_sweep.ring, services.wake_problems.ring]
+    services.sessions.on_change.append(services.upkeep.bell.ring)
     services.silence.on_left.append(services.wake_sweep.ring)
+    _record(services)
+
+
+def _record(services: Services) -> None:
+    """What is told of for people to read later."""
+    chronicle = services.chronicle
+
+    def news() -> None:
+        state = services.feed.latest()
+        if state is not None:
+            chronicle.map_news(state)
+
+    services.feed.on_news.append(news)
+    services.sessions.on_change.append(chronicle.sessions_changed)
+    services.membership.on_changed.append(chronicle.membership)
+    services.silence.on_outcome.append(chronicle.suspicion)
+    services.fence.on_proven.append(chronicle.fenced)
+    services.events.on_note.append(services.wake_events.ring)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from drystone_common.errors import DrystoneError
@@ -56,9 +57,13 @@ class SilenceLoop:
         self._deps = deps
         self._tracker = SilenceTracker()
         self._running: dict[str, asyncio.Task[bool] | asyncio.Task[None]] = {}
+        self._asking: dict[str, asyncio.Task[bool]] = {}
+        """Whose beacon is asked: no claim on the node, for the beacon may be as frozen as it."""
         self._untold = False
         self.on_left: list[Callable[[], None]] = []
         """Called when a suspicion may stand that nobody is at: ``tidy`` takes it back."""
+        self.on_outcome: list[Callable[[str, str], None]] = []
+        """Called with a node and what came of its suspicion: dropped, heard, moves, failed."""
 
     async def report(self, voter: str, silent: list[str]) -> None:
         """A beacon's report came in."""
@@ -83,9 +88,9 @@ class SilenceLoop:
 
     def reset(self) -> None:
         """Nothing is decided from here any more, and no vote from before counts."""
-        for task in self._running.values():
+        for task in self._tasks():
             task.cancel()
-        self._running = {}
+        self._running, self._asking = {}, {}
         self._tracker = SilenceTracker()
         self._untold = False
 
@@ -114,10 +119,13 @@ class SilenceLoop:
 
     async def close(self) -> None:
         """Stop; a suspicion under way is withdrawn by whoever leads next."""
-        tasks = list(self._running.values())
+        tasks = self._tasks()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tasks(self) -> list[asyncio.Task[bool] | asyncio.Task[None]]:
+        return [*self._running.values(), *self._asking.values()]
 
     async def _voters(self) -> tuple[Voters, Compare]:
         found = await read_record(self._deps.store, keys.VOTERS, Voters)
@@ -136,15 +144,16 @@ class SilenceLoop:
                 await self._try_drop(node, decide)
         except DrystoneError as error:
             log.warning("a suspicion came to nothing", node=node, reason=str(error))
+            self._ended(node, "failed")
 
     async def server_is_still(self, node: str) -> bool:
         """Drop a node whose beacon lives and says that its server is gone or stands still."""
-        if not self._deps.leadership.leads or node in self._running:
+        if not self._deps.leadership.leads or node in {*self._running, *self._asking}:
             return False
         # Asked first: a suspicion is written, and withdrawn, by transactions.
         task = asyncio.create_task(self._take_lease(node))
-        self._running[node] = task
-        task.add_done_callback(lambda _: self._running.pop(node, None))
+        self._asking[node] = task
+        task.add_done_callback(partial(self._let_go, node))
         await asyncio.wait((task,))
         if task.cancelled():
             return False
@@ -154,6 +163,12 @@ class SilenceLoop:
             return False
         return task.result()
 
+    def _let_go(self, node: str, task: asyncio.Task[bool]) -> None:
+        if self._asking.get(node) is task:
+            del self._asking[node]
+        if self._running.get(node) is task:
+            del self._running[node]
+
     async def _take_lease(self, node: str) -> bool:
         # The process that has the drives registered before it opened them. One with a beacon
         # inside gets its leases there, and no other beacon may speak for it.
@@ -161,6 +176,9 @@ class SilenceLoop:
         instance = found[0].page_instance if found else 0
         if not instance or not await self._deps.commander.revoke(node, instance, 0):
             return False
+        if node in self._running:
+            return False  # its voters did not hear it meanwhile, and need nobody's help
+        self._running[node] = self._asking.pop(node)
         dropped = False
 
         async def decide(suspicion: Suspicion, conditions: list[Compare]) -> None:
@@ -168,10 +186,12 @@ class SilenceLoop:
             proven = self._deps.monotonic()
             if not await self._deps.commander.revoke(node, instance, suspicion.round):
                 log.info("the server moves again", node=node)
+                self._ended(node, "moves")
                 return
             evidence = Evidence("its beacon says that its server is gone or stands still", proven)
             await self._deps.judge.drop_node(node, evidence, conditions=conditions)
             dropped = True
+            self._ended(node, "dropped")
 
         try:
             if await self._deps.judge.has_members(node):
@@ -203,11 +223,17 @@ class SilenceLoop:
         promised = await self._collect(suspicion, voters)
         if promised is None:
             log.info("no majority promised: the node is heard", node=suspicion.node)
+            self._ended(suspicion.node, "heard")
             return
         # From the last promise on nobody of a majority renews the lease; then it must be over.
         await self._deps.sleep(max(0.0, promised + PROMISE_WAIT_S - self._deps.monotonic()))
         evidence = Evidence("silent to a majority", promised)
         await self._deps.judge.drop_node(suspicion.node, evidence, conditions=conditions)
+        self._ended(suspicion.node, "dropped")
+
+    def _ended(self, node: str, outcome: str) -> None:
+        for call in self.on_outcome:
+            call(node, outcome)
 
     async def _collect(self, suspicion: Suspicion, voters: Voters) -> float | None:
         """When the last promise of a majority came, or None."""

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from drystone_common.ids import format_id
 from drystone_storaged.cluster import keys
+from drystone_storaged.cluster.maintenance import Records, standing
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.membership import effective_min_insync
 from drystone_storaged.cluster.orders import Usage
 from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.pools import pool_capacity
-from drystone_storaged.cluster.records import Drive, DriveState, Node, Pool, Volume
+from drystone_storaged.cluster.records import (
+    Drive,
+    DriveHealth,
+    DriveState,
+    Node,
+    Pool,
+    Scrubbed,
+    Volume,
+    Voters,
+)
 from drystone_storaged.cluster.store import MetadataStore
-from drystone_storaged.cluster.txn import Unchanged, read_all
+from drystone_storaged.cluster.txn import Unchanged, read_all, read_record
 from drystone_storaged.manager.control.sessions import SessionRegistry
 from drystone_storaged.manager.drivestats import DriveStats
-from drystone_storaged.manager.issues import Seen, find_issues
+from drystone_storaged.manager.issues import Seen, find_problems
+from drystone_storaged.manager.maintenance import maintenance_json
 from drystone_storaged.manager.mapfeed import MapFeed
+from drystone_storaged.manager.problems import Problem, SinceTracker, health
 from drystone_storaged.manager.refusals import Refusals
+from drystone_storaged.manager.scrub_plan import ScrubRecords
+from drystone_storaged.manager.upkeep import MoveFigures, Outlook
 
 ISSUES_MAX: Final = 50  # a person reads some; the counts say the rest
 
@@ -29,20 +43,25 @@ Json = dict[str, Any]
 
 
 def pg_state(record: PgRecord, width: int, min_insync: int, up: frozenset[int]) -> str:
-    """One word for a PG: unavailable, stalled, resyncing, degraded or in_sync."""
+    """One word for a PG: unavailable, stalled, resyncing, degraded or in_sync.
+
+    One that has all its copies is in sync, also while a further one is made for a move.
+    """
     alive = sum(1 for drive in record.insync if drive in up)
     if alive == 0:
         return "unavailable"
     if alive < min_insync:
         return "stalled"
-    if record.joining:
-        return "resyncing"
-    return "degraded" if alive < width else "in_sync"
+    if alive >= width:
+        return "in_sync"
+    return "resyncing" if record.joining else "degraded"
 
 
 def count_states(state: MapState, pools: Iterable[Pool]) -> Counter[str]:
     """How many PGs of these pools are in which state."""
     up = frozenset(d.id for d in state.drives.values() if d.state is DriveState.UP)
+    # Nobody knows that one is down whose record cannot be read; there is an issue of its own.
+    up |= state.unreadable_drives
     return Counter(
         pg_state(record, pool.width, effective_min_insync(pool.min_insync, pool.width), up)
         for pool in pools
@@ -57,6 +76,29 @@ class Figures:
     stats: DriveStats
     usage: Usage
     refusals: Refusals
+    unreached: Callable[[], Sequence[tuple[str, int]]]
+    """Names of processes that alone do not reach a joining drive, with its number."""
+    outlook: Callable[[], Outlook]
+    """What the last look of the upkeep found."""
+    scrubbed: Callable[[], ScrubRecords]
+    """How the last scrubs and comparisons ended."""
+    wall: Callable[[], float]
+    health: Callable[[], Mapping[int, DriveHealth]] = dict
+    """What is held against drives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What the store says of nodes."""
+
+    servers: list[Node]
+    clients: list[Node]
+    beacons: frozenset[str]
+    """Names of the storage nodes that have a beacon of their own."""
+    voters: frozenset[str]
+    """Uuids of the storage nodes on the list of voters that counts now."""
+    maintenance: Records
+    """By uuid of the storage node."""
 
 
 class StatusService:
@@ -77,19 +119,26 @@ class StatusService:
         self._stats = figures.stats
         self._usage = figures.usage
         self._refusals = figures.refusals
+        self._unreached = figures.unreached
+        self._outlook = figures.outlook
+        self._scrubbed = figures.scrubbed
+        self._wall = figures.wall
+        self._health = figures.health
+        self._since = SinceTracker(figures.wall)
 
     async def summary(self) -> Json:
         """Everything of `status -o json`."""
         state = self._as_told(await self._feed.read())
-        servers, clients, beacons = await self._nodes.get()
+        known = await self._nodes.get()
         counts = count_states(state, state.pools.values())
-        issues = self._issues(state, servers, counts, await self._waiting(clients))
-        nodes = [self.node(n, "server", state, beacons) for n in servers]
-        nodes += [self.node(n, "client", state, beacons) for n in clients]
+        found = await self._problems(state, known, counts)
+        nodes = [self.node(n, "server", state, known) for n in known.servers]
+        nodes += [self.node(n, "client", state, known) for n in known.clients]
         live = [d for d in state.drives.values() if d.state is not DriveState.GONE]
         return {
-            "health": _health(counts, issues),
-            "issues": issues[:ISSUES_MAX],
+            "health": health(found),
+            "issues": [each.line for each in found[:ISSUES_MAX]],
+            "problems": [each.as_json() for each in found[:ISSUES_MAX]],
             "cluster": state.cluster.uuid,
             "map_revision": state.revision,
             "nodes": sorted(nodes, key=lambda node: natural(node["name"])),
@@ -101,24 +150,33 @@ class StatusService:
             },
         }
 
-    async def beacons(self) -> frozenset[str]:
-        """Names of the storage nodes that have a beacon of their own."""
-        return (await self._nodes.get())[2]
+    async def problems(self) -> list[Problem]:
+        """What is wrong now, and since when."""
+        state = self._as_told(await self._feed.read())
+        counts = count_states(state, state.pools.values())
+        return await self._problems(state, await self._nodes.get(), counts)
+
+    async def registered(self) -> Registered:
+        """Nodes as they are recorded now."""
+        return await self._nodes.get()
 
     def clear(self) -> None:
         """Read everything anew."""
+        self._since.clear()
         self._nodes.forget()
         self._held.forget()
 
-    async def _read_nodes(self) -> tuple[list[Node], list[Node], frozenset[str]]:
-        """Servers, clients, and the names of the storage nodes that have a beacon of their own."""
-        return (
+    async def _read_nodes(self) -> Registered:
+        voters = await read_record(self._store, keys.VOTERS, Voters)
+        return Registered(
             await read_all(self._store, keys.NODES, Node),
             await read_all(self._store, keys.CLIENTS, Node),
             frozenset(b.name for b in await read_all(self._store, keys.BEACONS, Node)),
+            frozenset(voters[0].nodes if voters else ()),
+            await standing(self._store),
         )
 
-    def node(self, node: Node, role: str, state: MapState, beacons: frozenset[str]) -> Json:
+    def node(self, node: Node, role: str, state: MapState, known: Registered) -> Json:
         """One node."""
         key = ("server" if role == "server" else "client", node.uuid)
         connected = self._sessions.get(key) is not None  # type: ignore[arg-type]
@@ -129,8 +187,10 @@ class StatusService:
             "name": node.name, "uuid": node.uuid, "role": role, "connected": connected,
             "state": "up" if connected else "down", "version": node.version,
             "fault_set": node.fault_set or None, "drives": drives,
-            "beacon_registered": role == "server" and node.name in beacons,
+            "voter": role == "server" and node.uuid in known.voters,
+            "beacon_registered": role == "server" and node.name in known.beacons,
             "beacon_connected": self._has_beacon(node) if apart else None,
+            "maintenance": maintenance_json(known.maintenance.get(node.uuid), self._wall()),
         }  # fmt: skip
 
     def drives(self, drives: Sequence[Drive], state: MapState) -> list[Json]:
@@ -158,6 +218,9 @@ class StatusService:
             "bad_blocks": figures.bad_blocks if figures else 0,
             "healed_blocks": figures.healed_blocks if figures else 0,
             "pgs": {name: roles[name] for name in ("in_sync", "joining", "out")},
+            "evacuating": drive.evacuating, "held": roles.total(),
+            **health_json(self._health().get(drive.id)),
+            "scrub": scrub_json(self._scrubbed().drives.get(drive.id)),
         }  # fmt: skip
 
     async def pool(self, pool: Pool) -> Json:
@@ -174,6 +237,10 @@ class StatusService:
             "min_insync": pool.min_insync, "failure_domain": pool.failure_domain.value,
             "pg_count": pool.pg_count, "capacity": capacity, "used": used,
             "available": available, "pgs": pg_counts(count_states(state, [pool])),
+            "out_time_s": pool.out_time_s, "rebalance": pool.rebalance.value,
+            "moves": asdict(self._outlook().figures.get(pool.id, MoveFigures())),
+            "scrub_days": pool.scrub_days,
+            "compare": scrub_json(self._scrubbed().pools.get(pool.id)),
         }  # fmt: skip
 
     def used(self, volume: Volume) -> int | None:
@@ -231,25 +298,45 @@ class StatusService:
                 found.setdefault(client, []).append(volume.name)
         return found
 
-    def _issues(
-        self,
-        state: MapState,
-        servers: list[Node],
-        counts: Counter[str],
-        waiting: Mapping[str, Sequence[str]],
-    ) -> list[str]:
+    async def _problems(
+        self, state: MapState, known: Registered, counts: Counter[str]
+    ) -> list[Problem]:
         def connected(node: Node) -> bool:
             return self._sessions.get(("server", node.uuid)) is not None
 
-        away = {n.name for n in servers if n.page_instance and not self._has_beacon(n)}
-        seen = Seen(connected, away, self._stats, self._refusals, waiting)
-        return find_issues(state, servers, counts, seen)
+        away = {n.name for n in known.servers if n.page_instance and not self._has_beacon(n)}
+        waiting = await self._waiting(known.clients)
+        seen = Seen(
+            connected,
+            away,
+            self._stats,
+            self._refusals,
+            waiting,
+            unreached=self._unreached(),
+            claimed=self._sessions.claimed_twice(),
+            maintenance=known.maintenance,
+            now_s=self._wall(),
+            gone_s=lambda node: self._sessions.gone_s(("server", node.uuid)),
+            outlook=self._outlook(),
+            health=self._health(),
+            scrubbed=self._scrubbed(),
+        )
+        return self._since.dated(find_problems(state, known.servers, counts, seen))
+
+
+def scrub_json(record: Scrubbed | None) -> Json | None:
+    """How the last scrub or comparison ended; null where there was none."""
+    if record is None or not record.done_s:
+        return None
+    shown = asdict(record)
+    del shown["id"], shown["since_s"]
+    return shown | {"examples": list(record.examples)}
 
 
 def _roles(state: MapState) -> dict[int, Counter[str]]:
     """How many placement groups have each drive in sync, joining, or wait for it."""
     found: dict[int, Counter[str]] = {}
-    for record in state.pgs().values():
+    for record in state.known_pgs().values():
         here = dict.fromkeys(record.target, "out")
         here |= dict.fromkeys((entry.drive for entry in record.out), "out")
         here |= dict.fromkeys((entry.drive for entry in record.joining), "joining")
@@ -265,12 +352,6 @@ def natural(name: str) -> tuple[str, int, str]:
     return stem, int(name[len(stem) :] or 0), name
 
 
-def _health(counts: Counter[str], issues: list[str]) -> str:
-    if counts["unavailable"] or counts["stalled"]:
-        return "critical"
-    return "warning" if issues else "ok"
-
-
 def pg_counts(counts: Counter[str]) -> Json:
     """The form in answers; `degraded` includes what is worse."""
     worse = counts["stalled"] + counts["unavailable"]
@@ -282,6 +363,15 @@ def pg_counts(counts: Counter[str]) -> Json:
         "stalled": counts["stalled"],
         "unavailable": counts["unavailable"],
     }
+
+
+def health_json(health: DriveHealth | None) -> Json:
+    """What is held against a drive; ``retest`` while it is out until it passes its test."""
+    if health is None:
+        return {"strikes": [], "ejected": False, "retest": None}
+    waits = {"tries": health.tries, "last": health.last or None} if health.held else None
+    strikes = [{"at_s": s.at_s, "reason": s.reason} for s in health.strikes]
+    return {"strikes": strikes, "ejected": health.ejected, "retest": waits}
 
 
 def volume_json(volume: Volume, pool_name: str, used: int | None) -> Json:

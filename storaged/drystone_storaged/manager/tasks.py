@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,11 +18,13 @@ from drystone_storaged.cluster.leadership import NotLeaderError
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.membership_service import MembershipService
 from drystone_storaged.cluster.pgmap import PgRecord
-from drystone_storaged.cluster.records import Drive, LostPg, Task, Volume
+from drystone_storaged.cluster.records import Drive, LostPg, Pool, Scrubbed, Task, Volume
 from drystone_storaged.cluster.store import Delete, MetadataStore, Put, StoreUnavailableError
 from drystone_storaged.cluster.txn import read_all, read_record
 from drystone_storaged.cluster.volumes import VolumeService
 from drystone_storaged.manager.commander import Commander
+from drystone_storaged.manager.compares import PoolCompare
+from drystone_storaged.manager.retest import Outcome
 from drystone_storaged.proto import control_pb2 as pb
 
 log = get_logger(__name__)
@@ -41,6 +45,11 @@ class TaskParts:
     membership: MembershipService
     volumes: VolumeService
     wall: Callable[[], float]
+    monotonic: Callable[[], float]
+    balance: Callable[[int], AsyncGenerator[int, None]]
+    """Balance a pool while it is read: PGs left, down to 0."""
+    test: Callable[[int], Awaitable[Outcome]]
+    """Test a drive; one that was slow comes back if it passes."""
 
 
 class TaskService:
@@ -49,10 +58,26 @@ class TaskService:
     def __init__(self, parts: TaskParts) -> None:
         self._parts = parts
         self._running: dict[int, asyncio.Task[None]] = {}
+        self.on_scrubbed: list[Callable[[str, Scrubbed], None]] = []
+        """Told the kind of a task, and what it found."""
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """By kind and state, as of the newest list."""
 
     async def scrub(self, drive: Drive) -> Task:
         """Read a drive back against its checksums."""
         return await self._start("scrub", str(drive.id))
+
+    async def retest(self, drive: Drive) -> Task:
+        """Test a drive by real operations."""
+        return await self._start("retest", str(drive.id))
+
+    async def compare(self, pool: Pool) -> Task:
+        """Compare what all copies of a pool hold."""
+        return await self._start("compare", str(pool.id))
+
+    async def rebalance(self, pool: Pool) -> Task:
+        """Move a pool's PGs until every drive has its share."""
+        return await self._start("rebalance", str(pool.id))
 
     async def mark_lost(self, ref: PgRef) -> Task:
         """Give a PG's data up. The PG itself changes before this returns.
@@ -85,7 +110,9 @@ class TaskService:
 
     async def list(self) -> list[Task]:
         """Every task that is still recorded."""
-        return await read_all(self._parts.store, keys.TASKS, Task)
+        found = await read_all(self._parts.store, keys.TASKS, Task)
+        self.counts = Counter((task.kind, task.state) for task in found)
+        return found
 
     async def resume(self) -> None:
         """At election: go on with what was running."""
@@ -148,7 +175,11 @@ class TaskService:
         task = await self.get(number)
         if task.state != "running":
             return  # the answer to its last record was lost
-        work = {"scrub": self._scrub, "mark-lost": self._record_loss}.get(task.kind)
+        kinds = {
+            "scrub": self._scrub, "compare": self._compare, "mark-lost": self._record_loss,
+            "rebalance": self._balance, "retest": self._retest,
+        }  # fmt: skip
+        work = kinds.get(task.kind)
         try:
             if work is None:
                 raise InvalidArgumentError(f"unknown kind of task: {task.kind}")
@@ -180,7 +211,42 @@ class TaskService:
         result = asked.result()
         if result.code:
             raise DrystoneError(result.message or result.code, code=result.code)
-        await self._save(replace(_scrub_progress(task, result), state="done"))
+        scrub, now_s = result.scrub, int(self._parts.wall())
+        left = scrub.bad_blocks - min(scrub.healed_blocks, scrub.bad_blocks)
+        record = Scrubbed(int(task.subject), now_s, now_s, scrub.bad_blocks, left)
+        done = replace(_scrub_progress(task, result), state="done")
+        await self._end(done, keys.scrub(record.id), record)
+
+    async def _compare(self, task: Task) -> None:
+        parts = self._parts
+        work = PoolCompare(parts.store, parts.commander, self._save, parts.monotonic)
+        ended, progress = await work.run(task)
+        record = progress.record(int(task.subject), parts.wall())
+        await self._end(replace(ended, state="done"), keys.compare(record.id), record)
+
+    async def _end(self, task: Task, key: str, record: Scrubbed) -> None:
+        """What was found is recorded with the end of the task."""
+        await self._parts.store.txn(
+            [], [Put(keys.task(task.id), encode(task)), Put(key, encode(record))]
+        )
+        for told in self.on_scrubbed:
+            told(task.kind, record)
+
+    async def _retest(self, task: Task) -> None:
+        outcome = await self._parts.test(int(task.subject))
+        word = "passed" if outcome.passed else "not passed"
+        state = "done" if outcome.passed else "failed"
+        await self._save(replace(task, state=state, detail=f"{word}: {outcome.text}"))
+
+    async def _balance(self, task: Task) -> None:
+        async with contextlib.aclosing(self._parts.balance(int(task.subject))) as looks:
+            async for left in looks:
+                total = max(task.total, left)
+                shown = replace(task, done=total - left, total=total, detail=f"{left} groups left")
+                if shown != task:
+                    task = shown
+                    await self._save(task)
+        await self._save(replace(task, state="done", detail="every drive has its share"))
 
     async def _record_loss(self, task: Task) -> None:
         pool, pg, epoch = (int(part) for part in task.subject.split("."))

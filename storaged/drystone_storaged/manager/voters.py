@@ -107,6 +107,8 @@ class VoterKeeper:
     async def _settled(self, voters: Voters, wanted: list[str]) -> bool:
         """Whether every node that may hold a lease, or may get one, uses the newest list."""
         state = await read_state(self._deps.store)
+        if state.unreadable_pools or state.unreadable_drives:
+            return False  # who may hold a lease is not known
         insync = {drive for record in state.pgs().values() for drive in record.insync}
         holders = {d.node for d in state.drives.values() if d.id in insync}
         holders.update(s.key[1] for s in self._deps.sessions.all("server"))

@@ -347,20 +347,29 @@ class Hello(_message.Message):
     INSTANCE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     BEACON_ADDR_FIELD_NUMBER: _builtins.int
+    HIGHEST_REVISION_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     instance: _builtins.int
     """Random per process start: a second live process of the same node is refused."""
     version: _builtins.str
     beacon_addr: _builtins.str
+    highest_revision: _builtins.int
+    """Servers: the newest state of the metadata store that this process or one of its drives has
+    seen. A manager whose store is older does not lead it.
+    """
+    incarnation: _builtins.int
     def __init__(
         self,
         *,
         instance: _builtins.int = ...,
         version: _builtins.str = ...,
         beacon_addr: _builtins.str = ...,
+        highest_revision: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beacon_addr", b"beacon_addr", "instance", b"instance", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beacon_addr", b"beacon_addr", "highest_revision", b"highest_revision", "incarnation", b"incarnation", "instance", b"instance", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -607,6 +616,7 @@ class DriveStatus(_message.Message):
     BAD_BLOCKS_FIELD_NUMBER: _builtins.int
     HEALED_BLOCKS_FIELD_NUMBER: _builtins.int
     STUCK_COPIES_FIELD_NUMBER: _builtins.int
+    RECENT_OPS_FIELD_NUMBER: _builtins.int
     drive: _builtins.int
     capacity_bytes: _builtins.int
     used_bytes: _builtins.int
@@ -619,6 +629,8 @@ class DriveStatus(_message.Message):
     resync_bytes_done: _builtins.int
     bad_blocks: _builtins.int
     healed_blocks: _builtins.int
+    recent_ops: _builtins.int
+    """Operations of the device that `p99_us` is of: those that ended in the last 5 s."""
     @_builtins.property
     def stuck_copies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """One sentence per PG whose copy to this drive does not go on by itself, at most a few; empty in the normal case."""
@@ -637,10 +649,11 @@ class DriveStatus(_message.Message):
         bad_blocks: _builtins.int = ...,
         healed_blocks: _builtins.int = ...,
         stuck_copies: _abc.Iterable[_builtins.str] | None = ...,
+        recent_ops: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_blocks", b"bad_blocks", "capacity_bytes", b"capacity_bytes", "drive", b"drive", "healed_blocks", b"healed_blocks", "oldest_io_us", b"oldest_io_us", "p99_us", b"p99_us", "reserved_bytes", b"reserved_bytes", "resync_bytes_done", b"resync_bytes_done", "resync_bytes_left", b"resync_bytes_left", "stuck_copies", b"stuck_copies", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_blocks", b"bad_blocks", "capacity_bytes", b"capacity_bytes", "drive", b"drive", "healed_blocks", b"healed_blocks", "oldest_io_us", b"oldest_io_us", "p99_us", b"p99_us", "recent_ops", b"recent_ops", "reserved_bytes", b"reserved_bytes", "resync_bytes_done", b"resync_bytes_done", "resync_bytes_left", b"resync_bytes_left", "stuck_copies", b"stuck_copies", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -965,6 +978,8 @@ class Command(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     REVOKE_FIELD_NUMBER: _builtins.int
     LOOK_FIELD_NUMBER: _builtins.int
+    EXERCISE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     deadline_ms: _builtins.int
     """The manager stops waiting after this; the command may be abandoned then."""
@@ -984,6 +999,10 @@ class Command(_message.Message):
     def revoke(self) -> Global___Revoke: ...
     @_builtins.property
     def look(self) -> Global___LookAtDevices: ...
+    @_builtins.property
+    def exercise(self) -> Global___Exercise: ...
+    @_builtins.property
+    def compare(self) -> Global___Compare: ...
     def __init__(
         self,
         *,
@@ -997,12 +1016,14 @@ class Command(_message.Message):
         probe: Global___ProbeDrive | None = ...,
         revoke: Global___Revoke | None = ...,
         look: Global___LookAtDevices | None = ...,
+        exercise: Global___Exercise | None = ...,
+        compare: Global___Compare | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "free_layer", b"free_layer", "kind", b"kind", "look", b"look", "probe", b"probe", "promise", b"promise", "quiesce", b"quiesce", "revoke", b"revoke", "scrub", b"scrub"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "exercise", b"exercise", "fence", b"fence", "free_layer", b"free_layer", "kind", b"kind", "look", b"look", "probe", b"probe", "promise", b"promise", "quiesce", b"quiesce", "revoke", b"revoke", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms", "fence", b"fence", "free_layer", b"free_layer", "id", b"id", "kind", b"kind", "look", b"look", "probe", b"probe", "promise", b"promise", "quiesce", b"quiesce", "revoke", b"revoke", "scrub", b"scrub"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "deadline_ms", b"deadline_ms", "exercise", b"exercise", "fence", b"fence", "free_layer", b"free_layer", "id", b"id", "kind", b"kind", "look", b"look", "probe", b"probe", "promise", b"promise", "quiesce", b"quiesce", "revoke", b"revoke", "scrub", b"scrub"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["fence", "quiesce", "free_layer", "scrub", "promise", "probe", "revoke", "look"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["fence", "quiesce", "free_layer", "scrub", "promise", "probe", "revoke", "look", "exercise", "compare"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1147,6 +1168,33 @@ class Scrub(_message.Message):
 Global___Scrub: _TypeAlias = Scrub  # noqa: Y015
 
 @_typing.final
+class Compare(_message.Message):
+    """Compare what the other in-sync drives hold of a group with what this one, in sync there, holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRIVE_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    PG_FIELD_NUMBER: _builtins.int
+    drive: _builtins.int
+    pool: _builtins.int
+    pg: _builtins.int
+    def __init__(
+        self,
+        *,
+        drive: _builtins.int = ...,
+        pool: _builtins.int = ...,
+        pg: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drive", b"drive", "pg", b"pg", "pool", b"pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Compare: _TypeAlias = Compare  # noqa: Y015
+
+@_typing.final
 class Promise(_message.Message):
     """Promise not to echo this node's beacon until the suspicion ends (see Suspects)."""
 
@@ -1222,6 +1270,29 @@ class ProbeDrive(_message.Message):
 Global___ProbeDrive: _TypeAlias = ProbeDrive  # noqa: Y015
 
 @_typing.final
+class Exercise(_message.Message):
+    """Test this drive's device by reads from all over it and small durable records through its log; at
+    most one at a time. Takes milliseconds on a drive that does well, 10 s at most.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRIVE_FIELD_NUMBER: _builtins.int
+    drive: _builtins.int
+    def __init__(
+        self,
+        *,
+        drive: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drive", b"drive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Exercise: _TypeAlias = Exercise  # noqa: Y015
+
+@_typing.final
 class LookAtDevices(_message.Message):
     """Look at the node's devices now; Devices was sent when this is answered."""
 
@@ -1249,12 +1320,14 @@ class CommandResult(_message.Message):
     DRIVES_FIELD_NUMBER: _builtins.int
     PROBE_FIELD_NUMBER: _builtins.int
     SCRUB_FIELD_NUMBER: _builtins.int
+    EXERCISE_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     code: _builtins.str
     """Empty for success; else a stable code and what happened."""
     message: _builtins.str
     more: _builtins.bool
-    """Not final yet: progress of a long command (scrub)."""
+    """Not final yet: progress of a long command (scrub, compare)."""
     @_builtins.property
     def drives(self) -> _containers.RepeatedCompositeFieldContainer[Global___DriveDone]:
         """fence, free_layer: drives done. A drive that is not there is left out."""
@@ -1263,6 +1336,10 @@ class CommandResult(_message.Message):
     def probe(self) -> Global___DriveStatus: ...
     @_builtins.property
     def scrub(self) -> Global___ScrubProgress: ...
+    @_builtins.property
+    def exercise(self) -> Global___Exercised: ...
+    @_builtins.property
+    def compared(self) -> Global___Compared: ...
     def __init__(
         self,
         *,
@@ -1273,14 +1350,42 @@ class CommandResult(_message.Message):
         drives: _abc.Iterable[Global___DriveDone] | None = ...,
         probe: Global___DriveStatus | None = ...,
         scrub: Global___ScrubProgress | None = ...,
+        exercise: Global___Exercised | None = ...,
+        compared: Global___Compared | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe", "scrub", b"scrub"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compared", b"compared", "exercise", b"exercise", "probe", b"probe", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "drives", b"drives", "id", b"id", "message", b"message", "more", b"more", "probe", b"probe", "scrub", b"scrub"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "compared", b"compared", "drives", b"drives", "exercise", b"exercise", "id", b"id", "message", b"message", "more", b"more", "probe", b"probe", "scrub", b"scrub"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CommandResult: _TypeAlias = CommandResult  # noqa: Y015
+
+@_typing.final
+class Exercised(_message.Message):
+    """What an exercise found: its slowest operations but one in a hundred, and what failed or did not
+    end in time.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P99_US_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    p99_us: _builtins.int
+    errors: _builtins.int
+    def __init__(
+        self,
+        *,
+        p99_us: _builtins.int = ...,
+        errors: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "p99_us", b"p99_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Exercised: _TypeAlias = Exercised  # noqa: Y015
 
 @_typing.final
 class DriveDone(_message.Message):
@@ -1335,6 +1440,87 @@ class ScrubProgress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScrubProgress: _TypeAlias = ScrubProgress  # noqa: Y015
+
+@_typing.final
+class Compared(_message.Message):
+    """Every chunk of the group was compared with every other in-sync drive, in one epoch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    UNSTABLE_FIELD_NUMBER: _builtins.int
+    BAD_HERE_FIELD_NUMBER: _builtins.int
+    BAD_THERE_FIELD_NUMBER: _builtins.int
+    DIVERGENT_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    chunks: _builtins.int
+    blocks: _builtins.int
+    """Stable blocks of them, and those to which a write may be on its way."""
+    unstable: _builtins.int
+    bad_here: _builtins.int
+    """Blocks that this drive, or another one, cannot read: each heals its own."""
+    bad_there: _builtins.int
+    divergent: _builtins.int
+    """Blocks of which two drives hold different stable content; some of them one by one."""
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___Divergent]: ...
+    def __init__(
+        self,
+        *,
+        chunks: _builtins.int = ...,
+        blocks: _builtins.int = ...,
+        unstable: _builtins.int = ...,
+        bad_here: _builtins.int = ...,
+        bad_there: _builtins.int = ...,
+        divergent: _builtins.int = ...,
+        examples: _abc.Iterable[Global___Divergent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_here", b"bad_here", "bad_there", b"bad_there", "blocks", b"blocks", "chunks", b"chunks", "divergent", b"divergent", "examples", b"examples", "unstable", b"unstable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Compared: _TypeAlias = Compared  # noqa: Y015
+
+@_typing.final
+class Divergent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    DRIVE_FIELD_NUMBER: _builtins.int
+    HERE_FIELD_NUMBER: _builtins.int
+    THERE_FIELD_NUMBER: _builtins.int
+    volume: _builtins.int
+    layer: _builtins.int
+    chunk: _builtins.int
+    block: _builtins.int
+    drive: _builtins.int
+    """The other drive, and what each holds."""
+    here: _builtins.str
+    there: _builtins.str
+    def __init__(
+        self,
+        *,
+        volume: _builtins.int = ...,
+        layer: _builtins.int = ...,
+        chunk: _builtins.int = ...,
+        block: _builtins.int = ...,
+        drive: _builtins.int = ...,
+        here: _builtins.str = ...,
+        there: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "chunk", b"chunk", "drive", b"drive", "here", b"here", "layer", b"layer", "there", b"there", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Divergent: _TypeAlias = Divergent  # noqa: Y015
 
 @_typing.final
 class OpenDriveRequest(_message.Message):

@@ -19,6 +19,7 @@ from drystone_storaged.agent.identity import IdentityFile
 from drystone_storaged.agent.leasepage import PageWatch, attached
 from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.metrics_http import serving_metrics
+from drystone_storaged.agent.pauses import MAX_S, VOTER_MAX_S
 from drystone_storaged.agent.process import Background, run_daemon
 from drystone_storaged.agent.pump import Event, Pump
 from drystone_storaged.agent.register import Membership, Registrant, register
@@ -37,6 +38,7 @@ from drystone_storaged.server.lease import LeaseGate
 from drystone_storaged.server.ledger import Ledger
 from drystone_storaged.server.prepare import DriveTools, Preparer
 from drystone_storaged.server.revive import Revive
+from drystone_storaged.server.seen import SeenStore
 from drystone_storaged.server.settings import ServerSettings
 from drystone_storaged.server.status import ServerMetrics, StatusReporter
 from drystone_storaged.server.stuck import stuck_copy
@@ -79,7 +81,12 @@ class Server:
         hello = control_pb2.Hello(
             instance=self._instance, version=__version__, beacon_addr=beacon_addr
         )
-        self.session = Session(control, hello, self._on_message)
+        # With a beacon inside it votes; else the beacon's own process does.
+        longest_s = MAX_S if settings.run_dir else VOTER_MAX_S
+        self.seen = SeenStore(membership.incarnation, lambda: self.maps.revision, self.drives)
+        self.session = Session(
+            control, hello, self._on_message, longest_s=longest_s, seen=self.seen.newest
+        )
         self.reporter = StatusReporter(core, self.drives, self.maps, self.session.send)
         self.session.on_open(self.reporter.session_opened)
         self.revive = Revive(self.drives, self.maps, self.reporter)
@@ -240,6 +247,11 @@ class Server:
         what = event["what"]
         if what == "scrub_done":
             self.commands.on_scrub_done(event)
+        elif what == "scrub_progress":
+            self.commands.on_scrub_progress(event)
+        elif what == "divergent":
+            _log.error("copies_differ", **dict(event))
+            self.commands.compares.on_divergent(event)
         elif what == "drive_failed":
             self._drive(event["drive"], DriveKeeper.on_failed, event)
         elif what in ("map_refused", "unrepaired"):

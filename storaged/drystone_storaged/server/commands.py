@@ -13,13 +13,14 @@ from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.pump import Event
 from drystone_storaged.agent.silence import Votes
 from drystone_storaged.proto import control_pb2
+from drystone_storaged.server.compares import Compares
 from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.drive import FAILED_CODE, DriveKeeper, DriveState
 
 BLOCK_BYTES: Final = 4096
 DEADLINE_DEFAULT_S: Final = 15.0  # for a command that names none
 ORDER_DEADLINE_S: Final = 60.0  # marking a layer deleted is one log record
-SCRUB_DEADLINE_S: Final = 7 * 86_400.0  # a scrub reads the whole drive beside its load
+SCRUB_DEADLINE_S: Final = 14 * 86_400.0  # 20 MiB/s beside clients are 24 TB in two weeks
 SCRUB_NEWS_S: Final = 5.0  # how often a running scrub says that it runs
 
 
@@ -77,12 +78,19 @@ class Commands:
         self.tasks = CommandTasks(self.result, answer)
         self._votes = votes
         self._scrubs: dict[int, asyncio.Future[Event]] = {}
+        self._read: dict[int, tuple[int, int]] = {}
+        self.compares = Compares(controls.request, self._open_nonce, answer)
 
     def on_scrub_done(self, event: Event) -> None:
         """Take the report `scrub_done`."""
         future = self._scrubs.get(event["drive"])
         if future is not None and not future.done():
             future.set_result(event)
+
+    def on_scrub_progress(self, event: Event) -> None:
+        """Take the report `scrub_progress`."""
+        if event["drive"] in self._scrubs:
+            self._read[event["drive"]] = (event["blocks"], event["of"])
 
     async def carry_out(self, drive: int, orders: Sequence[control_pb2.FreeLayer]) -> None:
         """Let a drive that was just opened catch up with orders, durably."""
@@ -102,9 +110,11 @@ class Commands:
             "quiesce": self._quiesce,
             "free_layer": self._free_layer,
             "scrub": lambda scrub: self._scrub(command.id, scrub),
+            "compare": lambda compare: self.compares.run(command.id, compare),
             "promise": self._promise,
             "probe": self._probe_drive,
             "look": self._look_at_devices,
+            "exercise": self._exercise,
         }
         handler = handlers.get(kind or "")
         if handler is None:
@@ -120,6 +130,10 @@ class Commands:
 
     def _serving(self, numbers: Sequence[int]) -> list[DriveKeeper]:
         return [d for d in self._drives if d.state is DriveState.SERVING and d.number in numbers]
+
+    def _open_nonce(self, number: int) -> int:
+        """Of the open that serves; 0 = none does."""
+        return next((d.nonce for d in self._serving([number])), 0)
 
     async def _each(
         self, numbers: Sequence[int], request: Mapping[str, object]
@@ -205,6 +219,15 @@ class Commands:
             )
         return control_pb2.CommandResult(probe=status)
 
+    async def _exercise(self, asked: control_pb2.Exercise) -> control_pb2.CommandResult:
+        if not self._serving([asked.drive]):
+            raise UnavailableError(f"drive {asked.drive} is not open", code="drive_not_open")
+        done = await self._controls.request(asked.drive, {"what": "exercise"})
+        if not done["ok"]:
+            return control_pb2.CommandResult(code="failed", message=str(done["reason"]))
+        found = control_pb2.Exercised(p99_us=done["p99_us"], errors=done["errors"])
+        return control_pb2.CommandResult(exercise=found)
+
     async def _scrub(self, command: int, scrub: control_pb2.Scrub) -> control_pb2.CommandResult:
         found = self._serving([scrub.drive])
         if not found:
@@ -213,7 +236,6 @@ class Commands:
             raise UnavailableError(f"drive {scrub.drive} is being scrubbed", code="busy")
         future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self._scrubs[scrub.drive] = future
-        total = found[0].capacity
         try:
             done = await self._controls.request(scrub.drive, {"what": "scrub"})
             if not done["ok"]:
@@ -224,16 +246,20 @@ class Commands:
                     return control_pb2.CommandResult(
                         code="drive_not_open", message=found[0].reason or "the drive was closed"
                     )
-                progress = control_pb2.ScrubProgress(bytes_total=total)
+                done_blocks, blocks = self._read.get(scrub.drive, (0, 0))
+                progress = control_pb2.ScrubProgress(
+                    bytes_done=done_blocks * BLOCK_BYTES, bytes_total=blocks * BLOCK_BYTES
+                )
                 self._answer(control_pb2.CommandResult(id=command, more=True, scrub=progress))
                 await asyncio.wait((future,), timeout=SCRUB_NEWS_S)
             event = future.result()
         finally:
             del self._scrubs[scrub.drive]
+            self._read.pop(scrub.drive, None)
         return control_pb2.CommandResult(
             scrub=control_pb2.ScrubProgress(
                 bytes_done=event["blocks"] * BLOCK_BYTES,
-                bytes_total=total,
+                bytes_total=event["blocks"] * BLOCK_BYTES,
                 bad_blocks=event["bad"],
                 healed_blocks=event["healed"],
             )

@@ -92,6 +92,7 @@ class DriveKeeper:
         self.number = 0
         self.nonce = 0
         self.capacity = 0
+        self.store_seen = (0, 0)
         self.state = DriveState.CLOSED
         self.reason = ""
         self.code = ""
@@ -225,6 +226,7 @@ class DriveKeeper:
         self.state = DriveState.OPENING
         block = await self._deps.preparer.prepare(self.settings)
         self.capacity = block.size
+        self.store_seen = (block.incarnation, block.revision)
         opened = await self._take_into_use(block)
         self.number = opened.drive
         self._ended.clear()

@@ -53,6 +53,12 @@ class Ledger:
             {path: {"uuid": e.uuid, "phase": e.phase.value} for path, e in self._entries.items()},
         )
 
+    def entries(self) -> dict[str, str]:
+        """Every place that has a drive, with its uuid."""
+        return {
+            path: entry.uuid for path, entry in self._entries.items() if entry.phase is Phase.KNOWN
+        }
+
     def _read(self) -> dict[str, Entry]:
         try:
             data = read_json(self._path)

@@ -43,6 +43,10 @@ class DriveTools(Protocol):
         """Make a blank drive one of ours."""
         ...
 
+    def salvage_drive(self, path: str, spec: str) -> str:
+        """Write superblocks anew that are lost, if the segments name the drive."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
@@ -111,6 +115,8 @@ class Preparer:
             _log.warning("format_repeated", path=drive.path)
             await asyncio.to_thread(Path(drive.path).unlink)
             found = await self._inspect(drive.path)
+        if found["state"] == "damaged" and entry is not None and entry.phase is Phase.KNOWN:
+            found = await self._salvage(drive, found, entry)
         if found["state"] in ("missing", "blank"):
             found = await self._format(drive, found, entry)
         if found["state"] == "in-use":
@@ -184,19 +190,36 @@ class Preparer:
     ) -> dict[str, object]:
         uuid = entry.uuid if entry else str(new_uuid())
         self._ledger.put(drive.key, Entry(uuid, Phase.FORMATTING))
-        spec = {
-            "cluster": str(self._membership.cluster),
-            "uuid": uuid,
-            "incarnation": self._membership.incarnation,
-            "feature_level": self._membership.feature_level,
-            "create_bytes": drive.create_bytes if missing else None,
-            "segment_bytes": drive.segment_bytes,
-        }
+        created = drive.create_bytes if missing else None
+        spec = {**self._spec(drive, uuid), "create_bytes": created}
         if missing:
             Path(drive.path).parent.mkdir(parents=True, exist_ok=True)
         made = await _native(self._tools.format_drive, drive.path, json.dumps(spec))
         _log.info("drive_formatted", path=drive.path, uuid=uuid)
         return made
+
+    async def _salvage(
+        self, drive: DriveSettings, found: dict[str, object], entry: Entry
+    ) -> dict[str, object]:
+        """Let its segments say who it is: from then on it is suspect, and healed as such."""
+        try:
+            made = await _native(
+                self._tools.salvage_drive, drive.path, json.dumps(self._spec(drive, entry.uuid))
+            )
+        except DataError as error:
+            _log.info("drive_not_salvaged", path=drive.path, uuid=entry.uuid, reason=str(error))
+            return found
+        _log.warning("drive_salvaged", path=drive.path, uuid=entry.uuid, was=found["reason"])
+        return made
+
+    def _spec(self, drive: DriveSettings, uuid: str) -> dict[str, object]:
+        return {
+            "cluster": str(self._membership.cluster),
+            "uuid": uuid,
+            "incarnation": self._membership.incarnation,
+            "feature_level": self._membership.feature_level,
+            "segment_bytes": drive.segment_bytes,
+        }
 
     async def _inspect(self, path: str) -> dict[str, object]:
         return await _native(self._tools.inspect_drive, path)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,9 +14,11 @@ from typing import Any, Final
 from drystone_common.metrics import Metrics
 from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.pump import Event
+from drystone_storaged.agent.strangers import Strangers
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.drive import DriveKeeper, DriveState
+from drystone_storaged.server.figures import DriveFigures
 from drystone_storaged.server.stuck import StuckCopies, stuck_copy
 from drystone_storaged.server.usage import NOWHERE, DriveUsage, PgKey, first_in_sync
 
@@ -31,11 +33,10 @@ LAYERS_MAX: Final = 10_000  # per message, the interface's limit
 
 
 @dataclass(slots=True)
-class DriveFigures:
+class Counted:
     """What is counted for one drive since it was opened."""
 
     usage: DriveUsage = field(default_factory=DriveUsage)
-    resync_bytes: int = 0
     stuck: StuckCopies = field(default_factory=StuckCopies)
 
 
@@ -55,13 +56,14 @@ class StatusReporter:
         self._first: Mapping[int, frozenset[PgKey]] = {}
         self._first_revision = 0
         self._send = send
-        self._figures: dict[int, DriveFigures] = defaultdict(DriveFigures)
+        self._figures: dict[int, Counted] = defaultdict(Counted)
         self._complete = True
         self._told: control_pb2.Status | None = None
         self._told_at = 0.0
         self._hurry = asyncio.Event()
+        self._strangers = Strangers()
         self.last: Mapping[int, control_pb2.DriveStatus] = {}
-        self.counters: Mapping[int, Mapping[str, int]] = {}
+        self.stats: Mapping[int, Mapping[str, Any]] = {}
 
     def session_opened(self) -> None:
         """Everything must be told again, soon."""
@@ -75,7 +77,7 @@ class StatusReporter:
 
     def drive_opened(self, drive: int) -> None:
         """The drive counts its layers anew."""
-        self._figures[drive] = DriveFigures()
+        self._figures[drive] = Counted()
         self._complete = True
         self._hurry.set()
 
@@ -87,7 +89,6 @@ class StatusReporter:
             for layer, pool, pg, delta in event["layers"]:
                 figures.usage.add(layer, (pool, pg), delta)
         elif what == "resync":
-            figures.resync_bytes += event["bytes"]
             self._hurry.set()
         elif what == "copy_stuck":
             figures.stuck.take(stuck_copy(event))
@@ -118,6 +119,10 @@ class StatusReporter:
         self._told, self._told_at = messages[0], now
         return True
 
+    def refused(self) -> Counter[str]:
+        """Drives that are not served, by the code of the reason."""
+        return Counter(drive.code for drive in self._drives if drive.refusal is not None)
+
     def stuck(self, drive: int) -> int:
         """Placement groups whose copy to a drive does not go on."""
         return len(self._figures[drive].stuck.groups)
@@ -131,8 +136,11 @@ class StatusReporter:
         found: dict[str, dict[str, Any]] = json.loads(text)["drives"]
         serving = {d.number for d in self._drives if d.state is DriveState.SERVING}
         mine = {int(number): stats for number, stats in found.items() if int(number) in serving}
-        self.counters = {number: stats["counters"] for number, stats in mine.items()}
+        self.stats = mine
         self.last = {number: self._status(number, stats) for number, stats in mine.items()}
+        for number, stats in mine.items():
+            self._strangers.connections(number, stats["refused"])
+            self._strangers.denied(number, stats["counters"]["denied"])
         return dict(self.last)
 
     def _status(self, number: int, stats: Mapping[str, Any]) -> control_pb2.DriveStatus:
@@ -144,13 +152,14 @@ class StatusReporter:
             used_bytes=space["live_slots"] * SLOT_BYTES,
             reserved_bytes=(space["granted_slots"] + space["reserve_slots"]) * SLOT_BYTES,
             oldest_io_us=stats["oldest_io_us"],
-            p99_us=counters.get("p99_us", 0),
-            resync_bytes_left=counters.get("resync_bytes_left", 0),
-            resync_bytes_done=counters.get("resync_bytes", figures.resync_bytes),
+            p99_us=stats["device"]["p99_us"],
+            resync_bytes_left=stats["resync_bytes_left"],
+            resync_bytes_done=counters["resync_bytes"],
             # What was written anew since is neither: the difference of both is bad still.
-            bad_blocks=counters.get("healed", 0) + counters.get("unhealed", 0),
-            healed_blocks=counters.get("healed", 0),
+            bad_blocks=counters["healed"] + counters["unhealed"],
+            healed_blocks=counters["healed"],
             stuck_copies=figures.stuck.sentences(),
+            recent_ops=stats["device"]["ops"],
         )
 
     async def _messages(self) -> list[control_pb2.Status]:
@@ -216,6 +225,11 @@ class ServerMetrics:
         self._counters = metrics.gauge(
             "engine_count", "Counters of the engine since the open.", ["drive", "counter"]
         )
+        self._refused = metrics.gauge(
+            "refused_drives", "Drives of the node that are not served, by reason.", ["code"]
+        )
+        self._figures = DriveFigures()
+        metrics.registry.register(self._figures)
 
     def refresh(self) -> None:
         """Bring the gauges up to date with the newest status."""
@@ -224,6 +238,10 @@ class ServerMetrics:
                 gauge.labels(str(number)).set(getattr(status, name))
             self._oldest.labels(str(number)).set(status.oldest_io_us / 1e6)
             self._stuck.labels(str(number)).set(self._reporter.stuck(number))
-        for number, counters in self._reporter.counters.items():
-            for name, value in counters.items():
+        self._refused.clear()
+        for code, count in self._reporter.refused().items():
+            self._refused.labels(code).set(count)
+        self._figures.take(self._reporter.stats)
+        for number, stats in self._reporter.stats.items():
+            for name, value in stats["counters"].items():
                 self._counters.labels(str(number), name).set(value)

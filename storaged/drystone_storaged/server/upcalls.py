@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
+from drystone_common.pace import Pace
 from drystone_storaged.agent.control import Control
 from drystone_storaged.agent.mapfeed import MapFeed
 from drystone_storaged.agent.pump import Event
@@ -23,12 +24,12 @@ PAGES_MAX: Final = 4096
 """16 million volumes: a manager that sends more pages than that is broken."""
 
 BLANK: Final = ("the log prefix cannot be proven", "a stable version that a peer holds")
+"""Reasons after which the old content proves nothing: the drive returns as blank."""
 OF_JOINERS: Final = (
     "no space for the copy",
     "it lacks a write that only unreadable copies hold",
 )
 """Reasons of the native side that a drive has only while it joins."""
-"""Reasons after which the old content proves nothing: the drive returns as blank."""
 
 _log = get_logger(__name__)
 
@@ -46,6 +47,8 @@ class Upcalls:
         self._copies: dict[int, dict[tuple[int, int], int]] = defaultdict(dict)
         self._leaves: dict[tuple[int, str], set[tuple[int, int]]] = defaultdict(set)
         self._generations: dict[tuple[int, int], int] = {}
+        self._told: Counter[tuple[int, str, bool]] = Counter()
+        self._pace = Pace()
         self._work = asyncio.Event()
         self._read = asyncio.Event()
 
@@ -122,9 +125,14 @@ class Upcalls:
                 joining=why in OF_JOINERS,
             )  # fmt: skip
             answer = await self._control.call(lambda stub: stub.LeavePg, request)
-            _log.warning(
-                "left_pgs", drive=drive, pgs=len(pgs), refused=len(answer.refused), why=why
-            )
+            # A last copy is refused, and asks again each few seconds as long as it is one.
+            kind = (drive, why, bool(answer.refused))
+            self._told[kind] += 1
+            if times := self._pace.due(kind, self._told[kind]):
+                _log.warning(
+                    "left_pgs", drive=drive, pgs=len(pgs), refused=len(answer.refused), why=why,
+                    times=times,
+                )  # fmt: skip
             self._maps.need(answer.map_revision)
 
     async def _read_generations(self, drive: int, pool: int, since: int) -> None:

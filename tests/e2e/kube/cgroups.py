@@ -20,6 +20,9 @@ INSIDE: Final = "init"
 OUTSIDE: Final = "outside"
 EMPTY_S: Final = 20.0
 
+WEIGHT: Final = 16
+"""Of all nodes together, in processes of the machine: without it they would have that of one."""
+
 
 def is_v2() -> bool:
     """Whether this machine has the one hierarchy."""
@@ -69,6 +72,8 @@ def make(lab: Lab, number: int) -> None:
     """Make the groups of a node."""
     for name, folder in folders(lab, number).items():
         folder.mkdir(parents=True, exist_ok=True)
+        if name == "cpu":
+            (folder.parent / "cpu.shares").write_text(str(1024 * WEIGHT))
         if name == "cpuset":
             for level in (folder.parent, folder):
                 for file in ("cpuset.cpus", "cpuset.mems"):  # a new one is empty until told
@@ -77,6 +82,9 @@ def make(lab: Lab, number: int) -> None:
         (roots(lab)[""] / OUTSIDE).mkdir(exist_ok=True)
         for level in (ROOT, roots(lab)[""]):
             _delegate(level)
+        weight = roots(lab)[""] / "cpu.weight"
+        if weight.exists():
+            weight.write_text(str(100 * WEIGHT))
 
 
 def enter(lab: Lab, number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e.kube import images
@@ -56,14 +57,21 @@ def storage_cluster(copies: int) -> dict[str, Any]:
 
 
 def make_disks(lab: Lab) -> None:
-    """A blank disk, a file, on every node."""
+    """A blank disk, a file, on every node that has none: a replaced one must not come back."""
     for number in lab.numbers():
-        folder = lab.node(number) / "disks"
-        folder.mkdir(parents=True, exist_ok=True)
-        disk = folder / "disk-1.img"
-        if not disk.exists():  # one that is in use is not blank
-            with disk.open("wb") as file:
-                file.truncate(DISK_BYTES)
+        if not list((lab.node(number) / "disks").glob("*.img")):
+            make_disk(lab, number)
+
+
+def make_disk(lab: Lab, number: int, which: int = 1) -> Path:
+    """A blank one on one node, where it is not there yet: one that is in use is not blank."""
+    folder = lab.node(number) / "disks"
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = folder / f"disk-{which}.img"
+    if not disk.exists():
+        with disk.open("wb") as file:
+            file.truncate(DISK_BYTES)
+    return disk
 
 
 def install(lab: Lab, changed: dict[str, Any] | None = None) -> None:
@@ -86,10 +94,15 @@ def helm_test(lab: Lab) -> None:
 
 def condition(found: dict[str, Any], kind: str) -> str:
     """Status of a condition; Unknown when it is not there."""
+    return condition_field(found, kind, "status") or "Unknown"
+
+
+def condition_field(found: dict[str, Any], kind: str, field: str) -> str:
+    """Status, reason or message of a condition; empty when it is not there."""
     for each in found.get("status", {}).get("conditions", ()):
         if each["type"] == kind:
-            return str(each["status"])
-    return "Unknown"
+            return str(each.get(field, ""))
+    return ""
 
 
 def is_ready(found: dict[str, Any]) -> bool:

@@ -7,12 +7,13 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tests.e2e.kube import cgroups, control, images, loops, network, node, pki, seed, tools
 from tests.e2e.kube.kubectl import Kubectl, node_ready
-from tests.e2e.kube.settings import Lab, LabError, node_name
+from tests.e2e.kube.settings import NODES_FILE, Lab, LabError, node_name
 from tests.e2e.kube.shell import Steps, need, run
 from tests.e2e.lib.waits import NotSeenError
 
@@ -45,7 +46,7 @@ def _up(lab: Lab, steps: Steps) -> None:
         raise LabError(
             f"{free >> 20} MiB are free below {lab.folder}, {FREE_BYTES_MIN >> 20} needed"
         )
-    (lab.folder / "nodes").write_text(str(lab.node_count))
+    tell(lab)
     pki.make_all(lab)
     cgroups.begin(lab)
     network.make(lab)
@@ -66,6 +67,18 @@ def _up(lab: Lab, steps: Steps) -> None:
     steps.say(f"{lab.node_count} nodes Ready; export KUBECONFIG={lab.kubeconfig}")
 
 
+def tell(lab: Lab) -> None:
+    """Note how many nodes there are, for every later run of the program."""
+    (lab.folder / NODES_FILE).write_text(str(lab.node_count))
+
+
+def known(lab: Lab) -> Lab:
+    """The lab with as many nodes as were noted: one may have joined since it was started."""
+    with contextlib.suppress(OSError, ValueError):
+        return replace(lab, node_count=int((lab.folder / NODES_FILE).read_text()))
+    return lab
+
+
 def is_up(lab: Lab) -> bool:
     """Whether it came up, and its control plane still runs."""
     alive = node.started(lab).pid("kube-apiserver") is not None
@@ -79,8 +92,9 @@ def down(lab: Lab, steps: Steps) -> None:
     need_root()
     processes = node.started(lab)
     names = processes.names()
-    if not names and not (lab.folder / "nodes").exists():
+    if not names and not (lab.folder / NODES_FILE).exists():
         return
+    lab = known(lab)
     _tolerant(lambda: each_node(lab, lambda number: node.kill(lab, number)))
     for name in names:
         processes.kill(name)

@@ -37,8 +37,30 @@ def make(lab: Lab) -> None:
     run(["ip", "link", "set", BRIDGE, "up"])
     for number in lab.numbers():
         # One after the other, here: adding namespaces at the same time fails now and then.
-        run(["ip", "netns", "add", namespace(number)])
-        run(["ip", "route", "add", f"{POD_NET}.{number}.0/24", "via", node_address(number)])
+        add(number)
+
+
+def add(number: int) -> None:
+    """The host's side of one node."""
+    run(["ip", "netns", "add", namespace(number)])
+    run(["ip", "route", "add", f"{POD_NET}.{number}.0/24", "via", node_address(number)])
+
+
+def show(to: int, number: int) -> None:
+    """Tell a node that runs the way to the pods of one that was added."""
+    words = ["route", "replace", f"{POD_NET}.{number}.0/24", "via", node_address(number)]
+    run(["ip", "-n", namespace(to), *words])
+
+
+def unplug(lab: Lab, number: int) -> None:
+    """Take one node's cable, namespace and ways away."""
+    run(["ip", "link", "del", cable(number)], check=False)
+    run(["ip", "netns", "del", namespace(number)], check=False)
+    gone = f"{POD_NET}.{number}.0/24"
+    run(["ip", "route", "del", gone], check=False)
+    for other in lab.numbers():
+        if other != number:
+            run(["ip", "-n", namespace(other), "route", "del", gone], check=False)
 
 
 def plug(lab: Lab, number: int) -> None:

@@ -10,7 +10,9 @@ from tests.e2e.kube import (
     cluster,
     disks,
     disturb,
+    evacuate,
     footprint,
+    maintenance,
     members,
     power,
     reinstall,
@@ -45,8 +47,12 @@ SCENARIOS: Final[Mapping[str, Callable[[Run], None]]] = {
     "drains": disturb.drains,
     "disk": disks.lose_and_return,
     "etcd-member": members.lose_and_replace,
+    "disk-replace": evacuate.replace_a_disk,
+    "maintenance": maintenance.announce,
+    "node-remove": evacuate.remove_a_node,
     "power-cut": power.lose_a_node,
     "cold-start": power.lose_all,
+    "cold-start-two": power.lose_all_get_two,
     "reinstall": reinstall.reinstall,
 }
 SHORT: Final = ("basics", "power-cut")
@@ -95,7 +101,9 @@ def _scenarios(run: Run, names: tuple[str, ...]) -> None:
     try:
         for name in names:
             run.steps.say(f"scenario {name}")
+            began = run.steps.elapsed_s
             SCENARIOS[name](run)
+            run.figures.add(f"scenario {name}", run.steps.elapsed_s - began, "s")
     finally:
         run.figures.show()
 

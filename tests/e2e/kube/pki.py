@@ -37,10 +37,15 @@ def make_all(lab: Lab) -> None:
     for user in ("scheduler", "kube-proxy"):
         kubeconfig(lab, user, lab.pki / f"{user}.kubeconfig")
     for number in lab.numbers():
-        name = node_name(number)
-        subject = f"/O=system:nodes/CN=system:node:{name}"
-        certificate(lab.pki, name, subject, f"DNS:{name},IP:{node_address(number)}")
-        kubeconfig(lab, name, lab.pki / f"{name}.kubeconfig")
+        make_node(lab, number)
+
+
+def make_node(lab: Lab, number: int) -> None:
+    """What one node needs."""
+    name = node_name(number)
+    subject = f"/O=system:nodes/CN=system:node:{name}"
+    certificate(lab.pki, name, subject, f"DNS:{name},IP:{node_address(number)}")
+    kubeconfig(lab, name, lab.pki / f"{name}.kubeconfig")
 
 
 def authority(folder: Path, name: str) -> None:

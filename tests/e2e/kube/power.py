@@ -56,6 +56,35 @@ def lose_all(run: Run) -> None:
     run.steps.say("cold start: the writer found everything that was acknowledged")
 
 
+def lose_all_get_two(run: Run) -> None:
+    """Every node at once, and one of them stays away: the others go on by themselves."""
+    ledger, missing = Ledger(run.lab, run.kubectl), run.lab.node_count
+    ledger.start(node=node_name(1))
+    cluster.each_node(run.lab, lambda number: node.kill(run.lab, number))
+    run.steps.say("power cut of every node")
+    began = time.monotonic()
+    back = [number for number in run.lab.numbers() if number != missing]
+    for number in back:
+        node.start(run.lab, number)
+    for number in back:
+        node.wait_running(run.lab, number)
+    wait_for(lambda: len(ledger.said.writers) > 1, "the pod to write again", WAIT_S)
+    run.figures.add(
+        "power back on all nodes but one to a pod that writes", time.monotonic() - began, "s"
+    )
+    ledger.wait_writing()
+    run.steps.say(f"cold start without {node_name(missing)}: the pod writes")
+    began = time.monotonic()
+    node.start(run.lab, missing)
+    node.wait_running(run.lab, missing)
+    _wait_nodes(run)
+    run.figures.add("the node that was away, from its power to all in sync",
+                    time.monotonic() - began, "s")  # fmt: skip
+    ledger.wait_writing()
+    ledger.stop()
+    run.steps.say(f"{node_name(missing)} came back, every copy is in sync; nothing was lost")
+
+
 def _wait_nodes(run: Run) -> None:
     for number in run.lab.numbers():
         run.kubectl.wait("node", node_name(number), _clean, "Ready and without taints",

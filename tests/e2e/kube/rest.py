@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from typing import Any, Final
@@ -10,24 +11,31 @@ from typing import Any, Final
 from tests.e2e.kube.settings import LabError
 
 CALL_S: Final = 10.0
+UNAVAILABLE: Final = 503
+
+
+class RefusedError(LabError):
+    """A manager would not do it, and no other one would."""
 
 
 class Manager:
     """One manager, with one token."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, tls: ssl.SSLContext | None = None) -> None:
         self._url = url
         self._token = token
+        self._tls = tls
 
     def get(self, path: str) -> dict[str, Any]:
         """Ask."""
-        return self._call("GET", path, None)
+        return self.call("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Tell."""
-        return self._call("POST", path, body)
+        return self.call("POST", path, body)
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def call(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        """Any method; what answers without a body gives nothing."""
         request = urllib.request.Request(  # noqa: S310 - the address is that of a pod
             self._url + path,
             method=method,
@@ -35,10 +43,13 @@ class Manager:
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=CALL_S) as answer:  # noqa: S310 - as above
-                return dict(json.load(answer))
+            with urllib.request.urlopen(  # noqa: S310 - as above
+                request, timeout=CALL_S, context=self._tls
+            ) as answer:
+                return dict(json.loads(answer.read() or b"{}"))
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")[:1000]
-            raise LabError(f"{method} {path}: {error.code} {text}") from error
+            kind = LabError if error.code == UNAVAILABLE else RefusedError
+            raise kind(f"{method} {path}: {error.code} {text}") from error
         except OSError as error:
             raise LabError(f"{method} {path}: {error}") from error

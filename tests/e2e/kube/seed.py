@@ -34,7 +34,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 
 def make(lab: Lab, archives: Sequence[Path]) -> Path:
     """Give the seed, made when an archive changed."""
-    seed, stamp = lab.cache / "seed", lab.cache / "seed.stamp"
+    seed, stamp = kept(lab), lab.cache / "seed.stamp"
     wanted = _stamp(archives)
     if seed.exists() and stamp.exists() and stamp.read_text() == wanted:
         return seed
@@ -46,6 +46,11 @@ def make(lab: Lab, archives: Sequence[Path]) -> Path:
         root.rename(seed)
     stamp.write_text(wanted)
     return seed
+
+
+def kept(lab: Lab) -> Path:
+    """The one that the lab was made from."""
+    return lab.cache / "seed"
 
 
 def plant(seed: Path, target: Path) -> None:

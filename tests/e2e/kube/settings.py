@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.e2e.lib import shell
+
 NODES_MAX: Final = 9  # one digit in every name and address; more do not fit a machine anyway
+
+NODES_FILE: Final = "nodes"  # how many there are, in the folder of a lab that runs
 
 BRIDGE: Final = "dskube0"
 NET: Final = "10.198.0"  # the host is .1, node N is .(10+N)
@@ -17,9 +21,8 @@ SERVICE_NET: Final = "10.97.0"  # the API is .1
 API: Final = f"https://{HOST}:6443"
 DOMAIN: Final = "cluster.local"
 
-
-class LabError(Exception):
-    """The lab cannot do it; the message says why and what to do."""
+# That of the programs it runs, under the name that all of the lab knows it by.
+LabError = shell.LabError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def from_environment() -> Lab:
     folder = Path(os.environ.get("DRYSTONE_KUBE_DIR", "/tmp/drystone-kube")).absolute()
     chosen = Path(os.environ.get("DRYSTONE_KUBE_CACHE", cache)).absolute()
     try:
-        text = (folder / "nodes").read_text()
+        text = (folder / NODES_FILE).read_text()
     except FileNotFoundError:
         text = os.environ.get("DRYSTONE_KUBE_NODES", "3")
     if not text.strip().isdecimal() or not 1 <= int(text) <= NODES_MAX:

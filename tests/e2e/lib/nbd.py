@@ -1,6 +1,7 @@
 """A small synchronous NBD client: one request at a time, reconnects and repeats like a kernel's.
 
-Only what the demonstration needs; numbers are those of the NBD protocol document.
+Or does not repeat, for who must know what became of each request. Only what tests and the
+demonstration need; numbers are those of the NBD protocol document.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class NbdRefusedError(OSError):
     """The server answered with an error; ``errno`` says which."""
 
 
+class NbdLostError(ConnectionError):
+    """The connection was lost with a request open: nobody knows whether it was done."""
+
+
 def parse_uri(uri: str) -> tuple[str, str]:
     """Split ``nbd+unix:///NAME?socket=PATH`` into path and name."""
     parts = urlsplit(uri)
@@ -41,24 +46,57 @@ def parse_uri(uri: str) -> tuple[str, str]:
 
 
 class Nbd:
-    """One connection to one export. Requests that a lost connection left open are sent again."""
+    """One connection to one export. Requests that a lost connection left open are sent again.
 
-    def __init__(self, uri: str, *, reconnect_s: float = RECONNECT_S) -> None:
+    Without ``resend`` they end with ``NbdLostError``, and a connection is only made by ``ready``.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        reconnect_s: float = RECONNECT_S,
+        resend: bool = True,
+        timeout_s: float = SOCKET_TIMEOUT_S,
+    ) -> None:
         self._path, self._name = parse_uri(uri)
         self._reconnect_s = reconnect_s
+        self._resend = resend
+        self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
+        self._retired = False
         self._handle = 0
         self.size = 0
         self.reconnects = 0
-        self._again(time.monotonic() + reconnect_s)
+        if resend:
+            self.ready()
+
+    def ready(self) -> bool:
+        """Connect unless there is a connection; whether one had to be made."""
+        if self._socket is not None:
+            return False
+        self._again(time.monotonic() + self._reconnect_s)
+        return True
+
+    def abandon(self) -> None:
+        """Break the connection from another thread: the open request ends as a lost one."""
+        held = self._socket
+        if held is not None:
+            with contextlib.suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)
+
+    def retire(self) -> None:
+        """Like ``abandon``, and make no connection any more."""
+        self._retired = True
+        self.abandon()
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the volume."""
         return self._request(_READ, offset, length)
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write and return when it is durable."""
-        self._request(_WRITE, offset, len(data), data, flags=_FUA)
+    def write(self, offset: int, data: bytes, *, fua: bool = True) -> None:
+        """Write and return when it is durable; without ``fua`` when it is acknowledged."""
+        self._request(_WRITE, offset, len(data), data, flags=_FUA if fua else 0)
 
     def flush(self) -> None:
         """Return when everything acknowledged is durable."""
@@ -79,7 +117,9 @@ class Nbd:
     def _request(
         self, kind: int, offset: int, length: int, data: bytes = b"", flags: int = 0
     ) -> bytes:
-        deadline = time.monotonic() + SOCKET_TIMEOUT_S
+        if not self._resend:
+            return self._only_once(kind, offset, length, data, flags)
+        deadline = time.monotonic() + self._timeout_s
         while True:
             try:
                 return self._once(kind, offset, length, data, flags)
@@ -91,6 +131,17 @@ class Nbd:
             self._drop()
             self.reconnects += 1
             self._again(min(deadline, time.monotonic() + self._reconnect_s))
+
+    def _only_once(self, kind: int, offset: int, length: int, data: bytes, flags: int) -> bytes:
+        try:
+            return self._once(kind, offset, length, data, flags)
+        except NbdRefusedError as error:
+            if error.errno == _ESHUTDOWN:
+                self._drop()
+            raise
+        except (OSError, EOFError) as error:
+            self._drop()
+            raise NbdLostError(f"request {kind} at {offset}: {error}") from error
 
     def _once(self, kind: int, offset: int, length: int, data: bytes, flags: int) -> bytes:
         if self._socket is None:
@@ -111,7 +162,7 @@ class Nbd:
                 self._connect()
             except (OSError, EOFError) as error:
                 self._drop()
-                if time.monotonic() > deadline:
+                if self._retired or time.monotonic() > deadline:
                     raise ConnectionError(f"no NBD server at {self._path}: {error}") from error
                 time.sleep(RECONNECT_PAUSE_S)
             else:
@@ -119,8 +170,10 @@ class Nbd:
 
     def _connect(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(SOCKET_TIMEOUT_S)
+        self._socket.settimeout(self._timeout_s)
         self._socket.connect(self._path)
+        if self._retired:  # it may have been before there was anything to break
+            raise ConnectionError("retired")
         if self._exactly(16) != _MAGIC + _OPTION:
             raise ConnectionError("not a newstyle NBD server")
         (server_flags,) = struct.unpack(">H", self._exactly(2))

@@ -37,8 +37,9 @@ class Ticker:
 
     def __init__(self) -> None:
         argv = [sys.executable, "-m", "tests.e2e.lib.ticker"]
+        # In a session of its own: a signal to the whole group of the program must not end it first.
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
 
     def stop(self) -> Stalls:

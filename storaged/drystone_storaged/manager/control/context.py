@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 
@@ -38,14 +38,21 @@ def unary(method: Method[Result]) -> Method[Result]:
             self._services.leadership.require()
             return await method(self, request, context)
         except DrystoneError as error:
-            await abort(context, error)
+            await refuse(self._services, context, error)
         except grpc.aio.AbortError:
             raise
         except Exception:
             log.exception("a control call failed", method=method.__name__)
+            self._services.tally.refused("control", "internal")
             await abort(context, DrystoneError("internal error", code="internal"))
 
     return wrapped
+
+
+async def refuse(services: Services, context: Context, error: DrystoneError) -> NoReturn:
+    """End a call with this error, and count it."""
+    services.tally.refused_call("control", error, context.peer())
+    await abort(context, error)
 
 
 async def authenticate(services: Services, context: Context) -> tuple[Peer, Node]:

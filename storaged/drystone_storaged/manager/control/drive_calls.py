@@ -54,15 +54,17 @@ class DriveCalls:
             str(UUID(bytes=request.cluster)), device=request.device,
             drive_class=request.device_class if request.device_class in CLASSES else "",
         )  # fmt: skip
+        if wanted.cluster == services.env.cluster.uuid:
+            await services.heard_of_store(wanted.incarnation, wanted.highest_revision)
         held = await holders.look(services, node, wanted)
         opened = await services.drives.open(node, wanted, held)
         state = await services.feed.read()
         number = opened.drive.id
         pools = {
             ref.pool
-            for ref, pg in state.pgs().items()
+            for ref, pg in state.known_pgs().items()
             if number in (*pg.members(), *pg.target) or pg.out_since(number)
-        }
+        } | state.unreadable_pools
         orders = await services.orders.pending(number, pools)
         return pb.OpenDriveResponse(
             drive=number,
@@ -87,7 +89,10 @@ class DriveCalls:
         state = DriveState.UP if ready else DriveState.DOWN
         closed = "closed" if request.state == pb.DRIVE_STATE_CLOSED else "failed"
         reason = "" if ready else request.reason[:200] or closed
-        await services.drives.report(node, request.drive, request.nonce, state, reason)
+        await services.drives.report(
+            node, request.drive, request.nonce, state, reason,
+            needed=ready and await _is_needed(services, request.drive),
+        )  # fmt: skip
         if not ready:
             await services.judge.drive_ended(request.drive, reason)
         return pb.Ack(map_revision=(await services.feed.read()).revision)
@@ -131,11 +136,13 @@ class DriveCalls:
     async def ReportFailure(self, request: pb.ReportFailureRequest, context: Context) -> pb.Ack:  # noqa: N802
         """Somebody complains about a drive: looked at beside the call."""
         services = self._services
-        await authenticate(services, context)
+        _, reporter = await authenticate(services, context)
         key = (request.drive, request.kind)
         if services.reports.admit(key, services.env.monotonic()):
             services.spawn(
-                services.judge.client_report(request.drive, request.kind, request.drive_nonce),
+                services.judge.client_report(
+                    request.drive, request.kind, request.drive_nonce, reporter
+                ),
                 "failure report",
             )
         return pb.Ack()
@@ -148,6 +155,14 @@ class DriveCalls:
         self._services.voters.reported(node.uuid, request.voters_version)
         await self._services.silence.report(node.uuid, silent)
         return pb.Ack()
+
+
+async def _is_needed(services: Services, drive: int) -> bool:
+    """Whether placement groups count on a drive that could not be dropped from them."""
+    if not (health := services.health.known.get(drive)) or not health.out:
+        return False
+    pgs = (await services.feed.read()).known_pgs()
+    return any(drive in record.insync for record in pgs.values())
 
 
 def _refs(pgs: object) -> dict[PgRef, int]:

@@ -18,11 +18,11 @@ from drystone_storaged.manager.control.context import (
     Context,
     authenticate,
     bearer,
+    refuse,
     unary,
 )
 from drystone_storaged.manager.control.credentials import Peer
 from drystone_storaged.manager.control.sessions import Session
-from drystone_storaged.manager.control.statuses import abort
 from drystone_storaged.manager.services import Services
 from drystone_storaged.proto import control_pb2 as pb
 
@@ -70,6 +70,8 @@ class RegistrationCalls:
             services.leadership.require()
             peer, node = await authenticate(services, context)
             hello = await _hello(requests)
+            if peer.role == "server":
+                await services.heard_of_store(hello.incarnation, hello.highest_revision)
             # A beacon is known by the node for which it speaks.
             spoken_for = await services.nodes.served(node.name) if peer.role == "beacon" else node
             # Again, with nothing awaited before it stands: a standby must never have a session.
@@ -77,7 +79,7 @@ class RegistrationCalls:
             key = (peer.role, spoken_for.uuid)
             session = services.sessions.open(key, node.name, hello.instance)
         except DrystoneError as error:
-            await abort(context, error)
+            await refuse(services, context, error)
         reader = asyncio.create_task(_read(services, session, requests))
         try:
             yield await _session_welcome(services, peer.role)
@@ -183,6 +185,8 @@ async def _status(services: Services, session: Session, status: pb.Status) -> No
     for drive in status.drives:
         if drive.drive in own:
             services.stats.report(drive)
+            if (work := services.slow.report(drive.drive, state)) is not None:
+                services.spawn(work, "a slow drive")
     figures: dict[int, dict[int, int]] = {drive: {} for drive in own}
     if status.HasField("refused"):
         services.refusals.report(session.key[1], status.refused)

@@ -17,6 +17,13 @@ QUEUE_MAX: Final = 10_000  # messages to one process; a peer that reads so littl
 PENDING_MAX: Final = 4_096  # commands to one process at a time
 ID_BITS: Final = 62  # of the first command's number: counting up from there never leaves 64
 
+CLAIM_LASTS_S: Final = 20.0
+"""From when on a second process is told of: one that was killed and started again is refused for
+up to 12 s, until the keepalive says that the connection of the one before is dead."""
+
+CLAIM_FORGOTTEN_S: Final = 30.0  # a process that is refused tries again within seconds
+CLAIMS_MAX: Final = 256  # more nodes than a cluster has would all have to be copies
+
 SessionKey = tuple[Role, str]
 
 
@@ -59,6 +66,15 @@ class _Pending:
     """The session that had it last: a command asked before the replay goes there once."""
 
 
+@dataclass(slots=True)
+class _Claim:
+    """Another process with an identity that has a session."""
+
+    name: str
+    first: float
+    last: float
+
+
 class SessionRegistry:
     """Who is connected, and what was asked of them."""
 
@@ -68,6 +84,7 @@ class SessionRegistry:
         self._pending: dict[SessionKey, dict[int, _Pending]] = {}
         self._known: set[SessionKey] = set()
         self._gone_at: dict[SessionKey, float] = {}
+        self._claims: dict[SessionKey, _Claim] = {}
         # Not from 1: a process may still be at what another manager, or this one before a restart,
         # asked under a number, and its answer would be taken for that to another command.
         self._next_id = secrets.randbits(ID_BITS) + 1
@@ -78,6 +95,7 @@ class SessionRegistry:
         """Admit a session; a second live process of one node is refused."""
         old = self._sessions.get(key)
         if old is not None and old.instance != instance:
+            self._claim(key, name)
             raise AlreadyExistsError(
                 f"{name} is connected already, as another process",
                 code="node_already_connected",
@@ -112,6 +130,7 @@ class SessionRegistry:
         self._sessions.clear()
         self._known.clear()
         self._gone_at.clear()
+        self._claims.clear()
         for waiting in self._pending.values():
             for pending in waiting.values():
                 if not pending.answer.done():
@@ -124,6 +143,24 @@ class SessionRegistry:
     def get(self, key: SessionKey) -> Session | None:
         """The live session of a process."""
         return self._sessions.get(key)
+
+    def claimed_twice(self) -> list[str]:
+        """Names of processes that a second one wants to be, for longer than a restart explains."""
+        now = self._monotonic()
+        return sorted(
+            claim.name
+            for claim in self._claims.values()
+            if now - claim.last < CLAIM_FORGOTTEN_S and now - claim.first >= CLAIM_LASTS_S
+        )
+
+    def _claim(self, key: SessionKey, name: str) -> None:
+        now = self._monotonic()
+        fresh = {k: c for k, c in self._claims.items() if now - c.last < CLAIM_FORGOTTEN_S}
+        if key in fresh:
+            fresh[key].last = now
+        elif len(fresh) < CLAIMS_MAX:
+            fresh[key] = _Claim(name, now, now)
+        self._claims = fresh
 
     def was_here(self, key: SessionKey) -> bool:
         """Whether this process had a session since this manager leads, even if it has none now."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
-from drystone_common.errors import DrystoneError, InvalidArgumentError
+import grpc
+
+from drystone_common.errors import DataError, DrystoneError, InvalidArgumentError
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.attach import Attached
 from drystone_storaged.cluster.codec import decode
@@ -17,6 +19,7 @@ from drystone_storaged.manager.control.context import (
     authenticate,
     authorize,
     client,
+    refuse,
     unary,
 )
 from drystone_storaged.manager.control.statuses import abort
@@ -46,7 +49,7 @@ class VolumeCalls:
             await authenticate(self._services, context)
             leadership.require()
         except DrystoneError as error:
-            await abort(context, error)
+            await refuse(self._services, context, error)
         async for state in self._services.feed.follow(request.have_revision):
             yield self._update(state)
         await abort(context, not_leader())
@@ -58,7 +61,13 @@ class VolumeCalls:
         state = await self._services.feed.read()
         if state.revision == request.have_revision:
             return pb.MapUpdate(revision=state.revision)
-        return self._update(state)
+        try:
+            return self._update(state)
+        except DataError as error:
+            # It asks again, and here: any other status ends a daemon or sends it away for nothing.
+            said = (("drystone-code", error.code),)
+            await context.abort(grpc.StatusCode.ABORTED, error.message, said)
+            raise AssertionError from error  # abort raised already; for the type checker
 
     def _update(self, state: MapState) -> pb.MapUpdate:
         return pb.MapUpdate(revision=state.revision, map=self._services.feed.encoded(state))
@@ -118,6 +127,10 @@ class VolumeCalls:
         mode = MODES.get(request.mode)
         if mode is None:
             raise InvalidArgumentError("an attach needs a mode")
+        state = await self._services.feed.read()
+        if state.unreadable_pools:
+            volume, _ = await self._services.volumes.get(request.volume)
+            state.require(_pools(volume))
         done = await self._services.attach.attach(caller, request.volume, mode, request.nonce)
         return await self._attached(done)
 

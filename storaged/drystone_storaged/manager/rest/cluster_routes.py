@@ -13,7 +13,7 @@ from drystone_common.errors import ConflictError, DeadlineError, InvalidArgument
 from drystone_storaged.cluster.fence import FencedNode
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.membership import PgRef
-from drystone_storaged.cluster.pools import PoolSpec
+from drystone_storaged.cluster.pools import PoolChanges, PoolSpec
 from drystone_storaged.cluster.records import DriveState, Node, Task
 from drystone_storaged.cluster.replace import too_few_left
 from drystone_storaged.manager.rest import models
@@ -72,7 +72,7 @@ async def show_map(
         "pgs": [
             {"name": f"{state.pools[ref.pool].name}/{ref.pg}", "pool": ref.pool, "pg": ref.pg}
             | asdict(pg)
-            for ref, pg in state.pgs(only).items()
+            for ref, pg in state.known_pgs(only).items()
         ],
     }
 
@@ -89,8 +89,8 @@ async def node(name: str, request: Request) -> Json:
     """One node of either kind."""
     services = services_of(request)
     role, found = await services.nodes.find(name)
-    state, beacons = await services.feed.read(), await services.status.beacons()
-    return services.status.node(found, role, state, beacons)
+    state, known = await services.feed.read(), await services.status.registered()
+    return services.status.node(found, role, state, known)
 
 
 @router.delete("/nodes/{name}", dependencies=[ADMIN], status_code=204)
@@ -106,7 +106,9 @@ async def forget(name: str, request: Request, *, force: bool = False) -> None:
             f"node {name} is connected", code="node_in_use", hint="stop its processes first"
         )
     if role == "server":
-        _refuse_expected(services, found, await services.feed.read())
+        state = await services.feed.read()
+        state.require()  # what its drives hold, and which are its, has to be known
+        _refuse_expected(services, found, state)
     if role == "server" and await services.judge.has_members(found.uuid):
         raise ConflictError(
             f"drives of node {name} are members of PGs",
@@ -246,6 +248,13 @@ async def scrub(which: str, request: Request) -> Json:
     return task_json(await services.tasks.scrub(found))
 
 
+@router.post("/pools/{name}/compare", dependencies=[OPERATE], status_code=202)
+async def compare(name: str, request: Request) -> Json:
+    """Compare what all copies of a pool hold: a task."""
+    services = services_of(request)
+    return task_json(await services.tasks.compare(await services.pools.find(name)))
+
+
 @router.post("/pools", dependencies=[ADMIN], status_code=201)
 async def create_pool(body: models.PoolCreate, request: Request, response: Response) -> Json:
     """Make a pool on the drives that are up."""
@@ -278,9 +287,10 @@ async def pool(name: str, request: Request) -> Json:
 
 @router.patch("/pools/{name}", dependencies=[ADMIN])
 async def change_pool(name: str, body: models.PoolChange, request: Request) -> Json:
-    """Change how many copies must be in sync for writes."""
+    """Change what may change while a pool is in use."""
     services = services_of(request)
-    return await services.status.pool(await services.pools.set_min_insync(name, body.min_insync))
+    changes = PoolChanges(body.min_insync, body.out_time_s, body.rebalance, body.scrub_days)
+    return await services.status.pool(await services.pools.change(name, changes))
 
 
 @router.delete("/pools/{name}", dependencies=[ADMIN], status_code=204)

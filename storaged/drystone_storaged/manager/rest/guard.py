@@ -97,6 +97,7 @@ class BodyLimit:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         body = await _collect(receive) if declared.isdigit() and _fits(declared) else None
         if body is None:
+            scope["app"].state.services.tally.refused("rest", "body_too_large")
             answer = problem(413, "body_too_large", f"a body has at most {BODY_BYTES_MAX} bytes")
             await answer(scope, receive, send)
             return

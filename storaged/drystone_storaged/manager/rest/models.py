@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from drystone_storaged.cluster.records import Content, ContentState, FailureDomain
+from drystone_storaged.cluster.maintenance import REASON_MAX
+from drystone_storaged.cluster.records import Content, ContentState, FailureDomain, Rebalance
 
 Text = Annotated[StrictStr, Field(min_length=1, max_length=128)]
 Mode = Literal["rw", "ro"]
@@ -30,9 +31,12 @@ class PoolCreate(Body):
 
 
 class PoolChange(Body):
-    """PATCH /v1/pools/{pool}."""
+    """PATCH /v1/pools/{pool}; what is not given stays. `out_time_s` 0 = never by itself."""
 
-    min_insync: StrictInt
+    min_insync: StrictInt | None = None
+    out_time_s: StrictInt | None = None
+    rebalance: Rebalance | None = None
+    scrub_days: StrictInt | None = None
 
 
 class VolumeCreate(Body):
@@ -102,6 +106,14 @@ class DriveAdd(Body):
 
     device: Annotated[StrictStr, Field(min_length=1, max_length=256)]
     power_loss_protected: StrictBool = False
+
+
+class MaintenanceBody(Body):
+    """POST /v1/nodes/{node}/maintenance; `force` accepts less redundancy, never a last copy."""
+
+    for_s: StrictInt
+    reason: Annotated[StrictStr, Field(max_length=REASON_MAX)] = ""
+    force: StrictBool = False
 
 
 class MarkLost(Body):

@@ -31,7 +31,9 @@ STATUS: Final = {
 BY_CODE: Final = {"size_out_of_range": 422, "busy": 429}
 """Codes whose status differs from that of their kind."""
 
-HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+HTTP_CODES: Final = {
+    400: "invalid_argument", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"
+}  # fmt: skip
 
 
 def problem(
@@ -75,15 +77,22 @@ def error_answer(error: DrystoneError) -> JSONResponse:
     )
 
 
+def _count(request: Request, code: str) -> None:
+    request.app.state.services.tally.refused("rest", code)
+
+
 def install(app: FastAPI) -> None:
-    """Handle every error of the app."""
+    """Handle every error of the app, and count it."""
 
     @app.exception_handler(DrystoneError)
-    async def typed(_: Request, error: DrystoneError) -> JSONResponse:
+    async def typed(request: Request, error: DrystoneError) -> JSONResponse:
+        caller = request.client.host if request.client else "a unix socket"
+        request.app.state.services.tally.refused_call("rest", error, caller)
         return error_answer(error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        _count(request, "invalid_argument")
         # Ten complaints are enough; the input itself is not repeated, it may be large.
         fields = [
             {
@@ -95,11 +104,13 @@ def install(app: FastAPI) -> None:
         return problem(400, "invalid_argument", "the request is not valid", details=fields)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTP_CODES.get(error.status_code, "http_error")
+        _count(request, code)
         return problem(error.status_code, code, str(error.detail))
 
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> JSONResponse:
         log.error("a request failed", path=request.url.path, exc_info=error)
+        _count(request, "internal")
         return problem(500, "internal", "internal error", hint="the manager's log says more")

@@ -12,16 +12,20 @@ use drystone_server::beacon::{spawn_beacon_process, BeaconCommand};
 use drystone_server::lease::SLOTS;
 use drystone_server::lease_file::{attach_beacon, Seat};
 use drystone_server::{EventSink, LeasePage, ServerEvent};
-use drystone_types::{Rev, Uuid};
+use drystone_types::{Rev, Rules, Uuid};
 use pyo3::prelude::*;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::error::refuse;
 use crate::json::{key, uuid};
+use crate::server::counts_json;
 use crate::server_json::event_json;
 
 /// The thread ends with its turn; longer means that it is stuck, and the process ends anyway.
 const STOP_MAX: Duration = Duration::from_secs(2);
+/// The thread answers within its turn; longer means that it is stuck.
+const STATS_MAX: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,7 +89,8 @@ impl BeaconCore {
                 return Err(refuse("the beacon was started before"));
             }
         };
-        let config = BeaconConfig { node, boot: c.boot, master, key_epoch: c.key_epoch, slots: SLOTS };
+        let config =
+            BeaconConfig { node, boot: c.boot, master, key_epoch: c.key_epoch, slots: SLOTS, rules: Rules::ALL };
         let (remote, running) =
             spawn_beacon_process(config, socket, (page, seat), self.sink.clone()).map_err(refuse)?;
         *state = State::Running(remote, running);
@@ -114,6 +119,14 @@ impl BeaconCore {
 
     fn revoke(&self, round: u64, instance: u64) -> PyResult<()> {
         self.tell(BeaconCommand::Revoke { round: Rev(round), instance })
+    }
+
+    fn stats(&self, py: Python<'_>) -> PyResult<String> {
+        let (reply, answer) = std::sync::mpsc::channel();
+        self.tell(BeaconCommand::Stats(reply))?;
+        let found = py.detach(move || answer.recv_timeout(STATS_MAX));
+        let s = found.map_err(|_| refuse("the thread of the beacon does not answer"))?;
+        Ok(json!({"refused": counts_json(&s.refused), "lease_margin_us": s.lease_margin_us}).to_string())
     }
 
     fn stop(&self, py: Python<'_>) {

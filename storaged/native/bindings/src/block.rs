@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drystone_block::{spawn_block, BlockCommand, BlockConfig, BlockEvent, BlockRemote, IoStats, Latency, OpStats};
+use drystone_block::{spawn_block, BlockCommand, BlockConfig, BlockEvent, BlockRemote, IoStats, OpStats};
 use drystone_frame::{PeerIdentity, Role};
 use drystone_link::{mailbox, EventSource, MyIdentity};
 use drystone_sequencer::{ActivateError, ReportKind, State};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{json, Map, Value};
 
 use crate::error::refuse;
-use crate::json::{key, uuid};
+use crate::json::{key, latency_json, uuid};
 
 /// The thread answers between turns; longer silence means that it hangs.
 const STATS_MAX: Duration = Duration::from_secs(1);
@@ -142,11 +142,6 @@ fn io_json(io: &IoStats) -> Value {
 
 fn op_json(op: &OpStats) -> Value {
     json!({"completed": op.completed, "failed": op.failed, "bytes": op.bytes})
-}
-
-fn latency_json(latency: &Latency) -> Value {
-    let buckets: Vec<(u64, u64)> = latency.cumulative().collect();
-    json!({"buckets": buckets, "count": latency.count(), "sum_us": latency.sum_us()})
 }
 
 fn state_name(state: State) -> &'static str {

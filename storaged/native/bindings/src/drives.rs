@@ -4,7 +4,7 @@ use std::path::Path;
 
 use drystone_reactor::FileError;
 use drystone_server::openfile::OpenDrive;
-use drystone_store::{format, inspect, FormatParams, OpenError};
+use drystone_store::{format, inspect, salvage, FormatParams, OpenError};
 use drystone_types::consts::SEGMENT_SIZE;
 use drystone_types::DriveId;
 use pyo3::prelude::*;
@@ -31,6 +31,26 @@ struct Spec {
 /// Creates and formats a drive; refuses one that is not blank.
 #[pyfunction]
 pub fn format_drive(py: Python<'_>, path: &str, spec: &str) -> PyResult<String> {
+    let (spec, params) = read_spec(spec)?;
+    // The incarnation is written with the first open, which the metadata store has recorded.
+    let _ = spec.incarnation;
+    py.detach(|| format_blank(path, spec.create_bytes, &params)).map_err(refuse)?;
+    inspect_drive(py, path)
+}
+
+/// Writes the superblocks of a drive anew that lost them, if its segments name it; it is suspect from then on.
+#[pyfunction]
+pub fn salvage_drive(py: Python<'_>, path: &str, spec: &str) -> PyResult<String> {
+    let (_, params) = read_spec(spec)?;
+    let rescue = || {
+        let mut dev = OpenDrive::open(Path::new(path), None).map_err(|e| e.to_string())?;
+        salvage(&mut dev, &params).map(|_| ()).map_err(|e| e.to_string())
+    };
+    py.detach(rescue).map_err(refuse)?;
+    inspect_drive(py, path)
+}
+
+fn read_spec(spec: &str) -> PyResult<(Spec, FormatParams)> {
     let spec: Spec = serde_json::from_str(spec).map_err(refuse)?;
     let params = FormatParams {
         drive: uuid(&spec.uuid)?,
@@ -39,10 +59,7 @@ pub fn format_drive(py: Python<'_>, path: &str, spec: &str) -> PyResult<String> 
         segment_bytes: spec.segment_bytes.unwrap_or(SEGMENT_SIZE),
         feature_level: spec.feature_level,
     };
-    // The incarnation is written with the first open, which the metadata store has recorded.
-    let _ = spec.incarnation;
-    py.detach(|| format_blank(path, spec.create_bytes, &params)).map_err(refuse)?;
-    inspect_drive(py, path)
+    Ok((spec, params))
 }
 
 fn format_blank(path: &str, create: Option<u64>, params: &FormatParams) -> Result<(), String> {

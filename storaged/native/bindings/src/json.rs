@@ -1,7 +1,8 @@
-//! Identifiers between JSON and native types.
+//! Identifiers and figures between JSON and native types.
 
-use drystone_types::Uuid;
+use drystone_types::{Latency, Uuid};
 use pyo3::PyResult;
+use serde_json::{json, Value};
 
 use crate::error::refuse;
 
@@ -18,4 +19,10 @@ pub fn key(text: &str) -> PyResult<[u8; 32]> {
         .collect();
     // The text is a secret: it is not repeated in the error.
     halves.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| refuse("a key must be 64 hexadecimal digits"))
+}
+
+/// A histogram: each bound in microseconds with the samples that took at most that long.
+pub fn latency_json(latency: &Latency) -> Value {
+    let buckets: Vec<(u64, u64)> = latency.cumulative().collect();
+    json!({"buckets": buckets, "count": latency.count(), "sum_us": latency.sum_us()})
 }

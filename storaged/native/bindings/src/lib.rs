@@ -9,6 +9,7 @@ mod block;
 mod drives;
 mod error;
 mod json;
+mod looks;
 mod maps;
 mod placing;
 mod server;
@@ -73,7 +74,10 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(maps::map_to_json, m)?)?;
     m.add_function(wrap_pyfunction!(maps::pg_record_to_json, m)?)?;
     m.add_function(wrap_pyfunction!(drives::format_drive, m)?)?;
+    m.add_function(wrap_pyfunction!(drives::salvage_drive, m)?)?;
     m.add_function(wrap_pyfunction!(drives::inspect_drive, m)?)?;
+    m.add_function(wrap_pyfunction!(looks::drive_blocks, m)?)?;
+    m.add_function(wrap_pyfunction!(looks::drive_facts, m)?)?;
     m.add_class::<beacon::BeaconCore>()?;
     m.add_class::<server::ServerCore>()?;
     m.add_class::<block::BlockCore>()?;

@@ -1,6 +1,6 @@
 //! Placement as JSON.
 
-use drystone_placement::{default_pg_count, place, width, Candidate, Domain, Plan};
+use drystone_placement::{default_pg_count, place, place_from, width, Candidate, Domain, Plan, Standing};
 use drystone_types::DriveId;
 use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,12 @@ struct Spec {
     domain: String,
     #[serde(default)]
     salt: u64,
+    /// Drives of every PG now: the fewest slots change.
+    #[serde(default)]
+    current: Option<Vec<Vec<u32>>>,
+    /// Drives that keep what they have and get nothing more; only with `current`.
+    #[serde(default)]
+    closed: Vec<u32>,
 }
 
 #[derive(Serialize)]
@@ -57,6 +63,10 @@ fn domain_name(domain: Domain) -> &'static str {
     }
 }
 
+fn ids(drives: &[u32]) -> Vec<DriveId> {
+    drives.iter().map(|d| DriveId(*d)).collect()
+}
+
 /// Ordered drives of every placement group.
 #[pyfunction]
 pub fn place_pool(py: Python<'_>, spec: &str) -> PyResult<String> {
@@ -70,7 +80,14 @@ pub fn place_pool(py: Python<'_>, spec: &str) -> PyResult<String> {
     let (used, width) = width(&drives, spec.copies, domain);
     let pg_count = spec.pg_count.unwrap_or_else(|| default_pg_count(drives.len(), width));
     let plan = Plan { drives: &drives, pg_count, copies: spec.copies, domain, salt: spec.salt };
-    let pgs = py.detach(|| place(&plan)).map_err(refuse)?;
+    let current: Option<Vec<Vec<DriveId>>> = spec.current.map(|pgs| pgs.iter().map(|pg| ids(pg)).collect());
+    let closed = ids(&spec.closed);
+    let pgs = py
+        .detach(|| match &current {
+            Some(pgs) => place_from(&plan, &Standing { pgs, closed: &closed }),
+            None => place(&plan),
+        })
+        .map_err(refuse)?;
     let pgs = pgs.into_iter().map(|pg| pg.into_iter().map(|d| d.0).collect()).collect();
     serde_json::to_string(&Placed { domain: domain_name(used), width, pg_count, pgs }).map_err(refuse)
 }

@@ -12,16 +12,19 @@ use drystone_reactor::{bind_udp, Remote};
 use drystone_server::beacon::{spawn_beacon, BeaconCommand};
 use drystone_server::lease_file::attach_server;
 use drystone_server::lease_watch::{spawn_watch, WatchCommand};
-use drystone_server::{spawn_drive, DriveCommand, DriveConfig, DriveHandle, EventSink, LeasePage, ServerEvent};
-use drystone_types::{ClusterMap, DriveId, Gen, PoolId, Rev, Uuid, VolumeId};
+use drystone_server::{
+    spawn_drive, DeviceStats, DriveCommand, DriveConfig, DriveHandle, EventSink, LeasePage, ServerEvent,
+};
+use drystone_store::LogStats;
+use drystone_types::{ClusterMap, DriveId, Gen, PoolId, Rev, Rules, Uuid, VolumeId};
 use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::{json, Map, Value};
 
 use crate::beacon::{suspects_of, voters_of};
 use crate::error::refuse;
-use crate::json::{key, uuid};
-use crate::server_json::{control_of, event_json};
+use crate::json::{key, latency_json, uuid};
+use crate::server_json::{event_json, request_of, Asked};
 
 /// A drive whose thread does not answer within this time is left out of the figures.
 const STATS_MAX: Duration = Duration::from_millis(200);
@@ -190,6 +193,7 @@ impl ServerCore {
             master,
             key_epoch: self.key_epoch,
             slots: drystone_server::lease::SLOTS,
+            rules: Rules::ALL,
         };
         let page = self.threads().page.clone();
         let (remote, _thread) = spawn_beacon(config, socket, page, self.sink.clone()).map_err(refuse)?;
@@ -226,8 +230,11 @@ impl ServerCore {
         if request_id == 0 {
             return Err(refuse("request ids start at 1"));
         }
-        let req = control_of(request)?;
-        self.tell(drive, DriveCommand::Control { id: request_id, req })
+        let command = match request_of(request)? {
+            Asked::Core(req) => DriveCommand::Control { id: request_id, req },
+            Asked::Exercise => DriveCommand::Exercise { id: request_id },
+        };
+        self.tell(drive, command)
     }
 
     fn voters(&self, version: u64, voters: Vec<String>, nodes: Vec<(String, String)>) -> PyResult<()> {
@@ -268,10 +275,30 @@ fn stats_of(remotes: &[(DriveId, drystone_server::DriveRemote)]) -> Value {
         let [total, live, grantable, granted, reserve] = s.space;
         let space = json!({"total_slots": total, "live_slots": live, "grantable_slots": grantable,
             "granted_slots": granted, "reserve_slots": reserve});
-        let doc = json!({"counters": counters, "space": space, "oldest_io_us": s.oldest_io_us, "peers": s.peers});
+        // No turn since the last look: the margin is not known to be small.
+        let margin = (s.lease_margin_us != u64::MAX).then_some(s.lease_margin_us);
+        let doc = json!({"counters": counters, "space": space, "oldest_io_us": s.oldest_io_us, "peers": s.peers,
+            "device": device_json(&s.device), "lease_margin_us": margin,
+            "resync_bytes_left": s.resync_bytes_left, "log": log_json(&s.log), "refused": counts_json(&s.refused)});
         drives.insert(drive.to_string(), doc);
     }
     json!({ "drives": drives })
+}
+
+fn device_json(d: &DeviceStats) -> Value {
+    json!({"p99_us": d.p99_us, "ops": d.ops, "queue_depth": d.queue_depth, "read": latency_json(&d.read),
+        "write": latency_json(&d.write), "flush": latency_json(&d.flush)})
+}
+
+fn log_json(l: &LogStats) -> Value {
+    json!({"moved_blocks": l.moved_blocks, "collected_segments": l.collected, "checkpoints": l.checkpoints,
+        "segments": {"free": l.free, "open": l.open, "closed": l.closed, "emptied": l.emptied,
+            "discarding": l.discarding, "checkpoint": l.checkpoint, "stuck": l.stuck}})
+}
+
+/// Counts by name.
+pub fn counts_json(counts: &[(&'static str, u64)]) -> Value {
+    Value::Object(counts.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect())
 }
 
 fn stop_all(threads: Threads) {

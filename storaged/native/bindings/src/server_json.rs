@@ -1,8 +1,9 @@
 //! Events and requests of a server as JSON.
 
-use drystone_replica::{Control, ControlResult, LeaveWhy, Report, StuckWhy};
+use drystone_replica::{Compared, Control, ControlResult, LeaveWhy, Report, StuckWhy};
 use drystone_server::ServerEvent;
-use drystone_types::{Epoch, Gen, LayerId, PgId, PoolId, VolumeId};
+use drystone_store::api::BlockKind;
+use drystone_types::{Epoch, Gen, LayerId, PgId, PoolId, Version, VolumeId};
 use pyo3::PyResult;
 use serde::Deserialize;
 use serde_json::{json, Value};
@@ -16,11 +17,21 @@ enum Request {
     Quiesce { pool: u16, pg: u32, epoch: u32 },
     FreeLayer { layer: u64 },
     Scrub {},
+    Compare { pool: u16, pg: u32 },
+    Exercise {},
+}
+
+/// What is asked of a drive.
+pub enum Asked {
+    /// Its core decides.
+    Core(Control),
+    /// Reads and writes that show how well its device does.
+    Exercise,
 }
 
 /// A control request.
-pub fn control_of(text: &str) -> PyResult<Control> {
-    Ok(match serde_json::from_str(text).map_err(refuse)? {
+pub fn request_of(text: &str) -> PyResult<Asked> {
+    Ok(Asked::Core(match serde_json::from_str(text).map_err(refuse)? {
         Request::Fence { volume, generation, nonce } => {
             Control::Fence { vol: VolumeId(volume), gen: Gen(generation), nonce }
         }
@@ -29,7 +40,9 @@ pub fn control_of(text: &str) -> PyResult<Control> {
         }
         Request::FreeLayer { layer } => Control::FreeLayer { layer: LayerId(layer) },
         Request::Scrub {} => Control::Scrub,
-    })
+        Request::Compare { pool, pg } => Control::Compare { pg: PgId { pool: PoolId(pool), pg } },
+        Request::Exercise {} => return Ok(Asked::Exercise),
+    }))
 }
 
 fn leave_text(why: LeaveWhy) -> &'static str {
@@ -64,6 +77,7 @@ pub fn event_json(event: &ServerEvent) -> Value {
             json!({"kind": "leave_pg", "drive": drive.0, "pool": pg.pool.0, "pg": pg.pg, "why": leave_text(*why)})
         }
         ServerEvent::ControlDone { drive, id, result } => control_json(drive.0, *id, *result),
+        ServerEvent::Exercised { drive, id, result } => exercised_json(drive.0, *id, result),
         ServerEvent::Report { drive, report } => report_json(drive.0, report),
         ServerEvent::Quorum(inside) => json!({"kind": "quorum", "inside": inside}),
         ServerEvent::Vote { node, round, granted } => {
@@ -81,9 +95,51 @@ fn control_json(drive: u32, id: u64, result: ControlResult) -> Value {
     let (ok, sealed, reason) = match result {
         ControlResult::Done => (true, None, None),
         ControlResult::Fenced(gen) => (true, Some(gen.0), None),
+        ControlResult::Compared(_) => (true, None, None),
         ControlResult::Failed(text) => (false, None, Some(text)),
     };
-    json!({"kind": "control_done", "drive": drive, "id": id, "ok": ok, "sealed": sealed, "reason": reason})
+    let mut doc =
+        json!({"kind": "control_done", "drive": drive, "id": id, "ok": ok, "sealed": sealed, "reason": reason});
+    if let (Some(fields), ControlResult::Compared(seen)) = (doc.as_object_mut(), result) {
+        fields.insert("compared".to_owned(), compared_json(&seen));
+    }
+    doc
+}
+
+fn compared_json(seen: &Compared) -> Value {
+    json!({
+        "chunks": seen.chunks, "blocks": seen.blocks, "unstable": seen.unstable,
+        "bad_here": seen.bad_here, "bad_there": seen.bad_there, "divergent": seen.divergent,
+    })
+}
+
+/// Kind and version of what one side holds.
+fn side_json(side: Option<(BlockKind, Version)>) -> Value {
+    side.map_or(Value::Null, |(kind, v)| {
+        let kind = match kind {
+            BlockKind::Data => "data",
+            BlockKind::Hole => "hole",
+            BlockKind::Zero => "zero",
+            BlockKind::Bad => "bad",
+        };
+        json!({"kind": kind, "generation": v.gen.0, "sequence": v.seq})
+    })
+}
+
+fn exercised_json(drive: u32, id: u64, result: &Result<(u64, u64), String>) -> Value {
+    let mut doc = control_json(drive, id, ControlResult::Done);
+    match (doc.as_object_mut(), result) {
+        (Some(fields), Ok((p99_us, errors))) => {
+            fields.insert("p99_us".to_owned(), json!(p99_us));
+            fields.insert("errors".to_owned(), json!(errors));
+        }
+        (Some(fields), Err(reason)) => {
+            fields.insert("ok".to_owned(), json!(false));
+            fields.insert("reason".to_owned(), json!(reason));
+        }
+        (None, _) => {}
+    }
+    doc
 }
 
 fn report_json(drive: u32, report: &Report) -> Value {
@@ -100,6 +156,14 @@ fn report_json(drive: u32, report: &Report) -> Value {
         }
         Report::ScrubDone { blocks, bad, healed } => {
             json!({"what": "scrub_done", "blocks": blocks, "bad": bad, "healed": healed})
+        }
+        Report::ScrubProgress { blocks, of } => json!({"what": "scrub_progress", "blocks": blocks, "of": of}),
+        Report::Divergent { pg, vol, key, block, drive, ours, theirs } => {
+            json!({
+                "what": "divergent", "pool": pg.pool.0, "pg": pg.pg, "volume": vol.0, "layer": key.layer.0,
+                "chunk": key.chunk, "block": block, "other": drive.0, "ours": side_json(*ours),
+                "theirs": side_json(*theirs),
+            })
         }
         Report::Resync { pg, chunks, bytes } => {
             json!({"what": "resync", "pool": pg.pool.0, "pg": pg.pg, "chunks": chunks, "bytes": bytes})

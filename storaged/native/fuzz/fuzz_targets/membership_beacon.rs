@@ -6,7 +6,7 @@ use drystone_fuzz::{damage, KEY_EPOCH, MASTER};
 use drystone_membership::beacon::{Action, Event};
 use drystone_membership::{BeaconConfig, BeaconCore, Echo, Heartbeat, Suspect};
 use drystone_types::consts::READ_LEASE;
-use drystone_types::{Rev, Uuid};
+use drystone_types::{Rev, Rules, Uuid};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
@@ -70,7 +70,14 @@ fn event(u: &mut Unstructured, now: u64) -> Result<Event> {
 }
 
 fn run(mut u: Unstructured) -> Result<()> {
-    let config = BeaconConfig { node: Uuid([0; 16]), boot: 1, master: MASTER, key_epoch: KEY_EPOCH, slots: SLOTS };
+    let config = BeaconConfig {
+        node: Uuid([0; 16]),
+        boot: 1,
+        master: MASTER,
+        key_epoch: KEY_EPOCH,
+        slots: SLOTS,
+        rules: Rules::ALL,
+    };
     let mut now = u.arbitrary::<u32>()?.into();
     let mut beacon = BeaconCore::new(config, now);
     while !u.is_empty() {

@@ -12,6 +12,8 @@ from drystone_native._native import (
     block_csum,
     chunk_hash,
     crc64,
+    drive_blocks,
+    drive_facts,
     format_drive,
     inspect_drive,
     map_to_json,
@@ -19,6 +21,7 @@ from drystone_native._native import (
     pg_record_to_json,
     place_pool,
     role_key,
+    salvage_drive,
     seal_ticket,
     version,
 )
@@ -31,6 +34,8 @@ __all__ = [
     "block_csum",
     "chunk_hash",
     "crc64",
+    "drive_blocks",
+    "drive_facts",
     "format_drive",
     "inspect_drive",
     "map_to_json",
@@ -38,6 +43,7 @@ __all__ = [
     "pg_record_to_json",
     "place_pool",
     "role_key",
+    "salvage_drive",
     "seal_ticket",
     "version",
 ]

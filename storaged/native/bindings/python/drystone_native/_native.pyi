@@ -30,7 +30,9 @@ def place_pool(spec: str) -> str:
     """Ordered drives of every placement group, as JSON.
 
     `spec`: {"drives": [{"id", "weight", "fault_set", "node"}], "pg_count": int or null,
-    "copies", "domain": "auto"|"fault-set"|"node"|"drive", "salt"}; answers
+    "copies", "domain": "auto"|"fault-set"|"node"|"drive", "salt", "current": [[drive id, ...], ...]
+    or null: what stands, so that the fewest places change, "closed": [drive id, ...] that keep what
+    they have there and get nothing more}; answers
     {"domain", "width", "pg_count", "pgs": [[drive id, ...], ...]}.
     """
 
@@ -47,12 +49,49 @@ def format_drive(path: str, spec: str) -> str:
     "create_bytes": int or null, "segment_bytes": int or null}; answers as `inspect_drive`.
     """
 
+def salvage_drive(path: str, spec: str) -> str:
+    """Writes the superblocks of a drive anew that lost them, if at least three segments name it.
+
+    It is suspect from then on. `spec` and the answer are those of `format_drive`; refused where
+    the superblocks are not lost but cannot be read, and where nothing names the drive.
+    """
+
 def inspect_drive(path: str) -> str:
     """What is on a drive, changing nothing, as JSON.
 
     {"state": "blank"|"drystone"|"foreign"|"damaged"|"missing"|"in-use", "reason": str, "size": int,
     and for "drystone": "uuid", "cluster", "drive" (0 = none yet), "nonce", "incarnation",
     "revision", "feature_level"}.
+    """
+
+def drive_blocks(path: str, out: str | None = None) -> str:
+    """Reads and verifies every block of a drive, changing nothing; a drive in use is refused.
+
+    Answers {"drive", "uuid", "suspect": str or null, "data", "holes", "zeros", "bad" (blocks by
+    kind), "rotten", "unproven", "unread" (blocks that are not what they were), "pgs": [{"pool",
+    "pg", "blocks", "digest"}]}. Two in-sync copies of a group with equal content have equal
+    digests; holes are left out of them, because each copy drops those in its own time.
+
+    With `out`, a line for every block goes to that file, in the order of (pool, pg, layer, chunk,
+    block), which is that of the text; numbers are hexadecimal with all digits:
+    pool pg layer chunk block volume kind generation.seq checksum sha256 worth
+    kind: data, hole, zero, bad. worth: ok; rotten (the bytes do not fit the checksum); unproven
+    (the header is damaged); unread (the device refused). "-" where there is nothing.
+    """
+
+def drive_facts(path: str) -> str:
+    """What the log of a drive knows, changing nothing, as JSON.
+
+    {"cluster", "uuid", "drive", "nonce", "incarnation", "revision", "format", "feature_level",
+    "clean", "suspect",
+    "pgs": [{"pool", "pg", "epoch", "join", "quiesced", "role": "in-sync"|"joining"|"unknown",
+      "distrusted", "highest_epoch", "objects", "blocks"}],
+    "volumes": [{"volume", "sealed_generation", "nonce", "ticket": null or {"serial", "generation",
+      "size", "pool", "seed", "chain": [layer], "parents": int, "client"}, "max_generation",
+      "stable": {"generation", "seq"}, "layers": [{"layer", "data_blocks", "end_block"}]}],
+    "frozen": [{"layer", "generation", "seq"}], "freed": [layer], "damaged": [str]}.
+    `highest_epoch` is the highest that the group's adoption or any change in it carries;
+    `max_generation` counts forgotten blocks too.
     """
 
 @final
@@ -83,6 +122,12 @@ class BeaconCore:
 
         Not granted for an instance that is not the one last seen. Round 0: only say whether it
         would be done.
+        """
+    def stats(self) -> str:
+        """Figures of the thread. Raises when it does not answer within 200 ms.
+
+        {"refused": {"malformed"|"bad_mac"|"own_name"|"stale"|"earlier_boot"|"too_many": n},
+        "lease_margin_us": int or null}
         """
     def stop(self) -> None:
         """Withdraws every lease and ends the thread; blocks up to 2 s."""
@@ -145,7 +190,10 @@ class ServerCore:
         """Starts a request to a drive.
 
         {"what": "fence", volume, generation, nonce} | {"what": "quiesce", pool, pg, epoch} |
-        {"what": "free_layer", layer} | {"what": "scrub"}; ids from 1; answered by control_done.
+        {"what": "free_layer", layer} | {"what": "scrub"} | {"what": "exercise"}; ids from 1;
+        answered by control_done. That of an exercise (256 random reads, 64 small writes, each
+        durable before the next, at most 10 s) has also p99_us and errors; what did not end in
+        time is an error.
         """
     def voters(self, version: int, voters: list[str], nodes: list[tuple[str, str]]) -> None:
         """Voters, and (node uuid, "host:port") of every beacon."""
@@ -155,7 +203,12 @@ class ServerCore:
         """Figures of every drive.
 
         {"drives": {"7": {"counters": {...}, "space": {"total_slots", "live_slots",
-        "grantable_slots", "granted_slots", "reserve_slots"}, "oldest_io_us", "peers"}}};
+        "grantable_slots", "granted_slots", "reserve_slots"}, "oldest_io_us", "peers",
+        "device": {"p99_us", "ops" (both of the last 5 s), "queue_depth", "read"|"write"|"flush":
+        {"buckets": [[bound in us, operations that took at most that long], ...], "count",
+        "sum_us"}}, "lease_margin_us": least since the last call, or null, "resync_bytes_left",
+        "log": {"moved_blocks", "collected_segments", "checkpoints", "segments": {"free"|"open"|
+        "closed"|"emptied"|"discarding"|"checkpoint"|"stuck": n}}, "refused": {reason: n}}}};
         a drive that does not answer within 200 ms is left out.
         """
     def stop(self) -> None:

@@ -3,12 +3,7 @@
 //! Plain numbers of the block thread: a request costs two additions when it comes, a search among
 //! 17 bounds and some additions when it is answered, and the clock is the turn's.
 
-/// Upper bounds of the latency buckets; the same as of every other latency of Drystone's metrics:
-/// from the best a loopback round trip can do to the time after which a guest complains.
-pub const LATENCY_BOUNDS_US: [u64; 17] = [
-    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000,
-    5_000_000, 10_000_000,
-];
+use drystone_types::Latency;
 
 /// Requests as they are told apart. Writing zeros is a trim: neither carries data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,47 +39,6 @@ pub struct OpStats {
     pub bytes: u64,
 }
 
-/// Time from the request to its answer, of those that ended well: a fenced volume answers errors
-/// at once, and that is not its speed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Latency {
-    /// One bin per bound.
-    bins: [u64; LATENCY_BOUNDS_US.len()],
-    count: u64,
-    sum_us: u64,
-}
-
-impl Latency {
-    fn add(&mut self, us: u64) {
-        let bin = LATENCY_BOUNDS_US.partition_point(|bound| *bound < us);
-        // Slower than the last bound: only the count knows it.
-        if let Some(bin) = self.bins.get_mut(bin) {
-            *bin += 1;
-        }
-        self.count += 1;
-        self.sum_us = self.sum_us.saturating_add(us);
-    }
-
-    /// Each bound in microseconds with the requests that took at most that long.
-    pub fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let sums = self.bins.iter().scan(0, |sum, bin| {
-            *sum += bin;
-            Some(*sum)
-        });
-        LATENCY_BOUNDS_US.into_iter().zip(sums)
-    }
-
-    /// All requests, those slower than the last bound too.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Sum of their times.
-    pub fn sum_us(&self) -> u64 {
-        self.sum_us
-    }
-}
-
 /// Counters of one attachment, all since it was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct IoStats {
@@ -100,9 +54,10 @@ pub struct IoStats {
     pub trim: OpStats,
     /// Questions where data is.
     pub status: OpStats,
-    /// Of reads.
+    /// Time from the request to its answer of reads that ended well: a fenced volume answers errors at once, and that
+    /// is not its speed.
     pub read_latency: Latency,
-    /// Of writes.
+    /// The same of writes.
     pub write_latency: Latency,
 }
 
@@ -138,6 +93,7 @@ impl IoStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use drystone_types::LATENCY_BOUNDS_US;
 
     fn ended(stats: &mut IoStats, kind: IoKind, bytes: u32, took_us: u64, ok: bool) {
         let started = stats.begin(1_000, kind, bytes);

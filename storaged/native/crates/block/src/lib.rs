@@ -18,4 +18,4 @@ mod volume;
 
 pub use events::{BlockEvent, EventSink, EventSource};
 pub use handler::{fence_text, spawn_block, BlockCommand, BlockConfig, BlockRemote, BlockStats, VolumeStats};
-pub use io_stats::{IoStats, Latency, OpStats, LATENCY_BOUNDS_US};
+pub use io_stats::{IoStats, OpStats};

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 
 use drystone_reactor::{Addr, CloseReason, ConnConfig, ConnId, Conns, Ctx, Event, FdId, OpResult, TimerId, UserToken};
 use drystone_types::consts::Micros;
-use drystone_types::{DriveId, Frame, Uuid};
+use drystone_types::{DriveId, Frame, Header, MsgType, Uuid};
 
 use crate::decoder::{Item, LinkDecoder, PeerUp};
 use crate::keys::MyIdentity;
+use crate::pulse::{Beat, Pulse, BEAT};
 use crate::queue_frame;
 
 /// First wait after a failed try; doubled up to the longest.
@@ -20,6 +21,10 @@ const BACKOFF_MAX: Micros = 1_000_000;
 const OPEN_MAX: Micros = 2_000_000;
 /// Frames kept while a connection is being made; more are unanswered, as on a broken connection.
 const PENDING_MAX: usize = 1024;
+/// Timer of the beats; those of drives have 32 bits.
+const BEATS: u64 = u64::MAX;
+/// Request id of our own PINGs: no caller uses it for one.
+const PING: u64 = u64::MAX - 1;
 
 /// Classes of the completion tokens a dialer uses; all three belong to it alone.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +82,7 @@ struct Target {
     /// Dial again by ourselves whenever it is down.
     keep: bool,
     pending: VecDeque<Frame>,
+    pulse: Pulse,
 }
 
 /// All outgoing connections of one reactor.
@@ -88,6 +94,9 @@ pub struct Dialer {
     by_conn: BTreeMap<ConnId, DriveId>,
     news: VecDeque<DialEvent>,
     scratch: Vec<u8>,
+    /// Time between two beats, and whether they run.
+    beat: Micros,
+    beating: bool,
 }
 
 impl Dialer {
@@ -101,7 +110,14 @@ impl Dialer {
             by_conn: BTreeMap::new(),
             news: VecDeque::new(),
             scratch: Vec::new(),
+            beat: BEAT,
+            beating: false,
         }
+    }
+
+    /// Another time between the looks whether a connection lives, so that a test need not wait for seconds.
+    pub fn set_beat(&mut self, beat: Micros) {
+        self.beat = beat;
     }
 
     /// Whether a completion or timer with this token is for the dialer.
@@ -125,6 +141,7 @@ impl Dialer {
             timer: None,
             keep,
             pending: VecDeque::new(),
+            pulse: Pulse::default(),
         });
         target.keep = keep;
         if keep && matches!(target.state, State::Idle) {
@@ -171,6 +188,10 @@ impl Dialer {
         match target.state {
             State::Up(conn, _) => {
                 let Some((_, queue)) = self.conns.parts(conn) else { return false };
+                target.pulse.sent();
+                if !core::mem::replace(&mut self.beating, true) {
+                    cx.timer(self.beat, UserToken::new(self.classes.timer, BEATS));
+                }
                 queue_frame(&frame, &mut self.scratch, queue).is_ok()
             }
             State::Waiting => false,
@@ -226,6 +247,9 @@ impl Dialer {
 
     /// A timer of the dialer's class.
     pub fn on_timer(&mut self, cx: &mut Ctx, token: UserToken) {
+        if token.id == BEATS {
+            return self.beat_all(cx);
+        }
         let Some(drive) = u32::try_from(token.id).ok().map(DriveId) else { return };
         let Some(target) = self.targets.get_mut(&drive) else { return };
         target.timer = None;
@@ -243,6 +267,30 @@ impl Dialer {
                 self.failed(cx, drive, false);
             }
             State::Idle | State::Up(..) => {}
+        }
+    }
+
+    /// Looks at every connection with something unanswered; the beats end when there is none.
+    fn beat_all(&mut self, cx: &mut Ctx) {
+        self.beating = false;
+        let (mut more, mut silent, mut dead) = (false, Vec::new(), Vec::new());
+        for (drive, target) in self.targets.iter_mut().filter(|(_, t)| matches!(t.state, State::Up(..))) {
+            match target.pulse.beat() {
+                Beat::Calm => continue,
+                Beat::Wait => {}
+                Beat::Ping => silent.push(*drive),
+                Beat::Dead => dead.push(*drive),
+            }
+            more = true;
+        }
+        for drive in silent {
+            let hdr = Header { kind: MsgType::Ping, request: PING, drive, ..Header::default() };
+            self.send(cx, drive, Frame::bare(hdr));
+        }
+        // What was sent is unanswered, not failed: it goes out again by the next connection.
+        dead.into_iter().for_each(|drive| self.reset(cx, drive));
+        if more && !core::mem::replace(&mut self.beating, true) {
+            cx.timer(self.beat, UserToken::new(self.classes.timer, BEATS));
         }
     }
 
@@ -283,7 +331,14 @@ impl Dialer {
             let (conn, event) = self.conns.next(cx)?;
             let Some(drive) = self.by_conn.get(&conn).copied() else { continue };
             match event {
-                Event::Item(Item::Frame(frame)) => return Some(DialEvent::Frame { drive, frame }),
+                Event::Item(Item::Frame(frame)) => {
+                    if let Some(target) = self.targets.get_mut(&drive) {
+                        target.pulse.heard();
+                    }
+                    if frame.hdr.request != PING || frame.hdr.kind != MsgType::Ping {
+                        return Some(DialEvent::Frame { drive, frame });
+                    }
+                }
                 Event::Item(Item::Up(up)) => self.came_up(cx, drive, conn, up),
                 Event::Closed(reason) => {
                     self.by_conn.remove(&conn);
@@ -301,6 +356,7 @@ impl Dialer {
             cx.cancel_timer(timer);
         }
         target.state = State::Up(conn, cx.now_us());
+        target.pulse.heard();
         let pending = core::mem::take(&mut target.pending);
         self.news.push_back(DialEvent::Up { drive, node });
         for frame in pending {

@@ -10,6 +10,7 @@ mod decoder;
 mod dial;
 mod keys;
 mod mailbox;
+mod pulse;
 
 pub use decoder::{Item, LinkDecoder, LinkError, PeerUp};
 pub use dial::{DialClasses, DialEvent, Dialer};

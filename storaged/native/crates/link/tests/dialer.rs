@@ -47,6 +47,8 @@ struct On {
     reset_at_up: bool,
     /// A frame with this number is sent while there is no connection.
     send_at_down: Option<u64>,
+    /// Looks whether the connection lives come this often (microseconds).
+    beat: Option<u64>,
     /// A timer of so many microseconds is set at the n-th `Down`, counted from 0.
     pause: Option<fn(u32) -> u64>,
 }
@@ -136,7 +138,11 @@ struct Under {
 impl Under {
     fn start(me: MyIdentity, on: On) -> Under {
         let (tell, seen) = mpsc::channel();
-        let build = move |_: &mut Ctx| Shell { dialer: Dialer::new(me, DIAL), seen: tell, on, downs: 0 };
+        let build = move |_: &mut Ctx| {
+            let mut dialer = Dialer::new(me, DIAL);
+            on.beat.into_iter().for_each(|beat| dialer.set_beat(beat));
+            Shell { dialer, seen: tell, on, downs: 0 }
+        };
         let (remote, running) = spawn("dialer", Config::default(), build).unwrap();
         Under { remote, running, seen }
     }
@@ -379,4 +385,54 @@ fn a_server_without_the_right_key_hears_nothing_and_is_never_up() {
     under.expect(&[DOWN]);
     server.join().unwrap();
     assert_eq!(under.stop(), []);
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_asked_once_and_then_dialled_anew() {
+    let (listener, addr) = listen();
+    let server = serve(listener, |n, mut peer| {
+        peer.welcome(MASTER).unwrap();
+        if n == 0 {
+            // Takes everything and says nothing, as behind a cut that nobody tells of.
+            let heard = peer.numbers_to_the_end();
+            assert_eq!(heard, [1, u64::MAX - 1], "the request, and one PING of the dialer");
+            return true;
+        }
+        let asked = peer.frames();
+        peer.send(&asked);
+        assert_eq!(peer.numbers_to_the_end(), []);
+        false
+    });
+    let under = Under::start(me(MASTER), On { beat: Some(5_000), ..On::default() });
+    under.order(Order::Target(addr, true));
+    under.expect(&[Seen::Up]);
+    under.order(Order::Send(1));
+    under.expect(&[Seen::Taken(true), DOWN, Seen::Up]);
+    under.order(Order::Send(2));
+    under.expect(&[Seen::Taken(true), Seen::Frame(2)]);
+    assert_eq!(under.stop(), []);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_peer_that_answers_the_ping_keeps_its_connection_and_nobody_else_hears_of_it() {
+    let (listener, addr) = listen();
+    let server = serve(listener, |_, mut peer| {
+        peer.welcome(MASTER).unwrap();
+        let request = peer.frames();
+        // Busy with the request for long, but alive.
+        let asked = peer.frames();
+        assert_eq!(asked.iter().map(|f| f.hdr.request).collect::<Vec<_>>(), [u64::MAX - 1]);
+        peer.send(&asked);
+        peer.send(&request);
+        assert_eq!(peer.numbers_to_the_end(), []);
+        false
+    });
+    let under = Under::start(me(MASTER), On { beat: Some(20_000), ..On::default() });
+    under.order(Order::Target(addr, true));
+    under.expect(&[Seen::Up]);
+    under.order(Order::Send(1));
+    under.expect(&[Seen::Taken(true), Seen::Frame(1)]);
+    assert_eq!(under.stop(), []);
+    server.join().unwrap();
 }

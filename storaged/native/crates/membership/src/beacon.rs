@@ -6,9 +6,9 @@
 
 use drystone_types::consts::{Micros, BEACON_PERIOD, BEACON_SILENCE, LEASE_SLOT_FRESH, READ_LEASE};
 use drystone_types::trust::Key;
-use drystone_types::{Rev, Uuid};
+use drystone_types::{Rev, Rule, Rules, Uuid};
 
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{Heartbeat, HeartbeatError};
 use crate::lease::Slots;
 use crate::peers::{Heard, Peers};
 use crate::policy::LEASE_WAIT;
@@ -27,6 +27,8 @@ pub struct BeaconConfig {
     pub key_epoch: u32,
     /// Answering threads, one lease slot each.
     pub slots: usize,
+    /// Rules in force; all but in mutation tests.
+    pub rules: Rules,
 }
 
 /// What happens to a beacon.
@@ -113,6 +115,37 @@ pub enum Action {
     Quorum(bool),
 }
 
+/// Datagrams that a beacon refused since its start, by reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refused {
+    /// Not a heartbeat.
+    pub malformed: u64,
+    /// Made without the sender's key: another cluster, an old key, or forged.
+    pub bad_mac: u64,
+    /// In this node's own name.
+    pub own_name: u64,
+    /// Not newer than the newest of its boot: late, or repeated.
+    pub stale: u64,
+    /// Of an earlier boot of the sender: repeated.
+    pub earlier_boot: u64,
+    /// Of one node more than a cluster has.
+    pub too_many: u64,
+}
+
+impl Refused {
+    /// Reasons and counts.
+    pub fn list(&self) -> [(&'static str, u64); 6] {
+        [
+            ("malformed", self.malformed),
+            ("bad_mac", self.bad_mac),
+            ("own_name", self.own_name),
+            ("stale", self.stale),
+            ("earlier_boot", self.earlier_boot),
+            ("too_many", self.too_many),
+        ]
+    }
+}
+
 /// The core.
 pub struct BeaconCore {
     config: BeaconConfig,
@@ -135,12 +168,13 @@ pub struct BeaconCore {
     slots: Slots,
     page: Vec<Micros>,
     quorum: bool,
+    refused: Refused,
 }
 
 impl BeaconCore {
     /// A beacon that knows nobody yet.
     pub fn new(config: BeaconConfig, now: Micros) -> BeaconCore {
-        let slots = Slots::new(config.slots, now);
+        let slots = Slots::new(config.slots, now, config.rules);
         BeaconCore {
             started_at: now,
             server_at: now,
@@ -159,6 +193,7 @@ impl BeaconCore {
             page: slots.page(),
             slots,
             quorum: false,
+            refused: Refused::default(),
             config,
         }
     }
@@ -218,9 +253,13 @@ impl BeaconCore {
         heard.map(|(_, p)| p.voters_version).min().map_or(self.voters_version, |v| v.min(self.voters_version))
     }
 
+    fn on(&self, rule: Rule) -> bool {
+        self.config.rules.on(rule)
+    }
+
     /// A step that comes far too late shows that the process or the machine stood still.
     fn watch_clock(&mut self, now: Micros) {
-        if now.saturating_sub(self.stepped_at) > BEACON_PERIOD + LEASE_SLOT_FRESH {
+        if now.saturating_sub(self.stepped_at) > BEACON_PERIOD + LEASE_SLOT_FRESH && self.on(Rule::PauseVoids) {
             self.void(now);
         }
         self.stepped_at = now;
@@ -234,13 +273,33 @@ impl BeaconCore {
 
     fn datagram(&mut self, now: Micros, bytes: &[u8]) {
         let (epoch, master) = (self.config.key_epoch, self.config.master);
-        let Ok(beat) = Heartbeat::open(bytes, |e| (e == epoch).then_some(master)) else { return };
+        let beat = match Heartbeat::open(bytes, |e| (e == epoch).then_some(master)) {
+            Ok(beat) => beat,
+            Err(HeartbeatError::Codec(_)) => return self.refused.malformed += 1,
+            Err(HeartbeatError::BadMac) => return self.refused.bad_mac += 1,
+        };
         if beat.node == self.config.node {
-            return;
+            return self.refused.own_name += 1;
         }
-        if self.peers.heard(self.config.node, self.config.boot, now, &beat) == Heard::Paused {
-            self.void(now);
+        match self.peers.heard(self.config.node, self.config.boot, now, &beat) {
+            Heard::Fresh => {}
+            Heard::Paused if self.on(Rule::PauseVoids) => self.void(now),
+            Heard::Paused => {}
+            Heard::Stale => self.refused.stale += 1,
+            Heard::EarlierBoot => self.refused.earlier_boot += 1,
+            Heard::TooMany => self.refused.too_many += 1,
         }
+    }
+
+    /// Datagrams that were refused.
+    pub fn refused(&self) -> Refused {
+        self.refused
+    }
+
+    /// Time that the shortest lease of the server still has; `None` = there is none.
+    pub fn lease_margin(&self, now: Micros) -> Option<Micros> {
+        let shortest = self.page.iter().copied().filter(|until| *until != 0).min()?;
+        Some(shortest.saturating_sub(now))
     }
 
     fn map(&mut self, rev: Rev, read_at: Option<Micros>) {
@@ -300,7 +359,7 @@ impl BeaconCore {
 
     fn vote(&mut self, now: Micros, suspect: Suspect, out: &mut Vec<Action>) {
         let granted = suspect.node != self.config.node && self.is_silent(now, &suspect.node);
-        if granted {
+        if granted && self.on(Rule::VotePromise) {
             self.promises.promise(suspect);
         }
         out.push(Action::Vote { suspect, granted });
@@ -346,7 +405,8 @@ impl BeaconCore {
         let Some(until) = until else { return };
         let since = self.echoed.map_or(now, |(_, since)| since);
         self.echoed = Some((until, since));
-        if !self.is_held() && self.map_rev >= self.peers.highest_map() {
+        let newest = self.map_rev >= self.peers.highest_map() || !self.on(Rule::EchoMap);
+        if newest && !(self.is_held() && self.on(Rule::Hold)) {
             self.slots.extend(now, until, since, self.map_read_at);
         }
     }

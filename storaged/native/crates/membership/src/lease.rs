@@ -1,6 +1,7 @@
 //! The slots of the lease page: one per answering thread (§4.5).
 
 use drystone_types::consts::{Micros, LEASE_SLOT_FRESH};
+use drystone_types::{Rule, Rules};
 
 /// Most slots: threads of one server process, far above any machine's cores.
 pub const SLOTS_MAX: usize = 1024;
@@ -24,13 +25,14 @@ impl Slot {
 #[derive(Debug)]
 pub struct Slots {
     slots: Vec<Slot>,
+    rules: Rules,
 }
 
 impl Slots {
     /// Slots without a lease: at start, too, a ReadMap comes first.
-    pub fn new(count: usize, now: Micros) -> Slots {
+    pub fn new(count: usize, now: Micros, rules: Rules) -> Slots {
         let slot = Slot { counter: 0, moved_at: None, valid_until: 0, lapsed_at: Some(now) };
-        Slots { slots: vec![slot; count.min(SLOTS_MAX)] }
+        Slots { slots: vec![slot; count.min(SLOTS_MAX)], rules }
     }
 
     /// The threads are those of another process: no lease, and what its counters show now is no sign of life.
@@ -83,10 +85,11 @@ impl Slots {
         if until <= now {
             return;
         }
+        let (any_slot, any_map) = (!self.rules.on(Rule::SlotFresh), !self.rules.on(Rule::LeaseReadMap));
         for slot in &mut self.slots {
             let read_since =
                 slot.lapsed_at.is_none_or(|lapse| map_read_at.is_some_and(|read| read >= lapse.max(echoed_since)));
-            if slot.is_fresh(now) && read_since {
+            if (slot.is_fresh(now) || any_slot) && (read_since || any_map) {
                 slot.lapsed_at = None;
                 slot.valid_until = slot.valid_until.max(until);
             }
@@ -111,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_begins_late_waits_for_a_map_that_is_read_after_its_begin() {
-        let mut slots = Slots::new(2, 0);
+        let mut slots = Slots::new(2, 0, Rules::ALL);
         slots.counters(10, &[1, 0]);
         slots.extend(10, 1_500_000, 0, Some(20));
         assert_eq!(slots.page(), [1_500_000, 0]);
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_hung_shorter_than_its_lease_keeps_it() {
-        let mut slots = Slots::new(1, 0);
+        let mut slots = Slots::new(1, 0, Rules::ALL);
         slots.counters(10, &[1]);
         slots.extend(10, 1_500_000, 0, Some(20));
         slots.counters(800_000, &[2]);

@@ -14,7 +14,7 @@ pub mod policy;
 pub mod transition;
 pub mod votes;
 
-pub use beacon::{BeaconConfig, BeaconCore};
+pub use beacon::{BeaconConfig, BeaconCore, Refused};
 pub use heartbeat::{Echo, Heartbeat, HeartbeatError};
 pub use policy::{DropPolicy, DropReason, Evidence, PolicyAction};
 pub use transition::{drop_drive, join, promote, TransitionError};

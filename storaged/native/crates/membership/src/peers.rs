@@ -20,16 +20,20 @@ const LATENESS: Micros = 50_000;
 /// one longer than this and a period is never missed: less than what a step of the own clock may be late (`watch_clock`).
 const PAUSE_SHOWN: Micros = BEACON_PERIOD + LATENESS;
 const _: () = assert!(PAUSE_SHOWN + BEACON_PERIOD <= BEACON_PERIOD + LEASE_SLOT_FRESH);
+/// Boots remembered of each peer: more than a beacon has in a month of crashes. A heartbeat of one of them was recorded.
+const BOOTS_MAX: usize = 32;
 /// Most peers: the size of a large cluster four times over; more senders than that are not a cluster.
 const PEERS_MAX: usize = 256;
 
 /// One peer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// When it was last heard.
     pub heard_at: Micros,
     /// Its boot.
     pub boot: u64,
+    /// Its boots before that one, oldest first: what they said is over.
+    retired: VecDeque<u64>,
     /// Its newest sequence number.
     pub seq: u64,
     /// Its server's map revision.
@@ -47,14 +51,20 @@ pub struct Peer {
 struct Offsets {
     settled: Option<i128>,
     running: i128,
+    /// Of the first window.
+    largest: i128,
     since: Micros,
 }
 
 /// What a heartbeat showed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heard {
-    /// Nothing: older than what is known, or one peer too many.
+    /// Nothing: not newer than what is known.
     Stale,
+    /// Nothing: of an earlier boot of the peer, so somebody repeats what he recorded then.
+    EarlierBoot,
+    /// Nothing: one peer too many.
+    TooMany,
     /// New.
     Fresh,
     /// New, and it shows that this node stood still while the peer went on.
@@ -80,12 +90,13 @@ impl Peers {
     /// Takes a verified heartbeat.
     pub fn heard(&mut self, me: Uuid, boot: u64, now: Micros, beat: &Heartbeat) -> Heard {
         if !self.table.contains_key(&beat.node) && self.table.len() >= PEERS_MAX {
-            return Heard::Stale;
+            return Heard::TooMany;
         }
         let offset = i128::from(now) - i128::from(beat.sent_at);
         let peer = self.table.entry(beat.node).or_insert(Peer {
             heard_at: now,
             boot: beat.boot,
+            retired: VecDeque::new(),
             seq: 0,
             map_rev: Rev(0),
             voters_version: 0,
@@ -96,6 +107,10 @@ impl Peers {
             return Heard::Stale;
         }
         if peer.boot != beat.boot {
+            if peer.retired.contains(&beat.boot) {
+                return Heard::EarlierBoot;
+            }
+            peer.retire();
             peer.offsets = Offsets::new(offset, now);
         }
         (peer.heard_at, peer.boot, peer.seq) = (now, beat.boot, beat.seq);
@@ -144,20 +159,32 @@ impl Peers {
     }
 }
 
+impl Peer {
+    fn retire(&mut self) {
+        if self.retired.len() == BOOTS_MAX {
+            self.retired.pop_front();
+        }
+        self.retired.push_back(self.boot);
+    }
+}
+
 impl Offsets {
     fn new(offset: i128, now: Micros) -> Offsets {
-        Offsets { settled: None, running: offset, since: now }
+        Offsets { settled: None, running: offset, largest: offset, since: now }
     }
 
     /// The own clock fell behind the peer's by more than a slot may stand still: this node was paused.
     /// The smallest offset counts, because a late heartbeat makes offsets larger, never smaller.
     fn paused(&mut self, offset: i128, now: Micros) -> bool {
-        if self.settled.is_some_and(|settled| offset + i128::from(PAUSE_SHOWN) < settled) {
+        // Before the first window is over its largest: heartbeats that waited for a guest to go on are read one after
+        // the other, and the smallest would follow them down. A lease may be taken within that window, too.
+        self.largest = self.largest.max(offset);
+        if offset + i128::from(PAUSE_SHOWN) < self.settled.unwrap_or(self.largest) {
             *self = Offsets::new(offset, now);
             return true;
         }
         if now.saturating_sub(self.since) >= OFFSET_WINDOW {
-            *self = Offsets { settled: Some(self.running), running: offset, since: now };
+            *self = Offsets { settled: Some(self.running), running: offset, since: now, ..*self };
         } else {
             self.running = self.running.min(offset);
         }

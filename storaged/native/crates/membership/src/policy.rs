@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use drystone_types::consts::{Micros, BEACON_SILENCE, EVIDENCE_TTL, READ_LEASE};
-use drystone_types::{DriveId, Uuid};
+use drystone_types::{DriveId, Rule, Rules, Uuid};
 
 use crate::votes::Suspect;
 
@@ -95,6 +95,7 @@ struct Victim {
 /// The policy of one manager. Forgotten with the leadership: a new leader starts from the suspect keys.
 #[derive(Debug, Default)]
 pub struct DropPolicy {
+    rules: Rules,
     voters: Vec<Uuid>,
     victims: BTreeMap<Uuid, Victim>,
     quiescing: BTreeMap<DriveId, Micros>,
@@ -104,6 +105,11 @@ impl DropPolicy {
     /// A policy for these voters.
     pub fn new(voters: Vec<Uuid>) -> DropPolicy {
         DropPolicy { voters, ..DropPolicy::default() }
+    }
+
+    /// The same with these rules in force.
+    pub fn with_rules(self, rules: Rules) -> DropPolicy {
+        DropPolicy { rules, ..self }
     }
 
     /// Takes one piece of evidence.
@@ -153,8 +159,10 @@ impl DropPolicy {
 
     fn tick_node(&mut self, now: Micros, node: Uuid, out: &mut Vec<PolicyAction>) {
         let (majority, voters) = (self.majority(), self.voters.clone());
+        let kept = if self.rules.on(Rule::EvidenceAge) { EVIDENCE_TTL } else { Micros::MAX };
+        let wait = if self.rules.on(Rule::VoteWait) { LEASE_WAIT } else { 0 };
         let Some(victim) = self.victims.get_mut(&node) else { return };
-        victim.silent.retain(|_, at| now.saturating_sub(*at) < EVIDENCE_TTL);
+        victim.silent.retain(|_, at| now.saturating_sub(*at) < kept);
         let witnesses = victim.silent.keys().filter(|v| voters.contains(v)).count();
         let Some(suspect) = victim.suspect else {
             if witnesses >= majority && !victim.writing {
@@ -166,7 +174,7 @@ impl DropPolicy {
         if victim.votes.len() >= majority {
             let last = victim.votes.values().copied().max().unwrap_or(now);
             let again = victim.dropped_at.is_none_or(|at| now.saturating_sub(at) >= ASK_AGAIN);
-            if now.saturating_sub(last) >= LEASE_WAIT && again {
+            if now.saturating_sub(last) >= wait && again {
                 victim.dropped_at = Some(now);
                 out.push(PolicyAction::Drop(DropReason::LeaseOver(suspect)));
             }

@@ -218,3 +218,40 @@ fn a_suspicion_without_witnesses_is_cancelled() {
     p.tick(300, &mut out);
     assert_eq!(out, vec![PolicyAction::Cancel(suspect)]);
 }
+
+#[test]
+fn a_heartbeat_recorded_in_an_earlier_boot_of_a_peer_is_refused_and_counted() {
+    let mut c = Cluster::new(3);
+    let beat = |boot, seq, sent_at| {
+        let fields = Heartbeat { node: id(1), boot, seq, sent_at, map_rev: Rev(1), voters_version: 1, echoes: vec![] };
+        Event::Datagram(fields.seal(&[9; 32], 1))
+    };
+    let mut out = Vec::new();
+    c.cores[0].step(c.now, beat(70, 5, c.now), &mut out);
+    c.cores[0].step(c.now, beat(71, 1, c.now), &mut out);
+    let then = c.now;
+    c.now += 2 * READ_LEASE;
+    for seq in 6..20 {
+        c.cores[0].step(c.now, beat(70, seq, then), &mut out);
+        c.cores[0].step(c.now, beat(71, 1, then), &mut out);
+    }
+    assert!(c.cores[0].silent(c.now).contains(&id(1)), "what was recorded keeps nobody alive");
+    let refused = c.cores[0].refused();
+    assert_eq!((refused.earlier_boot, refused.stale), (14, 14));
+    c.cores[0].step(c.now, beat(72, 1, c.now), &mut out);
+    assert!(!c.cores[0].silent(c.now).contains(&id(1)), "a new boot is a new life");
+}
+
+#[test]
+fn every_kind_of_bad_datagram_is_counted() {
+    let mut c = Cluster::new(2);
+    let good =
+        Heartbeat { node: id(0), boot: 1, seq: 1, sent_at: 0, map_rev: Rev(1), voters_version: 1, echoes: vec![] };
+    let mut out = Vec::new();
+    for bytes in [vec![0; 100], good.seal(&[8; 32], 1), good.seal(&[9; 32], 1)] {
+        c.cores[0].step(c.now, Event::Datagram(bytes), &mut out);
+    }
+    let refused = c.cores[0].refused();
+    assert_eq!((refused.malformed, refused.bad_mac, refused.own_name), (1, 1, 1));
+    assert_eq!(refused.list().iter().map(|(_, n)| n).sum::<u64>(), 3);
+}

@@ -66,3 +66,16 @@ fn a_pause_of_a_slots_time_and_a_period_is_always_seen() {
         assert!((0..2).any(|_| pair.look()), "phase {phase}");
     }
 }
+
+#[test]
+fn a_pause_right_after_the_first_heartbeats_is_seen() {
+    for looks in 1..=8 {
+        let mut pair = Pair::new(5_000, 75_000);
+        (0..looks).for_each(|_| assert!(!pair.look()));
+        // What was sent meanwhile waits, and is read one after the other.
+        let pause = LEASE_SLOT_FRESH + 10 * BEACON_PERIOD;
+        pair.look += pause;
+        pair.stood += pause;
+        assert!((0..2).any(|_| pair.look()), "after {looks} looks");
+    }
+}

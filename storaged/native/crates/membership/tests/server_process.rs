@@ -8,7 +8,7 @@ use drystone_membership::beacon::{BeaconConfig, BeaconCore, Event};
 use drystone_membership::policy::LEASE_WAIT;
 use drystone_membership::Suspect;
 use drystone_types::consts::{BEACON_PERIOD, BEACON_SILENCE};
-use drystone_types::Rev;
+use drystone_types::{Rev, Rules};
 
 const ROUND: Rev = Rev(7);
 
@@ -162,7 +162,7 @@ fn a_beacon_that_has_just_started_proves_nothing() {
 #[test]
 fn a_restarted_beacon_that_finds_its_own_node_suspected_lends_nothing() {
     let mut c = settled();
-    let config = BeaconConfig { node: id(1), boot: 2, master: [9; 32], key_epoch: 1, slots: 1 };
+    let config = BeaconConfig { node: id(1), boot: 2, master: [9; 32], key_epoch: 1, slots: 1, rules: Rules::ALL };
     c.cores[1] = BeaconCore::new(config, c.now);
     c.lease[1] = 0;
     let nodes = (0..3).map(id).collect::<Vec<_>>();

@@ -9,8 +9,10 @@
 mod domain;
 mod rendezvous;
 mod smooth;
+mod standing;
 
 pub use domain::{width, Candidate, Domain};
+pub use standing::{place_from, Standing};
 
 use drystone_types::DriveId;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -44,6 +46,8 @@ pub enum PlaceError {
     BadPgCount,
     /// Zero copies.
     NoCopies,
+    /// The placement that stands has another number of PGs.
+    OtherPgCount,
 }
 
 impl core::fmt::Display for PlaceError {
@@ -52,6 +56,7 @@ impl core::fmt::Display for PlaceError {
             PlaceError::NoDrives => "no drive with a weight above zero: add a drive first",
             PlaceError::BadPgCount => "the number of placement groups must be a power of two",
             PlaceError::NoCopies => "a pool needs at least one copy",
+            PlaceError::OtherPgCount => "the placement that stands has another number of placement groups",
         })
     }
 }
@@ -61,22 +66,34 @@ impl std::error::Error for PlaceError {}
 /// Ordered drives of every PG; the first is the preferred one for reads. Each PG has
 /// [`width`] drives in distinct failure domains.
 pub fn place(plan: &Plan<'_>) -> Result<Vec<Vec<DriveId>>, PlaceError> {
-    if plan.copies == 0 {
-        return Err(PlaceError::NoCopies);
-    }
-    if !plan.pg_count.is_power_of_two() {
-        return Err(PlaceError::BadPgCount);
-    }
-    let usable: Vec<Candidate> =
-        plan.drives.iter().filter(|c| c.weight > 0.0 && c.weight.is_finite()).cloned().collect();
+    check(plan)?;
+    let usable = usable(plan);
     let (domain, width) = width(&usable, plan.copies, plan.domain);
     if width == 0 {
         return Err(PlaceError::NoDrives);
     }
     let weights = domain::clipped_weights(&usable, domain, width);
     let mut pgs = rendezvous::spread(&usable, &weights, domain, width, plan.pg_count, plan.salt);
-    smooth::smooth(&mut pgs, &usable, &weights, domain);
-    Ok(pgs.iter().map(|pg| pg.iter().filter_map(|i| usable.get(*i)).map(|c| c.id).collect()).collect())
+    smooth::smooth(&mut pgs, &usable, &weights, domain, &vec![true; usable.len()]);
+    Ok(named(&pgs, &usable))
+}
+
+fn check(plan: &Plan<'_>) -> Result<(), PlaceError> {
+    if plan.copies == 0 {
+        return Err(PlaceError::NoCopies);
+    }
+    if !plan.pg_count.is_power_of_two() {
+        return Err(PlaceError::BadPgCount);
+    }
+    Ok(())
+}
+
+fn usable(plan: &Plan<'_>) -> Vec<Candidate> {
+    plan.drives.iter().filter(|c| c.weight > 0.0 && c.weight.is_finite()).cloned().collect()
+}
+
+fn named(pgs: &[Vec<usize>], usable: &[Candidate]) -> Vec<Vec<DriveId>> {
+    pgs.iter().map(|pg| pg.iter().filter_map(|i| usable.get(*i)).map(|c| c.id).collect()).collect()
 }
 
 /// PGs of a new pool: 64 × drives / width, rounded to a power of two, within 64 … 8192 (engine §3).

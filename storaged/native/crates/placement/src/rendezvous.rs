@@ -12,7 +12,15 @@ fn score(candidate: &Candidate, weight: f64, pg: u32, salt: u64) -> f64 {
     -weight / u.ln()
 }
 
-/// Indices into `drives` for every PG, best first.
+/// Indices into `drives` for one PG, best first.
+pub(crate) fn ranked(drives: &[Candidate], weights: &[f64], pg: u32, salt: u64) -> Vec<usize> {
+    let mut scored: Vec<(f64, usize)> =
+        drives.iter().zip(weights).enumerate().map(|(i, (c, w))| (score(c, *w, pg, salt), i)).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    scored.into_iter().map(|(_, i)| i).collect()
+}
+
+/// Indices into `drives` for every PG, best first, one drive a domain.
 pub(crate) fn spread(
     drives: &[Candidate],
     weights: &[f64],
@@ -24,12 +32,9 @@ pub(crate) fn spread(
     let names: Vec<String> = drives.iter().map(|c| c.domain(domain)).collect();
     (0..pg_count)
         .map(|pg| {
-            let mut ranked: Vec<(f64, usize)> =
-                drives.iter().zip(weights).enumerate().map(|(i, (c, w))| (score(c, *w, pg, salt), i)).collect();
-            ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             let mut used: Vec<&String> = Vec::with_capacity(width);
             let mut picked = Vec::with_capacity(width);
-            for (_, i) in ranked {
+            for i in ranked(drives, weights, pg, salt) {
                 let Some(name) = names.get(i) else { continue };
                 if picked.len() < width && !used.contains(&name) {
                     used.push(name);

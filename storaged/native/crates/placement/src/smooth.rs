@@ -9,12 +9,13 @@ struct Load<'a> {
     names: Vec<String>,
     counts: Vec<f64>,
     shares: Vec<f64>,
+    open: &'a [bool],
     pgs: &'a mut [Vec<usize>],
 }
 
 /// Greedy: the drive furthest over its share gives one slot to the drive furthest under its share
-/// that may take it, until nobody is out of tolerance or no move helps.
-pub(crate) fn smooth(pgs: &mut [Vec<usize>], drives: &[Candidate], weights: &[f64], domain: Domain) {
+/// that may take it and is `open`, until nobody is out of tolerance or no move helps.
+pub(crate) fn smooth(pgs: &mut [Vec<usize>], drives: &[Candidate], weights: &[f64], domain: Domain, open: &[bool]) {
     let slots: usize = pgs.iter().map(Vec::len).sum();
     let total: f64 = weights.iter().sum();
     let mut counts = vec![0.0; drives.len()];
@@ -25,7 +26,7 @@ pub(crate) fn smooth(pgs: &mut [Vec<usize>], drives: &[Candidate], weights: &[f6
     }
     let shares = weights.iter().map(|w| slots as f64 * w / total).collect();
     let names = drives.iter().map(|c| c.domain(domain)).collect();
-    let mut load = Load { names, counts, shares, pgs };
+    let mut load = Load { names, counts, shares, open, pgs };
     // Every move lowers the sum of distances, so slots bound the moves; the bound is a safety net.
     for _ in 0..slots {
         if !load.move_one() {
@@ -56,7 +57,8 @@ impl Load<'_> {
                     break;
                 }
                 let both_fine = self.in_tolerance(*from) && self.in_tolerance(*to);
-                if !both_fine && self.try_move(*from, *to) {
+                let open = self.open.get(*to).copied().unwrap_or(false);
+                if open && !both_fine && self.try_move(*from, *to) {
                     return true;
                 }
             }

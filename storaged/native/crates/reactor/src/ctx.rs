@@ -169,6 +169,7 @@ impl Ctx {
         };
         let fd = sys::stream_socket(addr.family())?;
         sys::set_nodelay(fd.as_raw_fd());
+        sys::set_liveness(fd.as_raw_fd());
         if matches!(to, Addr::Inet(addr) if addr.ip().is_loopback()) {
             sys::no_pacing(fd.as_raw_fd());
         }

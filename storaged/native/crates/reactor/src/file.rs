@@ -92,13 +92,10 @@ impl DriveFile {
     pub fn open(path: &Path, options: &OpenOptions) -> Result<DriveFile, FileError> {
         let at = |e| FileError::Io(path.to_owned(), e);
         if options.create.is_none() {
-            let kind = std::fs::metadata(path).map_err(|e| open_error(path, e))?.file_type();
-            if !kind.is_file() && !kind.is_block_device() {
-                return Err(FileError::NotADrive(path.to_owned()));
-            }
+            check_kind(path)?;
         }
         let (mut file, direct) = open_file(path, options)?;
-        if !sys::try_lock(&file).map_err(at)? {
+        if !sys::try_lock(&file, false).map_err(at)? {
             return Err(FileError::InUse(path.to_owned()));
         }
         if let Some(size) = options.create {
@@ -106,6 +103,19 @@ impl DriveFile {
             sync_parent(path).map_err(at)?;
         }
         let geometry = look(path, &mut file, direct)?;
+        Ok(DriveFile { file, geometry })
+    }
+
+    /// Opens a drive that is only looked at, beside others that only look; one that a server has open is refused,
+    /// because its log would change under the reader.
+    pub fn open_to_read(path: &Path) -> Result<DriveFile, FileError> {
+        let at = |e| FileError::Io(path.to_owned(), e);
+        check_kind(path)?;
+        let mut file = File::open(path).map_err(|e| open_error(path, e))?;
+        if !sys::try_lock(&file, true).map_err(at)? {
+            return Err(FileError::InUse(path.to_owned()));
+        }
+        let geometry = look(path, &mut file, false)?;
         Ok(DriveFile { file, geometry })
     }
 
@@ -122,6 +132,15 @@ impl DriveFile {
 impl AsFd for DriveFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+fn check_kind(path: &Path) -> Result<(), FileError> {
+    let kind = std::fs::metadata(path).map_err(|e| open_error(path, e))?.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        Ok(())
+    } else {
+        Err(FileError::NotADrive(path.to_owned()))
     }
 }
 

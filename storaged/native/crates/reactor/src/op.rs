@@ -285,6 +285,7 @@ fn wrote_some(
 
 pub(crate) fn adopt_new(fd: RawFd) -> std::os::fd::OwnedFd {
     sys::set_nodelay(fd);
+    sys::set_liveness(fd);
     if sys::peer_is_loopback(fd) {
         sys::no_pacing(fd);
     }

@@ -57,6 +57,27 @@ pub(crate) fn set_nodelay(fd: RawFd) {
     let _ = unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, (&raw const on).cast(), len) };
 }
 
+/// How long the kernel tries to get something to the other end of a connection before it gives it up. More than any
+/// dialer waits, who has another connection by then; without it what is left of the old one would stay for minutes.
+const UNSENT_MAX_MS: libc::c_int = 10_000;
+/// An idle connection is looked at this often, so that the end of a machine is noticed without any traffic.
+const IDLE_LOOK_S: libc::c_int = 10;
+
+/// Ends a connection whose other end has vanished without a word. Ignored where it does not apply (unix sockets).
+pub(crate) fn set_liveness(fd: RawFd) {
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, IDLE_LOOK_S),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, IDLE_LOOK_S / 2),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, UNSENT_MAX_MS),
+    ];
+    let len = size_of::<libc::c_int>() as libc::socklen_t;
+    for (level, name, value) in options {
+        // SAFETY: the pointer and length describe `value`, which lives through the call.
+        let _ = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), len) };
+    }
+}
+
 /// Takes the system's congestion control off a connection within this host: there is nothing to
 /// probe, and one that paces (BBR) would spread a burst over milliseconds. Reno is always built in
 /// and open to every user; between hosts the administrator's choice stands.
@@ -119,10 +140,12 @@ pub(crate) fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     .map(drop)
 }
 
-/// Locks the whole file for this open file; `false` when somebody else holds it.
-pub(crate) fn try_lock(fd: &impl AsRawFd) -> io::Result<bool> {
+/// Locks the whole file for this open file, alone or together with others that share; `false` when somebody else
+/// holds it.
+pub(crate) fn try_lock(fd: &impl AsRawFd, shared: bool) -> io::Result<bool> {
+    let kind = if shared { libc::LOCK_SH } else { libc::LOCK_EX };
     // SAFETY: no pointers are involved.
-    match check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+    match check(unsafe { libc::flock(fd.as_raw_fd(), kind | libc::LOCK_NB) }) {
         Ok(_) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
         Err(e) => Err(e),

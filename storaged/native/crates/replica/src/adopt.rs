@@ -6,10 +6,10 @@ use drystone_store::api::{MetaKey, ObjectStore, Record, SpaceClass, Stream};
 use drystone_types::consts::Micros;
 use drystone_types::{Buf, ClusterMap, DriveId, Epoch, PgId, PgRecord, Rule};
 
-use crate::api::{Action, LeaveWhy, Report};
+use crate::api::Report;
 use crate::limits::STABLE_LOG_DELAY;
 use crate::replica::Replica;
-use crate::startup::StoredPg;
+use crate::startup::{StoredPg, StoredRole};
 use crate::state::{Pg, Role};
 use crate::tables::sorted_keys;
 
@@ -25,11 +25,10 @@ impl<S: ObjectStore> Replica<S> {
         }
         self.map = map.clone();
         if self.cfg.suspect || self.failed {
-            self.ask_to_leave(&map);
-            return;
+            return self.ask_to_leave();
         }
         let joins = self.adopt_all(&map);
-        self.disclaim(&map);
+        self.ask_to_leave();
         if joins.is_empty() {
             self.map_adopted();
         } else {
@@ -48,36 +47,23 @@ impl<S: ObjectStore> Replica<S> {
         None
     }
 
-    fn ask_to_leave(&mut self, map: &ClusterMap) {
-        let why = if self.failed { LeaveWhy::DriveFailed } else { LeaveWhy::Suspect };
-        for (pg, rec) in records(map) {
-            // A delta copy must not rest on content that proves nothing, also where the drive is out already.
-            if rec.is_member(self.cfg.drive) || !self.failed && is_remembered(rec, self.cfg.drive) {
-                self.out.push(Action::LeavePg { pg, why });
-            }
-        }
-    }
-
-    /// What this drive missed at its peer check it still misses. When the drop came for another reason, the map
-    /// gives its content credit: the drive asks to be taken for blank.
-    fn disclaim(&mut self, map: &ClusterMap) {
-        for id in self.checks.distrusted() {
-            if map.pg(id).is_some_and(|rec| is_remembered(rec, self.cfg.drive)) {
-                self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::PeerCheck });
-            }
-        }
-    }
-
     /// Adopts every PG that needs no draining; gives those that do.
     fn adopt_all(&mut self, map: &ClusterMap) -> Vec<PgId> {
         let mut joins = Vec::new();
         for (id, rec) in records(map) {
             let mine = rec.is_member(self.cfg.drive);
             if !mine && !self.pgs.contains_key(&id) {
+                if self.adopted_rev.0 == 0 {
+                    // It may have left before this open: see `restamp`.
+                    self.restamp(id, rec.epoch);
+                }
                 continue;
             }
             let old = self.pgs.get(&id).map(|pg| (pg.epoch(), pg.role, pg.draining));
             let role = role_of(rec, self.cfg.drive);
+            if role == Role::Out && !self.cfg.rules.on(Rule::R3) {
+                continue;
+            }
             let begun = old.is_some_and(|(_, old, draining)| old == role && !draining);
             let resumed = self.resumes_join(id, role, old.is_some());
             if matches!(role, Role::Joining(_)) && !begun && !resumed {
@@ -129,6 +115,7 @@ impl<S: ObjectStore> Replica<S> {
         match (before, role) {
             (_, Role::Out) => {
                 self.stats.drops += 1;
+                self.restamp(id, rec.epoch);
                 self.leave(id);
                 return;
             }
@@ -160,7 +147,8 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     /// Every object with an entry above stable gets this epoch, durably before the first OK, SEAL
-    /// answer or DIGEST in it (B2).
+    /// answer or DIGEST in it (B2). A drive that leaves does it too: it still serves the volume for other PGs, and
+    /// what becomes stable there meanwhile would hide a dead write of its own from the delta of its next join.
     fn restamp(&mut self, id: PgId, epoch: Epoch) {
         if !self.cfg.rules.on(Rule::AdoptRestamps) {
             return;
@@ -222,7 +210,14 @@ impl<S: ObjectStore> Replica<S> {
             Role::Joining(join) if pg.need_generations.is_none() && !pg.draining => join,
             _ => Epoch(0),
         };
+        let role = match pg.role {
+            Role::InSync => StoredRole::InSync,
+            Role::Joining(_) => StoredRole::Joining,
+            Role::Out => StoredRole::Unknown,
+        };
         let stored = StoredPg { epoch: pg.epoch(), join, quiesced: pg.quiesced };
+        // Told for a recovery only: what the token stands for does not depend on it, and is durable after it.
+        self.append_meta(StoredRole::key(id), role.encode(stored.epoch)).ok()?;
         self.append_meta(MetaKey::Adopt(id), stored.encode()).ok()
     }
 
@@ -246,7 +241,7 @@ pub(crate) fn role_of(rec: &PgRecord, drive: DriveId) -> Role {
 }
 
 /// Whether the next join would copy only what changed since the drive was last in sync.
-fn is_remembered(rec: &PgRecord, drive: DriveId) -> bool {
+pub(crate) fn is_remembered(rec: &PgRecord, drive: DriveId) -> bool {
     rec.out.iter().any(|o| o.drive == drive && o.e0.0 > 0)
 }
 
@@ -265,7 +260,7 @@ fn new_pg(rec: &PgRecord) -> Pg {
 }
 
 /// Every PG of a map, in order.
-fn records(map: &ClusterMap) -> impl Iterator<Item = (PgId, &PgRecord)> {
+pub(crate) fn records(map: &ClusterMap) -> impl Iterator<Item = (PgId, &PgRecord)> {
     map.pools.iter().flat_map(|pool| {
         let all = pool.shards.iter().flat_map(|s| s.pgs.iter());
         (0u32..).zip(all).map(|(pg, rec)| (PgId { pool: pool.pool, pg }, rec))

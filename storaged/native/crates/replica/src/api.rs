@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use drystone_store::api::{DevOp, DevResult};
+use drystone_store::api::{BlockKind, DevOp, DevResult};
 use drystone_types::consts::Micros;
 use drystone_types::trust::Key;
 use drystone_types::{
-    ClusterMap, DriveId, Epoch, Frame, Gen, LayerId, ObjKey, PgId, PoolId, Rev, Rules, Uuid, VolumeId,
+    ClusterMap, DriveId, Epoch, Frame, Gen, LayerId, ObjKey, PgId, PoolId, Rev, Rules, Uuid, Version, VolumeId,
 };
 
 /// A connection of the shell; never reused for another peer.
@@ -150,6 +150,11 @@ pub enum Control {
     },
     /// Read everything and compare it with its checksums.
     Scrub,
+    /// Compare what the other in-sync drives hold of a PG with what is here.
+    Compare {
+        /// PG.
+        pg: PgId,
+    },
     /// Fetch one block from a peer at equal version.
     Repair {
         /// Lineage.
@@ -159,6 +164,8 @@ pub enum Control {
         /// Block of the chunk.
         block: u16,
     },
+    /// Log a small record that means nothing, to see how long that takes.
+    Exercise,
     /// Write clean stable values and wait until all is durable.
     Shutdown,
 }
@@ -170,8 +177,38 @@ pub enum ControlResult {
     Done,
     /// FENCE: this generation is sealed, durably (it may be higher than asked).
     Fenced(Gen),
+    /// COMPARE: every chunk was compared, in one epoch.
+    Compared(Compared),
     /// Not done; the text says why and what to do.
     Failed(&'static str),
+}
+
+/// What a comparison of copies found.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Compared {
+    /// Chunks compared with every other in-sync drive.
+    pub chunks: u64,
+    /// Blocks of them that were stable.
+    pub blocks: u64,
+    /// Blocks that were not: a write may be on its way.
+    pub unstable: u64,
+    /// Blocks that cannot be read here: they are being healed.
+    pub bad_here: u64,
+    /// Blocks that another drive cannot read: it heals them.
+    pub bad_there: u64,
+    /// Blocks of which two drives hold different stable content.
+    pub divergent: u64,
+}
+
+impl Compared {
+    pub(crate) fn add(&mut self, more: Compared) {
+        self.chunks += more.chunks;
+        self.blocks += more.blocks;
+        self.unstable += more.unstable;
+        self.bad_here += more.bad_here;
+        self.bad_there += more.bad_there;
+        self.divergent += more.divergent;
+    }
 }
 
 /// Why a drive asks to be dropped.
@@ -230,6 +267,30 @@ pub enum Report {
         bad: u64,
         /// Of these, healed, or written anew meanwhile.
         healed: u64,
+    },
+    /// A scrub goes on.
+    ScrubProgress {
+        /// Blocks read so far.
+        blocks: u64,
+        /// Blocks that the drive holds now.
+        of: u64,
+    },
+    /// Two in-sync drives hold different stable content of a block (I6): nothing says which is right.
+    Divergent {
+        /// PG.
+        pg: PgId,
+        /// Lineage.
+        vol: VolumeId,
+        /// Object.
+        key: ObjKey,
+        /// Block.
+        block: u16,
+        /// The other drive.
+        drive: DriveId,
+        /// What is here; `None` = nothing.
+        ours: Option<(BlockKind, Version)>,
+        /// What is there.
+        theirs: Option<(BlockKind, Version)>,
     },
     /// Resync of a PG moved on.
     Resync {

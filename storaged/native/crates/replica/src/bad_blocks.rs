@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use drystone_store::api::BlockKind;
 use drystone_types::consts::Micros;
 use drystone_types::{DriveId, ObjKey, PgId, Version, VolumeId};
 
@@ -32,10 +33,38 @@ pub(crate) enum FoundBy {
     Move,
 }
 
+/// Which version heals a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Want {
+    /// The one that was here.
+    Exactly(Version),
+    /// Nothing here tells which it was, only that it was stable: the one that is there and was stable then.
+    Stable(Version),
+    /// The same of zeros, which no other kind may replace.
+    StableZeros(Version),
+}
+
+impl Want {
+    /// The kind of block that heals.
+    pub(crate) fn kind(self) -> BlockKind {
+        match self {
+            Want::StableZeros(_) => BlockKind::Zero,
+            Want::Exactly(_) | Want::Stable(_) => BlockKind::Data,
+        }
+    }
+    /// Whether a peer's version is the one that was here.
+    pub(crate) fn is_met_by(self, version: Version) -> bool {
+        match self {
+            Want::Exactly(wanted) => wanted == version,
+            Want::Stable(stable) | Want::StableZeros(stable) => Version::ZERO < version && version <= stable,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum State {
     Queued,
-    Open { want: Option<Version>, asked: Vec<DriveId> },
+    Open { want: Option<Want>, asked: Vec<DriveId> },
     Rests(Micros),
 }
 
@@ -152,16 +181,16 @@ impl BadBlocks {
     }
 
     /// Where a block that is being healed belongs, and the version to fetch.
-    pub(crate) fn opened(&self, id: BlockId) -> Option<(Home, Option<Version>)> {
+    pub(crate) fn opened(&self, id: BlockId) -> Option<(Home, Option<Want>)> {
         let bad = self.blocks.get(&id)?;
         let State::Open { want, .. } = &bad.state else { return None };
         Some((bad.home, *want))
     }
 
     /// Sets the version to fetch.
-    pub(crate) fn want(&mut self, id: BlockId, version: Version) {
+    pub(crate) fn want(&mut self, id: BlockId, wanted: Want) {
         if let Some(State::Open { want, .. }) = self.blocks.get_mut(&id).map(|b| &mut b.state) {
-            *want = Some(version);
+            *want = Some(wanted);
         }
     }
 

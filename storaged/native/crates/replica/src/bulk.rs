@@ -11,6 +11,7 @@ use crate::api::PeerId;
 use crate::limits::{
     RESYNC_IDLE_AFTER, RESYNC_LOG_BUSY, RESYNC_LOG_IDLE, RESYNC_TIMEOUT, SOURCE_BUSY, SOURCE_IDLE, SOURCE_JOBS_MAX,
 };
+use crate::pace::Pace;
 use crate::replica::Replica;
 use crate::state::Refusal;
 
@@ -32,6 +33,9 @@ pub(crate) struct Bulk {
     asked: VecDeque<(Micros, PeerId, Frame)>,
     /// Bytes of a copy admitted to the log and not durable.
     logging: u64,
+    /// Digests of our own under way.
+    pub(crate) digests: usize,
+    pub(crate) pace: Pace,
 }
 
 impl Bulk {
@@ -89,6 +93,25 @@ impl<S: ObjectStore> Replica<S> {
         self.source_jobs() < if self.clients_active() { SOURCE_BUSY } else { SOURCE_IDLE }
     }
 
+    /// Requests of a copy that run, answers that wait to be logged included.
+    pub(crate) fn copying(&self) -> usize {
+        self.requests.resync + self.bulk.copies()
+    }
+
+    /// Clients wait for all that a copy takes: it rests in between. Tells whether it goes on at once.
+    fn rest_copy(&mut self) -> bool {
+        if self.copying() > 0 || self.bulk.logging > 0 || self.bulk.digests > 0 {
+            return false;
+        }
+        let Some(until) = self.bulk.pace.quiet(self.now) else { return false };
+        if until > self.now {
+            self.wake_at(until);
+            return false;
+        }
+        self.pump_each();
+        true
+    }
+
     /// Works on what waits, as far as it may now; tells whether it did anything.
     pub(crate) fn run_bulk(&mut self) -> bool {
         let mut any = false;
@@ -112,6 +135,6 @@ impl<S: ObjectStore> Replica<S> {
                 self.refuse(peer, &hdr, refusal);
             }
         }
-        any
+        self.rest_copy() || any
     }
 }

@@ -7,7 +7,7 @@ use drystone_types::{Buf, Epoch, Header, LayerId, PgId, Status, VolumeId, Writer
 use crate::api::{Action, Control, ControlResult, PeerId};
 use crate::bad_blocks::FoundBy;
 use crate::replica::Replica;
-use crate::startup::{FREED_KEY, FREED_MAX};
+use crate::startup::{EXERCISE_KEY, FREED_KEY, FREED_MAX};
 use crate::state::{Asker, Op, Refusal, Then, Vol};
 
 const OTHER_OWNER: &str =
@@ -41,10 +41,12 @@ impl<S: ObjectStore> Replica<S> {
                 self.store.start_scrub();
                 self.control_done(id);
             }
+            Control::Compare { pg } => self.start_compare(id, pg),
             Control::Repair { vol, key, block } => {
                 self.repair_found(vec![(vol, key, block)], FoundBy::Read);
                 self.control_done(id);
             }
+            Control::Exercise => self.exercise(id),
             Control::Shutdown => self.shut_down(id),
         }
     }
@@ -53,8 +55,16 @@ impl<S: ObjectStore> Replica<S> {
         self.out.push(Action::ControlDone { id, result: ControlResult::Done });
     }
 
-    fn control_failed(&mut self, id: u64, why: &'static str) {
+    pub(crate) fn control_failed(&mut self, id: u64, why: &'static str) {
         self.out.push(Action::ControlDone { id, result: ControlResult::Failed(why) });
+    }
+
+    fn exercise(&mut self, id: u64) {
+        // Always the same key: the log keeps one of them.
+        match self.append_meta(MetaKey::Drive(EXERCISE_KEY), vec![1]) {
+            Ok(token) => self.then(token, Then::Control(id)),
+            Err(_) => self.control_failed(id, "the drive cannot log a small record now"),
+        }
     }
 
     /// The list of freed layers comes first: a peer that has the layer still must not find it missing here after a
@@ -132,14 +142,17 @@ impl<S: ObjectStore> Replica<S> {
         Ok(())
     }
 
-    /// Reads of the PG stop now. The answer is proof for a drop, so it survives a restart.
+    /// Reads of the PG stop now. The answer is proof for a drop. A manager's drop compares the open nonce of
+    /// the process that it asked, so its proof need not outlive that process: a device that hangs would never
+    /// let it, and is the one that must be dropped. A peer compares nothing: its proof survives a restart.
     fn quiesce(&mut self, id: PgId, epoch: Epoch, who: Asker) {
         if let Some(pg) = self.pgs.get_mut(&id) {
             pg.quiesced = pg.quiesced.max(epoch);
-            match self.log_pg(id) {
-                Some(token) => self.then(token, Then::QuiesceLogged { pg: id, epoch, who }),
+            match (self.log_pg(id), &who) {
+                (_, Asker::Control(_)) => self.answer_quiesce(who, true),
+                (Some(token), Asker::Peer(..)) => self.then(token, Then::QuiesceLogged { pg: id, epoch, who }),
                 // Quiet now, but a restart would not know it: no proof.
-                None => self.answer_quiesce(who, false),
+                (None, Asker::Peer(..)) => self.answer_quiesce(who, false),
             }
             return;
         }

@@ -2,7 +2,7 @@
 
 use drystone_store::api::ObjectStore;
 use drystone_types::consts::PARK_MAX;
-use drystone_types::{Flags, Frame, Header, MsgType, Rev, Status};
+use drystone_types::{Flags, Frame, Header, MsgType, Rev, Rule, Status};
 
 use crate::api::{Action, PeerId, PeerRole};
 use crate::limits::{NEED_MAP_AGAIN, OPS_MAX, PARKED_BYTES_MAX, PARKED_MAX};
@@ -69,9 +69,10 @@ impl<S: ObjectStore> Replica<S> {
     fn map_check(&self, h: &Header) -> Result<(), Refusal> {
         let newer = match h.kind {
             MsgType::Write | MsgType::Trim | MsgType::Zero | MsgType::Read | MsgType::ChunkMap => {
-                self.cfg.rules.on(drystone_types::Rule::R1) && self.sender_is_ahead(h)
+                self.cfg.rules.on(Rule::R1) && self.sender_is_ahead(h)
             }
             MsgType::Digest | MsgType::Copy | MsgType::Scrub => self.sender_is_ahead(h),
+            MsgType::Recovered | MsgType::Stable if !self.cfg.rules.on(Rule::R7) => false,
             MsgType::Seal | MsgType::Recovered | MsgType::Stable => h.map_rev > self.adopted_rev,
             _ => false,
         };

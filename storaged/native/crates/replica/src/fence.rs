@@ -31,7 +31,7 @@ impl<S: ObjectStore> Replica<S> {
         if h.gen != vol.sealed || h.gen.0 == 0 {
             return Err(Refusal::NackGen);
         }
-        if vol.sealing > 0 {
+        if vol.sealing > 0 && self.cfg.rules.on(Rule::SealStops) {
             Err(Refusal::Retry)
         } else {
             Ok(())

@@ -2,7 +2,7 @@
 
 use drystone_store::api::{MetaKey, ObjectStore};
 use drystone_types::consts::Micros;
-use drystone_types::{Epoch, Gen, PgId, PoolId, Rev, VolumeId, Writer};
+use drystone_types::{Epoch, Gen, PgId, PoolId, Rev, Rule, VolumeId, Writer};
 
 use crate::adopt::role_of;
 use crate::api::Action;
@@ -26,7 +26,11 @@ impl<S: ObjectStore> Replica<S> {
     /// and overwrite the copy (B7).
     pub(crate) fn begin_joins(&mut self, joins: Vec<PgId>) {
         let op = self.ops.insert(Op { left: 0, then: Then::JoinDrained(joins) });
-        self.store.barrier(op);
+        if self.cfg.rules.on(Rule::JoinDrains) {
+            self.store.barrier(op);
+        } else {
+            self.settle(op);
+        }
     }
 
     pub(crate) fn join_drained(&mut self, joins: &[PgId]) {
@@ -48,7 +52,7 @@ impl<S: ObjectStore> Replica<S> {
             self.stats.joins += 1;
             // Marks of an earlier join say nothing about this one.
             self.store.clear_join(id);
-            if let Some(pg) = self.pgs.get_mut(&id) {
+            if let Some(pg) = self.pgs.get_mut(&id).filter(|_| self.cfg.rules.on(Rule::JoinGens)) {
                 // The list must be read after the join: its revision is at least this map's.
                 pg.need_generations = Some(self.map.revision.0);
             }
@@ -56,6 +60,9 @@ impl<S: ObjectStore> Replica<S> {
         self.adopt(id, rec, role);
         if matches!(role, Role::Joining(_)) {
             self.ask_generations(id.pool);
+            if !self.cfg.rules.on(Rule::JoinGens) {
+                self.start_resync(id);
+            }
         }
     }
 
@@ -77,7 +84,7 @@ impl<S: ObjectStore> Replica<S> {
     fn ask_generations(&mut self, pool: PoolId) {
         let state = self.generations.entry(pool).or_default();
         state.again_at = Some(self.now + NEED_GENERATIONS_AGAIN);
-        let since = state.applied;
+        let since = if self.cfg.rules.on(Rule::GensSince) { state.applied } else { self.map.revision };
         self.out.push(Action::NeedGenerations { pool, since });
     }
 

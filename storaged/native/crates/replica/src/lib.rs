@@ -10,8 +10,10 @@
 //! | `write`, `read`, `seal`, `ticket`, `stable`, `credits` | one message family each |
 //! | `adopt`, `join`, `resync`, `bulk` | maps, becoming a member, the copy, and that it waits for clients |
 //! | `repair`, `peer_check`, `relay`, `requests` | what this drive asks of others |
+//! | `cross_check`, `cross_diff` | comparing what the in-sync copies hold |
+//! | `scrub_pace` | that a scrub waits for clients |
 //! | `bad_blocks` | which blocks are bad, and whose turn it is to be healed |
-//! | `startup`, `control`, `stats`, `limits` | open, control requests, counters, limits |
+//! | `startup`, `control`, `stats`, `limits`, `facts` | open, control requests, counters, limits, what a log tells |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -21,10 +23,15 @@ mod bad_blocks;
 mod bulk;
 mod control;
 mod credits;
+mod cross_check;
+mod cross_diff;
 mod dispatch;
+mod facts;
 mod fence;
 mod join;
+mod leaving;
 pub mod limits;
+mod pace;
 mod peer_check;
 mod read;
 mod relay;
@@ -33,6 +40,7 @@ mod replica;
 mod reply;
 mod requests;
 mod resync;
+mod scrub_pace;
 mod seal;
 mod slab;
 mod stable;
@@ -44,8 +52,10 @@ mod ticket;
 mod write;
 
 pub use api::{
-    Action, Config, Control, ControlResult, Event, LeaveWhy, PeerId, PeerInfo, PeerRole, Report, StuckWhy, TicketKeys,
+    Action, Compared, Config, Control, ControlResult, Event, LeaveWhy, PeerId, PeerInfo, PeerRole, Report, StuckWhy,
+    TicketKeys,
 };
+pub use facts::{Facts, PgFacts, VolFacts};
 pub use replica::Replica;
-pub use startup::OpenError;
+pub use startup::{OpenError, StoredRole};
 pub use stats::Stats;

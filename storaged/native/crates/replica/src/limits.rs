@@ -39,9 +39,15 @@ pub const HOLE_BLOCKS_MAX: u32 = 1024;
 pub const SMALL_BLOCKS_MAX: u32 = 16;
 /// Chunks in one page of a digest list.
 pub const DIGEST_LIST_MAX: usize = 4096;
-/// Resync requests in flight of one joiner while clients are active ("1 local, 2 remote
-/// requests" at StorPool, rounded to a power of two).
-pub const RESYNC_BUSY: usize = 4;
+/// Resync requests of one joiner while clients are active: so many at a time, and then a rest
+/// ("1 local, 2 remote requests" at StorPool).
+pub const RESYNC_BUSY: usize = 2;
+/// The rest, in times of what these requests took from the first question to durable: a copy takes a quarter of what
+/// disks, network and processors can do beside clients, whatever that is. Where they are short of it, requests take
+/// longer, and so does the rest.
+pub const RESYNC_REST: u64 = 3;
+/// And no longer: where everything is slow a copy must end all the same, for until then one copy is missing.
+pub const RESYNC_REST_MAX: Micros = 100_000;
 /// Resync requests in flight while no client was heard for `RESYNC_IDLE_AFTER`.
 pub const RESYNC_IDLE: usize = 16;
 /// Silence of clients after which resync speeds up.
@@ -83,6 +89,8 @@ pub const RESYNC_BACKOFF: Micros = 20_000;
 pub const RESYNC_BACKOFF_MAX: Micros = 1_280_000;
 /// A finished copy is told again while the promotion has not come.
 pub const COMPLETE_AGAIN: Micros = 1_000_000;
+/// A drive that cannot serve asks again to be dropped: the call may have met no leader, or one that ended before it acted.
+pub const LEAVE_AGAIN: Micros = 3_000_000;
 /// DIGEST and COPY requests served at a time: bounds the reads a joiner can queue before clients'.
 pub const SOURCE_JOBS_MAX: usize = 64;
 /// Block repairs at a time: a rotten segment must not become a resync of its own.
@@ -101,6 +109,21 @@ pub const REPAIR_AGAIN_MIN: Micros = 1_000_000;
 pub const REPAIR_AGAIN_MAX: Micros = 60_000_000;
 /// Most such blocks remembered; past it they are only counted, and tried at every read and every scrub.
 pub const HOPELESS_MAX: usize = 4096;
+/// While clients are active a scrub begins to read this often at most: 1 MiB each time is 20 MiB/s, a fifth of a
+/// slow disk's time, and still a drive of 20 TB in 12 days.
+pub const SCRUB_PAUSE_BUSY: Micros = 50_000;
+/// How often a scrub tells how far it is.
+pub const SCRUB_NEWS: Micros = 1_000_000;
+/// While clients are active a comparison of copies takes its next chunk this long after the last one at the earliest:
+/// a digest may be a thousand reads on each member, and 20 chunks are 80 MiB of data a second still.
+pub const COMPARE_PAUSE_BUSY: Micros = 50_000;
+/// How often in a row a member may not answer a comparison before it is given up: over ten seconds of pauses, so one
+/// that restarts is back, or was dropped by then.
+pub const COMPARE_TRIES: u32 = 14;
+/// How often a comparison begins again because the members changed: whoever asked knows better when to come back.
+pub const COMPARE_RESTARTS: u32 = 16;
+/// Most different blocks that one comparison tells one by one; more are only counted.
+pub const COMPARE_TOLD_MAX: u64 = 64;
 /// Versions exchanged in one peer check.
 pub const PEER_CHECK_MAX: usize = 64;
 /// A peer that does not answer the check for this long is passed over; dead members are

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use drystone_store::api::{BlockKind, MetaKey, ObjectDigest, ObjectStore};
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{
-    CodecError, DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Reader, Status, Version, VolumeId, Writer,
+    CodecError, DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Reader, Rule, Status, Version, VolumeId, Writer,
 };
 
-use crate::api::{Action, LeaveWhy, PeerId};
+use crate::api::PeerId;
 use crate::limits::{PEER_CHECK_MAX, PEER_CHECK_TIMEOUT, SOURCE_JOBS_MAX};
 use crate::replica::Replica;
 use crate::requests::Ask;
@@ -65,7 +65,10 @@ impl Checks {
 impl<S: ObjectStore> Replica<S> {
     pub(crate) fn start_peer_check(&mut self, id: PgId) {
         let me = self.cfg.drive;
-        let Some(pg) = self.pgs.get_mut(&id).filter(|_| self.cfg.peer_check) else { return };
+        let Some(pg) = self.pgs.get_mut(&id).filter(|_| self.cfg.peer_check && self.cfg.rules.on(Rule::PeerCheck))
+        else {
+            return;
+        };
         let mut peers: Vec<DriveId> = pg.rec.insync.iter().copied().filter(|d| *d != me).collect();
         if peers.is_empty() {
             return;
@@ -147,7 +150,7 @@ impl<S: ObjectStore> Replica<S> {
             self.stats.peer_checks_failed += 1;
             self.checks.distrust(id);
             self.log_distrusted();
-            self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::PeerCheck });
+            self.ask_to_leave();
             return;
         }
         self.stats.peer_checks += 1;

@@ -39,7 +39,7 @@ impl<S: ObjectStore> Replica<S> {
         if ticket.mode != AttachMode::Snapshot {
             self.check_gen(h)?;
         }
-        if role != Role::InSync {
+        if role != Role::InSync && self.cfg.rules.on(Rule::ReadInSync) {
             return Err(Refusal::NackEpoch);
         }
         if self.cfg.rules.on(Rule::ReadLease) && self.now >= self.lease_until {
@@ -135,6 +135,9 @@ impl<S: ObjectStore> Replica<S> {
         let h = &frame.hdr;
         let role = self.check_fences(h)?;
         let ticket = self.ticket_of(h, peer)?;
+        if !self.cfg.rules.on(Rule::RollFromJoiner) {
+            self.check_read(h, &ticket)?;
+        }
         let (first, count) = range(h)?;
         if count != 1 {
             return Err(Refusal::Invalid);
@@ -144,7 +147,7 @@ impl<S: ObjectStore> Replica<S> {
         }
         let key = ObjKey { layer: h.layer, chunk: h.block / u64::from(CHUNK_BLOCKS) };
         self.check_pg(h.pg, &ticket, key.chunk)?;
-        if self.is_void(h.pg, role, h.vol, key, first) {
+        if self.cfg.rules.on(Rule::SealVoid) && self.is_void(h.pg, role, h.vol, key, first) {
             return Err(Refusal::Invalid);
         }
         let op = self.ops.insert(Op { left: 1, then: Then::ReadRoll { peer, hdr: Box::new(*h) } });
@@ -153,7 +156,11 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     pub(crate) fn on_read_exact_done(&mut self, op: u64, found: Option<(BlockKind, BlockRead)>) {
-        let Some(Op { then: Then::ReadRoll { peer, hdr }, .. }) = self.ops.remove(op) else { return };
+        let (peer, hdr) = match self.ops.remove(op).map(|op| op.then) {
+            Some(Then::ReadRoll { peer, hdr }) => (peer, hdr),
+            Some(Then::CompareRead(job)) => return self.compare_own_read(job, found),
+            _ => return,
+        };
         if let Err(refusal) = self.check_fences(&hdr) {
             self.refuse(peer, &hdr, refusal);
             return;

@@ -1,16 +1,17 @@
 //! Read repair: a block that does not match its checksum, or was given up as bad, is fetched from an in-sync peer
-//! at equal version and appended again.
+//! at equal version and appended again. Where the version is lost too, members agree by the stable value: see
+//! `wanted`.
 
 use drystone_store::api::{BlockKind, BlockRecord, Held, ObjectDigest, ObjectStore, Record, SpaceClass, Stream};
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{DriveId, Flags, Frame, Header, MsgType, ObjKey, PgId, Status, Version, VolumeId};
 
 use crate::api::Report;
-use crate::bad_blocks::{FoundBy, Home};
+use crate::bad_blocks::{FoundBy, Home, Want};
 use crate::limits::RESYNC_TIMEOUT;
 use crate::replica::Replica;
 use crate::requests::Ask;
-use crate::resync::compare::{cells, object};
+use crate::resync::compare::{cells, object, Cell};
 use crate::resync::wire::{decode_cells, encode_runs, CopyCell};
 use crate::state::{Op, Role, Then};
 
@@ -48,7 +49,7 @@ impl<S: ObjectStore> Replica<S> {
         while let Some(((key, block), home)) = self.repairs.next() {
             self.begin_repair(home, key, block);
         }
-        self.store.hold_scrub(self.repairs.scrub_waits());
+        self.hold_scrub();
         if let Some((blocks, bad, healed)) = self.repairs.scrub_ended() {
             self.report(Report::ScrubDone { blocks, bad, healed });
         }
@@ -100,18 +101,35 @@ impl<S: ObjectStore> Replica<S> {
         if self.repairs.opened((key, block)).is_none() {
             return;
         }
-        match cell.filter(|c| matches!(c.kind, BlockKind::Data | BlockKind::Bad)) {
-            // Nothing tells which version was here: no peer's bytes are proven to be the same.
-            Some(cell) if cell.version == Version::ZERO => self.unrepaired(key, block),
-            Some(cell) => {
-                self.repairs.want((key, block), cell.version);
-                self.ask_repair(key, block);
-            }
+        // Zeros read right without their version; a copy of them needs it.
+        match cell.filter(|c| matches!(c.kind, BlockKind::Data | BlockKind::Bad) || c.lost_version()) {
+            Some(cell) => match self.wanted(key, block, cell) {
+                Some(want) => {
+                    self.repairs.want((key, block), want);
+                    self.ask_repair(key, block);
+                }
+                None => self.unrepaired(key, block),
+            },
             None => {
                 self.repairs.remove((key, block));
                 self.pump_repairs();
             }
         }
+    }
+
+    /// Which version of a peer is the one that was here. With the group header and the summary lost nothing on this
+    /// drive tells. But the store remembers every version above the durable stable value, so this one was at most
+    /// that; everything up to a stable value is on every in-sync member (I11), and each keeps the newest (R5): the
+    /// version at most stable that another in-sync member holds is the one that was here. Of a volume whose
+    /// stable value is not known here nothing can be said.
+    fn wanted(&self, key: ObjKey, block: u16, cell: Cell) -> Option<Want> {
+        if cell.version > Version::ZERO {
+            return Some(Want::Exactly(cell.version));
+        }
+        let (Home { vol, .. }, _) = self.repairs.opened((key, block))?;
+        let stable = self.vols.get(&vol).map(|v| v.stable).filter(|s| *s > Version::ZERO)?;
+        let want = if cell.kind == BlockKind::Zero { Want::StableZeros(stable) } else { Want::Stable(stable) };
+        (self.store.held(key, block) == Held::Old).then_some(want)
     }
 
     fn unrepaired(&mut self, key: ObjKey, block: u16) {
@@ -146,12 +164,20 @@ impl<S: ObjectStore> Replica<S> {
         let Some((Home { pg, vol }, want)) = self.repairs.opened((key, block)) else { return };
         let healed = frame.and_then(|f| healing(&f, vol, key, block, want));
         let state = self.pgs.get(&pg).filter(|pg| pg.role == Role::InSync).map(|pg| pg.epoch());
-        let (Some((version, csum, data)), Some(pg_epoch)) = (healed, state) else {
+        let (Some(Healing { kind, version, csums, data }), Some(pg_epoch)) = (healed, state) else {
             self.ask_repair(key, block);
             return;
         };
-        if let Held::Known { version: held, .. } = self.store.held(key, block) {
-            self.assert_that(held <= version, "I8: a repair would lower a version");
+        match self.store.held(key, block) {
+            // It was written meanwhile, so what the peer has is no longer what was here.
+            Held::Known { .. } | Held::Absent if matches!(want, Some(Want::Stable(_) | Want::StableZeros(_))) => {
+                self.repairs.rest((key, block), self.now);
+                return self.pump_repairs();
+            }
+            Held::Known { version: held, .. } => {
+                self.assert_that(held <= version, "I8: a repair would lower a version");
+            }
+            _ => {}
         }
         let rec = BlockRecord {
             vol,
@@ -160,11 +186,11 @@ impl<S: ObjectStore> Replica<S> {
             pg_epoch,
             first: block,
             count: 1,
-            kind: BlockKind::Data,
+            kind,
             version,
             since_join: None,
             copy: true,
-            csums: vec![csum],
+            csums,
         };
         match self.append(Stream::Large, SpaceClass::Reserve, Record::Blocks(rec), data) {
             Ok(token) => self.then(token, Then::RepairDone(key, block)),
@@ -184,20 +210,30 @@ impl<S: ObjectStore> Replica<S> {
     }
 }
 
-/// The peer's bytes, if they are this very version and match their own checksum: equal versions
+/// What a peer has in the place of a bad block.
+pub(crate) struct Healing {
+    pub kind: BlockKind,
+    pub version: Version,
+    /// Of data.
+    pub csums: Vec<u64>,
+    pub data: drystone_types::Buf,
+}
+
+/// The peer's bytes, if they are the wanted version and match their own checksum: equal versions
 /// are equal bytes (I6), and a checksum of ours may be what rotted.
-fn healing(
-    frame: &Frame,
-    vol: VolumeId,
-    key: ObjKey,
-    block: u16,
-    want: Option<Version>,
-) -> Option<(Version, u64, drystone_types::Buf)> {
-    let version = want?;
-    let csum = *frame.csums.first()?;
+pub(crate) fn healing(frame: &Frame, vol: VolumeId, key: ObjKey, block: u16, want: Option<Want>) -> Option<Healing> {
     let cells = decode_cells(&frame.meta).ok().filter(|_| frame.hdr.status == Status::Ok)?;
+    let Some(CopyCell::Held(kind, version)) = cells.first().copied() else { return None };
     let number = key.chunk * u64::from(CHUNK_BLOCKS) + u64::from(block);
-    let right = cells.first() == Some(&CopyCell::Held(BlockKind::Data, version))
-        && drystone_csum::block_csum(vol, number, frame.data.as_slice()) == csum;
-    right.then(|| (version, csum, frame.data.clone()))
+    let right = match kind {
+        BlockKind::Data => {
+            let csum = drystone_csum::block_csum(vol, number, frame.data.as_slice());
+            frame.csums.first() == Some(&csum)
+        }
+        BlockKind::Zero => frame.data.as_slice().is_empty(),
+        BlockKind::Hole | BlockKind::Bad => false,
+    };
+    let csums = frame.csums.iter().take(usize::from(kind == BlockKind::Data)).copied().collect();
+    let healing = Healing { kind, version, csums, data: frame.data.clone() };
+    want.filter(|want| right && want.kind() == kind && want.is_met_by(version)).map(|_| healing)
 }

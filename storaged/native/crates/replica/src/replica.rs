@@ -8,18 +8,20 @@ use drystone_types::consts::Micros;
 use drystone_types::{Buf, ClusterMap, LayerId, PgId, PoolId, Rev, Version, VolumeId};
 use smallvec::SmallVec;
 
-use crate::api::{Action, Config, Event, LeaveWhy, PeerId, PeerInfo, Report};
+use crate::api::{Action, Config, Event, PeerId, PeerInfo, Report};
 use crate::bad_blocks::{BadBlocks, FoundBy};
 use crate::bulk::Bulk;
+use crate::cross_check::Compare;
 use crate::limits::USAGE_PERIOD;
 use crate::peer_check::Checks;
 use crate::relay::Relays;
 use crate::requests::Requests;
 use crate::resync::source::CopyJobs;
+use crate::scrub_pace::ScrubPace;
 use crate::slab::Slab;
 use crate::state::{Op, Parked, Pg, Then, Vol};
 use crate::stats::Stats;
-use crate::tables::{sorted_keys, Table};
+use crate::tables::Table;
 use crate::ticket::Guests;
 
 /// The replica rules of engine §4.3 for one drive, without I/O, clock or randomness.
@@ -52,6 +54,9 @@ pub struct Replica<S: ObjectStore> {
     pub(crate) relays: Relays,
     pub(crate) requests: Requests,
     pub(crate) repairs: BadBlocks,
+    /// The comparison of a PG's copies that runs.
+    pub(crate) compare: Option<Box<Compare>>,
+    pub(crate) scrub_pace: ScrubPace,
     pub(crate) checks: Checks,
     pub(crate) copy_jobs: CopyJobs,
     pub(crate) bulk: Bulk,
@@ -60,6 +65,8 @@ pub struct Replica<S: ObjectStore> {
     /// PGs with a copy to make, and when one of them wants to be looked at again.
     pub(crate) resyncing: BTreeSet<PgId>,
     pub(crate) resync_wake: Option<Micros>,
+    /// When this drive asks again to be dropped.
+    pub(crate) leave_again: Option<Micros>,
     /// Layers freed lately: a peer that has not freed them yet still lists them.
     pub(crate) freed: VecDeque<LayerId>,
     pub(crate) stored_pgs: Table<PgId, crate::startup::StoredPg>,
@@ -86,6 +93,8 @@ impl<S: ObjectStore> Replica<S> {
     pub fn flush(&mut self, now: Micros, out: &mut Vec<Action>) {
         self.now = self.now.max(now);
         self.timers();
+        self.pump_compare();
+        self.pace_scrub();
         self.take_store_events();
         self.poll_store();
         // A poll may find something that needs no device.
@@ -112,7 +121,7 @@ impl<S: ObjectStore> Replica<S> {
     /// When `Event::Tick` is due at the latest. A drive that failed has nothing to wait for: nothing that is due is done.
     pub fn next_deadline(&self) -> Option<Micros> {
         if self.failed {
-            return None;
+            return self.leave_again;
         }
         let parked = self.parked.front().map(|p| p.deadline);
         let stable = self.stable_queue.front().map(|(at, _)| *at);
@@ -126,7 +135,10 @@ impl<S: ObjectStore> Replica<S> {
             self.requests.deadline(),
             self.relays.deadline(),
             self.resync_wake,
+            self.leave_again,
             self.repairs.deadline(),
+            self.compare.as_ref().and_then(|c| c.deadline()),
+            self.scrub_pace.deadline(),
             Some(self.usage_at),
         ]
         .into_iter()
@@ -147,6 +159,11 @@ impl<S: ObjectStore> Replica<S> {
     /// Operations that wait for the log or for a peer: requests of clients, mostly.
     pub fn open_ops(&self) -> usize {
         self.ops.len()
+    }
+
+    /// Incarnation and revision of the metadata store as the newest map that was taken shows them.
+    pub fn store_seen(&self) -> (u64, u64) {
+        (u64::from(self.map.incarnation), self.map.revision.0)
     }
 
     /// The log, for oracles and space figures.
@@ -289,12 +306,17 @@ impl<S: ObjectStore> Replica<S> {
             | Then::SourceCopyData { .. }
             | Then::OwnDigest { .. }
             | Then::RepairDigest(..)
+            | Then::CompareDigest(_)
+            | Then::CompareRead(_)
             | Then::CheckDigest { .. }
             | Then::AnswerCheckDigest { .. } => {}
         }
     }
 
     fn timers(&mut self) {
+        if self.leave_again.is_some_and(|at| at <= self.now) {
+            self.ask_to_leave();
+        }
         if self.failed {
             return;
         }
@@ -329,9 +351,7 @@ impl<S: ObjectStore> Replica<S> {
         }
         self.failed = true;
         self.report(Report::DriveFailed(why));
-        for pg in sorted_keys(&self.pgs) {
-            self.out.push(Action::LeavePg { pg, why: LeaveWhy::DriveFailed });
-        }
+        self.ask_to_leave();
         self.fail_open_requests();
     }
 

@@ -22,11 +22,17 @@ pub(crate) enum Ask {
     Repair(ObjKey, u16),
     /// The peer's last stable versions.
     Check(PgId),
+    /// A page of the chunks of a PG that is compared.
+    CompareList { job: u64 },
+    /// A member's digest of a chunk that is compared.
+    CompareDigest { job: u64 },
+    /// A member's copy of a block that differs.
+    CompareCopy { job: u64 },
 }
 
 impl Ask {
     fn is_resync(&self) -> bool {
-        matches!(self, Ask::List { .. } | Ask::Digest { .. } | Ask::Copy { .. })
+        !matches!(self, Ask::Repair(..) | Ask::Check(_))
     }
 }
 
@@ -79,7 +85,10 @@ impl<S: ObjectStore> Replica<S> {
     pub(crate) fn ask(&mut self, drive: DriveId, hdr: Header, meta: Vec<u8>, ask: Ask, timeout: Micros) {
         let id = self.requests.next_id();
         let deadline = self.now + timeout;
-        self.requests.resync += usize::from(ask.is_resync());
+        if ask.is_resync() {
+            self.requests.resync += 1;
+            self.bulk.pace.start(self.now);
+        }
         self.requests.open.insert(id, Pending { drive, kind: hdr.kind, deadline, ask });
         self.requests.by_deadline.insert((deadline, id));
         let pg_epoch = self.pgs.get(&hdr.pg).map_or(hdr.pg_epoch, |pg| pg.epoch());
@@ -131,6 +140,9 @@ impl<S: ObjectStore> Replica<S> {
             },
             Ask::Repair(key, block) => self.repair_answered(drive, key, block, frame),
             Ask::Check(pg) => self.check_answered(drive, pg, frame),
+            Ask::CompareList { job } => self.compare_list_answered(drive, job, frame),
+            Ask::CompareDigest { job } => self.compare_digest_answered(drive, job, frame),
+            Ask::CompareCopy { job } => self.compare_copy_answered(job, frame),
         }
     }
 }

@@ -31,17 +31,25 @@ impl<S: ObjectStore> Replica<S> {
         let vol = self.vols.entry(h.vol).or_default();
         // The nonce tells two owners of one generation apart (B10): the first SEAL of a generation that
         // came without one (a fence, a list of the store) settles it, any other is refused from then on.
-        let mine = h.gen == vol.sealed && (vol.nonce == ticket.nonce || vol.nonce == 0);
+        let known = vol.nonce == ticket.nonce || vol.nonce == 0 || !self.cfg.rules.on(Rule::SealNonce);
+        let mine = h.gen == vol.sealed && known;
         if h.gen < vol.sealed || h.gen == vol.sealed && !mine {
             return Err(Refusal::NackGen);
         }
         let newer = h.gen > vol.sealed;
-        vol.sealed = h.gen;
+        if self.cfg.rules.on(Rule::SealStops) {
+            vol.sealed = h.gen;
+        }
+        // Without the rule the old owner's writes go on until the SEAL is logged, so its ticket does too.
+        let old = vol.ticket.as_deref().cloned().filter(|_| newer && !self.cfg.rules.on(Rule::SealStops));
         if newer {
             vol.ticket = None;
         }
         if !take_ticket(vol, &ticket, &frame.meta) {
             self.keep_guest(ticket.clone());
+        }
+        if let Some(old) = old {
+            self.keep_guest(old);
         }
         if newer {
             self.new_grant(h.vol, h.gen);
@@ -103,6 +111,9 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     pub(crate) fn seal_drained(&mut self, job: Box<SealJob>) {
+        if let Some(vol) = self.vols.get_mut(&job.vol).filter(|_| !self.cfg.rules.on(Rule::SealStops)) {
+            vol.sealed = vol.sealed.max(job.gen);
+        }
         // A later SEAL may have overtaken this one; what is logged is what is sealed now.
         let bound = self.log_first_grant(job.vol);
         match self.log_seal(job.vol) {
@@ -195,6 +206,7 @@ impl<S: ObjectStore> Replica<S> {
         match role {
             Role::Out => true,
             Role::InSync => false,
+            Role::Joining(_) if !self.cfg.rules.on(Rule::SealVoid) => false,
             Role::Joining(join) => e.since_join != Some(join) && !self.is_copied(pg, vol, e.key, e.block),
         }
     }

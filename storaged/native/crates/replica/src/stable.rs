@@ -2,7 +2,7 @@
 
 use drystone_store::api::{MetaKey, ObjectStore};
 use drystone_types::consts::Micros;
-use drystone_types::{Frame, Gen, Header, Reader, Status, Version, VolumeId, Writer};
+use drystone_types::{Frame, Gen, Header, Reader, Rule, Status, Version, VolumeId, Writer};
 
 use crate::api::PeerId;
 use crate::limits::STABLE_LOG_DELAY;
@@ -12,7 +12,7 @@ use crate::state::{Refusal, Then};
 impl<S: ObjectStore> Replica<S> {
     /// R7 for a frame that passed its fences: only when this drive has adopted the sender's map.
     pub(crate) fn raise_stable(&mut self, h: &Header) {
-        if h.map_rev <= self.adopted_rev {
+        if h.map_rev <= self.adopted_rev || !self.cfg.rules.on(Rule::R7) {
             self.set_stable(h.vol, h.stable);
         }
     }
@@ -20,7 +20,9 @@ impl<S: ObjectStore> Replica<S> {
     /// A maximum, never an assignment (B3).
     fn set_stable(&mut self, vol_id: VolumeId, stable: Version) {
         let Some(vol) = self.vols.get_mut(&vol_id) else { return };
-        if stable <= vol.stable {
+        // Only RECOVERED can be below what is known: it says nothing of its own generation's writes.
+        let lowers = stable.seq == 0 && !self.cfg.rules.on(Rule::RecoveredMax);
+        if stable <= vol.stable && !lowers {
             return;
         }
         vol.stable = stable;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use drystone_store::api::{MetaKey, ObjectStore};
-use drystone_types::{ClusterMap, Epoch, LayerId, PgId, PoolId, Reader, Rev, Writer};
+use drystone_types::{ClusterMap, Epoch, LayerId, PgId, PoolId, Reader, Rev, Rule, Writer};
 
 use crate::api::Config;
 use crate::credits::{decode_grant, Grant};
@@ -29,18 +29,57 @@ pub(crate) struct StoredPg {
     pub quiesced: Epoch,
 }
 
+/// Role as the log keeps it, for putting lost metadata together: a value of its own beside [`StoredPg`], which an older
+/// version reads too and would not take with a byte more. It counts with the epoch it was logged in only: an older
+/// version leaves it as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum StoredRole {
+    /// Not told, or told of another epoch.
+    #[default]
+    Unknown = 0,
+    /// In sync.
+    InSync = 1,
+    /// Joining: what it holds of the PG is not all of it.
+    Joining = 2,
+}
+
 impl StoredPg {
     pub(crate) fn encode(self) -> Vec<u8> {
         let mut w = Writer::new();
         w.u32(self.epoch.0).u32(self.join.0).u32(self.quiesced.0);
         w.finish()
     }
-    fn decode(value: &[u8]) -> Option<StoredPg> {
+    pub(crate) fn decode(value: &[u8]) -> Option<StoredPg> {
         let mut r = Reader::new(value);
         let stored =
             StoredPg { epoch: Epoch(r.u32().ok()?), join: Epoch(r.u32().ok()?), quiesced: Epoch(r.u32().ok()?) };
         r.finish().ok()?;
         Some(stored)
+    }
+}
+
+impl StoredRole {
+    /// The key of a PG's role.
+    pub(crate) fn key(pg: PgId) -> MetaKey {
+        MetaKey::Drive(ROLES << 32 | u64::from(pg.to_wire()))
+    }
+    pub(crate) fn encode(self, epoch: Epoch) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.u32(epoch.0).u8(self as u8);
+        w.finish()
+    }
+    /// PG, epoch and role, if this is the key of one.
+    pub(crate) fn decode(key: u64, value: &[u8]) -> Option<(PgId, Epoch, StoredRole)> {
+        let pg = u32::try_from(key & 0xffff_ffff).ok().filter(|_| key >> 32 == ROLES)?;
+        let mut r = Reader::new(value);
+        let epoch = Epoch(r.u32().ok()?);
+        let role = match r.u8().ok()? {
+            1 => StoredRole::InSync,
+            2 => StoredRole::Joining,
+            _ => StoredRole::Unknown,
+        };
+        Some((PgId::from_wire(pg), epoch, role))
     }
 }
 
@@ -55,10 +94,14 @@ pub(crate) const FREED_KEY: u64 = 0x4652_4545 << 32;
 /// Freed layers remembered for peer checks: more than are freed while a node restarts.
 pub(crate) const FREED_MAX: usize = 256;
 
+/// Key of a value that means nothing: an exercise of the drive writes it.
+pub(crate) const EXERCISE_KEY: u64 = 0x4558_4552 << 32;
+
 /// Key of the PGs whose content failed a peer check here and was not copied anew since.
 pub(crate) const DISTRUSTED_KEY: u64 = 0x4449_5354 << 32;
 
 const GENERATIONS: u64 = 0x4745_4e53;
+const ROLES: u64 = 0x524f_4c45;
 
 /// Why a drive cannot be opened by its log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -127,6 +170,8 @@ impl<S: ObjectStore> Replica<S> {
             relays: Default::default(),
             requests,
             repairs: Default::default(),
+            compare: None,
+            scrub_pace: Default::default(),
             checks: Default::default(),
             copy_jobs: Default::default(),
             bulk: Default::default(),
@@ -137,6 +182,7 @@ impl<S: ObjectStore> Replica<S> {
             stored_pgs: Table::default(),
             dirty_pgs: VecDeque::new(),
             last_client: 0,
+            leave_again: None,
             usage_at: USAGE_PERIOD,
             failed: false,
             stopping: false,
@@ -169,6 +215,7 @@ impl<S: ObjectStore> Replica<S> {
             }
             MetaKey::Grant(vol) => {
                 let (gen, bound) = decode_grant(value)?;
+                let bound = if self.cfg.rules.on(Rule::GrantBound) { bound } else { 0 };
                 self.vols.entry(vol).or_default().grant = Grant::reopened(gen, bound);
             }
             MetaKey::Drive(id) if id >> 32 == GENERATIONS => {
@@ -191,5 +238,21 @@ impl<S: ObjectStore> Replica<S> {
             MetaKey::Drive(_) => {}
         }
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_is_read_back_with_its_group_and_epoch_and_no_other_value_is_one() {
+        let pg = PgId { pool: PoolId(3), pg: 77 };
+        let MetaKey::Drive(key) = StoredRole::key(pg) else { return };
+        for role in [StoredRole::Unknown, StoredRole::InSync, StoredRole::Joining] {
+            assert_eq!(StoredRole::decode(key, &role.encode(Epoch(9))), Some((pg, Epoch(9), role)));
+        }
+        assert_eq!(StoredRole::decode(FREED_KEY, &StoredRole::InSync.encode(Epoch(9))), None);
+        assert_eq!(StoredRole::decode(key, &[1, 2]), None);
     }
 }

@@ -113,6 +113,10 @@ pub(crate) enum Then {
     ResyncLogged(u64),
     /// Everything copied is durable.
     CopyDrained { pg: PgId, join: Epoch, epoch: Epoch },
+    /// Our own digest of a chunk that is compared.
+    CompareDigest(u64),
+    /// Our own copy of a block of one version and two checksums.
+    CompareRead(u64),
     /// Our digest of a block that wants repair.
     RepairDigest(ObjKey, u16),
     /// The healed block is durable.

@@ -107,6 +107,12 @@ counters! {
     peer_checks,
     /// Peer checks that found a version missing.
     peer_checks_failed,
+    /// PGs whose copies were compared from here.
+    compares,
+    /// Chunks compared for that.
+    compared_chunks,
+    /// Blocks of which two in-sync copies were found to differ.
+    divergent_blocks,
     /// Requests relayed to another drive.
     relayed,
     /// Slots granted.

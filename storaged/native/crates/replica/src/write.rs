@@ -43,11 +43,13 @@ impl<S: ObjectStore> Replica<S> {
         }
         let plan = self.apply_order(&h, place, role);
         let tokens = self.append_runs(&h, place, &plan, frame)?;
-        if !h.flags.has(Flags::ROLL) {
+        if !h.flags.has(Flags::ROLL) || !self.cfg.rules.on(Rule::RollStable) {
             self.raise_stable(&h);
         }
         let op = self.ops.insert(Op { left: 0, then: Then::WriteOk { peer, hdr: Box::new(h) } });
-        tokens.into_iter().chain(plan.waits).for_each(|token| self.wait_on(op, token));
+        if self.cfg.rules.on(Rule::R6) {
+            tokens.into_iter().chain(plan.waits).for_each(|token| self.wait_on(op, token));
+        }
         self.settle(op);
         Ok(())
     }
@@ -68,7 +70,7 @@ impl<S: ObjectStore> Replica<S> {
             self.check_layer(h, &ticket, place.version)?;
         }
         self.check_pg(h.pg, &ticket, place.key.chunk)?;
-        if place.kind == BlockKind::Data && !checksums_match(frame) {
+        if place.kind == BlockKind::Data && self.cfg.rules.on(Rule::R4Csum) && !checksums_match(frame) {
             return Err(Refusal::Retry);
         }
         Ok(place)
@@ -83,7 +85,7 @@ impl<S: ObjectStore> Replica<S> {
         }
         let frozen = self.freezes.get(&h.layer).copied().unwrap_or(Version::ZERO);
         let above = |cut: Version| cut != Version::ZERO && version > cut;
-        if above(*cut) || above(frozen) {
+        if self.cfg.rules.on(Rule::R4Freeze) && (above(*cut) || above(frozen)) {
             Err(Refusal::Invalid)
         } else {
             Ok(())
@@ -127,7 +129,8 @@ impl<S: ObjectStore> Replica<S> {
             } else if let Held::Known { version, durable, token, kind } = held {
                 // Bytes that a copy had given up: an OK must stand for them, not for the mark of their loss.
                 let gives_back = version == place.version && kind == BlockKind::Bad && place.kind != BlockKind::Bad;
-                if place.version <= version && !gives_back {
+                let older = place.version < version && self.cfg.rules.on(Rule::R5Order);
+                if (older || place.version == version) && !gives_back {
                     self.stats.blocks_skipped += 1;
                     if !durable && self.cfg.rules.on(Rule::R6b) && !plan.waits.contains(&token) {
                         plan.waits.push(token);

@@ -15,8 +15,11 @@ impl Sequencer {
         let Some(id) = ReqId::decode(frame.hdr.request) else { return };
         // The header names the drive that answers; `from` is only the connection it came by.
         let Some(dx) = self.drive_ix.get(&frame.hdr.drive).copied() else { return };
-        self.note_credits(dx, from == frame.hdr.drive, &frame.hdr);
+        let direct = from == frame.hdr.drive;
+        self.note_way(dx, direct);
+        self.note_credits(dx, direct, id.round, &frame.hdr);
         match id.kind {
+            Kind::Ping => {}
             Kind::Write => self.write_frame_in(id, dx, &frame),
             Kind::Read => self.on_read_answer(id, dx, frame),
             Kind::Ctl => {

@@ -2,7 +2,7 @@
 //! member refuses what another has applied (P5), and ENOSPC is decided before anything is sent.
 
 use drystone_types::consts::STABLE_IDLE;
-use drystone_types::{Flags, Header, Status};
+use drystone_types::{Flags, Header, Rule, Status};
 
 use crate::api::IoError;
 use crate::drive::{Dx, STABLE};
@@ -19,13 +19,15 @@ fn is_ahead(new: u32, old: u32) -> bool {
 impl Sequencer {
     /// Every answer carries the cumulative grant; answers may overtake each other, so only a
     /// higher one counts. 0 is "not stated": error answers carry no grant.
-    pub(crate) fn note_credits(&mut self, dx: Dx, direct: bool, hdr: &Header) {
+    pub(crate) fn note_credits(&mut self, dx: Dx, direct: bool, round: u32, hdr: &Header) {
         if hdr.gen != self.ticket.gen || hdr.vol != self.ticket.vol {
             return;
         }
         let Some(d) = self.drive_mut(dx) else { return };
-        // Through a relay an answer of an earlier open nonce could arrive late.
-        if !direct && d.up {
+        // Through a relay an answer of an earlier open nonce could arrive late, and that process promised other
+        // slots. What was asked since this one is known cannot be of an earlier one; a later one counts from 0 and
+        // only ever says less than it has granted.
+        if !direct && !is_ahead(round, d.nonce_round) {
             return;
         }
         if hdr.credits != 0 && is_ahead(hdr.credits, d.granted) {
@@ -71,7 +73,7 @@ impl Sequencer {
         let Some(op) = self.writes.get(w) else { return true };
         let (need, mapped) = (op.slots(), op.mapped);
         let Some(pg) = self.pg(op.pg).cloned() else { return false };
-        let mut full = false;
+        let (mut full, any) = (false, !self.on(Rule::FullInSync));
         for dx in pg.members() {
             let Some(d) = self.drive_mut(dx) else { continue };
             let short = d.free() < need || d.free() > u32::MAX / 2;
@@ -79,7 +81,7 @@ impl Sequencer {
                 d.starved = true;
                 // Its last word may be old: it is asked again before a write fails.
                 d.full = d.full && d.polling;
-                full = full || d.full && pg.insync.contains(&dx);
+                full = full || d.full && (pg.insync.contains(&dx) || any);
                 self.poll(dx);
             }
         }
@@ -114,6 +116,9 @@ impl Sequencer {
         if !d.polling {
             d.polling = true;
             self.ctl_want(dx, STABLE);
+            if self.drive(dx).is_some_and(|d| !d.direct()) {
+                self.poll_around(dx);
+            }
             self.timers.rare(self.now + STABLE_IDLE, Timer::Poll(dx));
         }
     }

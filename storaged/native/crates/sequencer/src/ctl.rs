@@ -2,7 +2,7 @@
 //! it is answered OK, on silence through another drive, and again on reconnect.
 
 use drystone_types::consts::{RETRY_SILENCE, STALL};
-use drystone_types::{Flags, Frame, MsgType, Status};
+use drystone_types::{Flags, Frame, MsgType, Rule, Status};
 
 use crate::api::{Action, FenceReason, ReportKind};
 use crate::drive::{Dx, FREEZE, LAYER, RECOVERED, SEAL, STABLE};
@@ -93,6 +93,22 @@ impl Sequencer {
         self.timers.rare(self.now + REPEAT, Timer::Ctl(dx, kind, round));
     }
 
+    /// A write waits for credits of a drive that cannot be asked over its own connection, so another one is asked to
+    /// ask it. Slots to give back are not in it: it may arrive beside one that was sent directly.
+    pub(crate) fn poll_around(&mut self, dx: Dx) {
+        let Some(round) = self.drive(dx).map(|d| d.ctl(STABLE).round) else { return };
+        let other = |(i, d): &(usize, &crate::drive::Drive)| d.direct() && *i != usize::from(dx);
+        let Some(via) = self.drives.iter().enumerate().find(other).map(|(_, d)| d.id) else { return };
+        let mut hdr = self.header(MsgType::Stable, ReqId::new(Kind::Ctl, u32::from(dx), STABLE, round).encode(), dx);
+        hdr.flags = hdr.flags.with(Flags::RELAY);
+        let (drive, seq) = (hdr.drive, hdr.stable.seq);
+        if let Some(d) = self.drive_mut(dx).filter(|d| !d.up) {
+            d.stable_sent = seq;
+        }
+        self.stats.relays += 1;
+        self.out.push(Action::Send { drive, via: Some(via), frame: Frame::bare(hdr) });
+    }
+
     pub(crate) fn on_ctl_answer(&mut self, dx: Dx, kind: u8, round: u32, frame: Frame) {
         let Some(ctl) = self.drive(dx).map(|d| d.ctl(kind)) else { return };
         if !ctl.want || ctl.round != round {
@@ -162,7 +178,8 @@ impl Sequencer {
     /// After a reconnect: everything still wanted is sent again.
     pub(crate) fn ctl_reconnect(&mut self, dx: Dx) {
         for kind in 0..crate::drive::CTLS {
-            if self.drive(dx).is_some_and(|d| d.ctl(kind).want) {
+            let again = kind != STABLE || self.on(Rule::StableAgain);
+            if again && self.drive(dx).is_some_and(|d| d.ctl(kind).want) {
                 self.ctl_send(dx, kind);
             }
         }

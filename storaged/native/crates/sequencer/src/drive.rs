@@ -39,8 +39,14 @@ pub(crate) struct Ctl {
 pub(crate) struct Drive {
     pub(crate) id: DriveId,
     pub(crate) up: bool,
+    /// It did not answer over its own connection, and did over another's: the others are asked first.
+    pub(crate) mute: bool,
     pub(crate) refused: bool,
+    /// When it last answered over its own connection, or that came up.
+    pub(crate) direct_at: Micros,
     pub(crate) nonce: u64,
+    /// Requests of later rounds were sent when this process was known: their answers are its own, or a later one's.
+    pub(crate) nonce_round: u32,
     /// Cumulative slots granted, wrapping.
     pub(crate) granted: u32,
     /// Cumulative slots used or given back, wrapping.
@@ -80,8 +86,11 @@ impl Drive {
             id,
             rank,
             up: false,
+            mute: false,
             refused: false,
+            direct_at: 0,
             nonce: 0,
+            nonce_round: 0,
             granted: 0,
             used: 0,
             full: false,
@@ -99,6 +108,11 @@ impl Drive {
             report_at: 0,
             waiters: Vec::new(),
         }
+    }
+
+    /// Whether a request goes to it over its own connection first.
+    pub(crate) fn direct(&self) -> bool {
+        self.up && !self.mute
     }
 
     /// Credits not used.

@@ -71,6 +71,7 @@ pub struct Sequencer {
     pub(crate) insync_blocked: bool,
     /// Issued writes that wait for `min_insync`.
     pub(crate) parked: usize,
+    pub(crate) stall: crate::stall::Stall,
     pub(crate) reads: Slab<ReadOp>,
     pub(crate) window: Window,
     pub(crate) round: u32,
@@ -127,6 +128,7 @@ impl Sequencer {
             pump_due: false,
             insync_blocked: false,
             parked: 0,
+            stall: Default::default(),
             reads: Slab::new(),
             window: Window::new(),
             round: 0,
@@ -183,7 +185,7 @@ impl Sequencer {
                 Timer::Write(i, _) => self.write_silent(i),
                 Timer::WriteAgain(i, _, m) => self.send_write(i, m),
                 Timer::Read(i, _) => self.read_silent(i),
-                Timer::ReadAgain(i, _) => self.ask_again(i),
+                Timer::ReadAgain(i, _) => self.ask_refused(i),
                 Timer::Ctl(dx, kind, _) => self.ctl_silent(dx, kind),
                 Timer::CtlAgain(dx, kind, _) => self.ctl_send(dx, kind),
                 Timer::Poll(dx) => self.poll_again(dx),
@@ -204,6 +206,7 @@ impl Sequencer {
             self.need_map(Rev(0));
         }
         self.pump();
+        self.count_stall();
         self.show_stalled();
         self.check_drained();
         let mut timers = core::mem::take(&mut self.timers);
@@ -341,7 +344,7 @@ impl Sequencer {
 
     /// `stable` as frames carry it: (0, 0) before A5 (B3), and from attachments that do not write.
     pub(crate) fn stable(&self) -> Version {
-        if self.activated && self.writable() {
+        if (self.activated || !self.on(Rule::StableZero)) && self.writable() {
             Version { gen: self.ticket.gen, seq: self.window.stable() }
         } else {
             Version::ZERO
@@ -364,6 +367,9 @@ impl Sequencer {
 
     /// Back-off number `tries`: 1, 2, 4 … 50 ms, with a quarter of jitter.
     pub(crate) fn backoff(&mut self, tries: u8) -> Micros {
+        if !self.on(Rule::Backoff) {
+            return 1;
+        }
         self.jitter = self.jitter.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let base = (1000u64 << tries.min(6)).min(50_000);
         base - base / 4 * (self.jitter >> 33 & 1023) / 1024

@@ -28,6 +28,8 @@ impl Sequencer {
         self.next_ticket = None;
         self.parked = 0;
         self.insync_blocked = false;
+        self.stall.late = 0;
+        self.stall.credit = false;
         for w in self.writes.keys() {
             self.writes.remove(w);
         }

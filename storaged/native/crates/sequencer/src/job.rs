@@ -235,6 +235,9 @@ impl Sequencer {
             self.jobs.remove(j);
         }
         self.answer(tag, result);
+        if !self.on(Rule::W1Socket) {
+            self.answered(tag);
+        }
     }
 
     fn answer(&mut self, tag: u64, result: IoResult) {

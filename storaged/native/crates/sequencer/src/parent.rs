@@ -3,7 +3,7 @@
 //! after the request (B12), so a fenced owner cannot go on reading from its parents.
 
 use drystone_types::consts::BLOCK_SIZE;
-use drystone_types::{Buf, BufMut, LayerId, Ticket, VolumeId};
+use drystone_types::{Buf, BufMut, LayerId, Rule, Ticket, VolumeId};
 
 use crate::api::{IoError, Pieces};
 use crate::engine::Sequencer;
@@ -220,7 +220,7 @@ impl Sequencer {
 
     fn finish_if_known(&mut self, r: u32) {
         let Some(op) = self.reads.get(r) else { return };
-        if !op.own_done || op.children > 0 {
+        if (!op.own_done && self.on(Rule::PresenceOwn)) || op.children > 0 {
             return;
         }
         let Some(op) = self.take_read(r) else { return };

@@ -142,22 +142,45 @@ impl Sequencer {
             _ => &pg.insync,
         };
         let fresh = list.iter().copied().filter(|dx| !op.asks.iter().any(|a| a.drive == *dx));
-        fresh.min_by_key(|dx| self.drive(*dx).map(|d| (!d.up, d.rank, d.reads_open, self.warm.order(*dx))))
+        fresh.min_by_key(|dx| self.drive(*dx).map(|d| (!d.up, d.mute, d.rank, d.reads_open, self.warm.order(*dx))))
     }
 
     fn ask(&mut self, r: u32, dx: Dx) -> bool {
+        let fresh = self.reads.get(r).map_or(0, |op| op.asks.len());
+        self.ask_at(r, fresh, dx)
+    }
+
+    /// A copy that refused for now is asked once more beside those that are silent: it may be the only one that
+    /// answers at all, and nobody ends the others' silence where the manager reaches them.
+    pub(crate) fn ask_refused(&mut self, r: u32) {
+        let Some(op) = self.reads.get(r).filter(|op| !op.own_done) else { return };
+        if !op.asks.iter().any(|a| a.open) {
+            return self.ask_again(r);
+        }
+        let refused = op.asks.iter().position(|a| !a.open && !a.failed);
+        let Some((at, dx)) = refused.and_then(|at| op.asks.get(at).map(|a| (at, a.drive))) else { return };
+        if !self.ask_at(r, at, dx) {
+            self.ask_later(r);
+        }
+    }
+
+    fn ask_at(&mut self, r: u32, m: usize, dx: Dx) -> bool {
         let Some(op) = self.reads.get(r) else { return false };
-        let via = match self.drive(dx) {
-            Some(d) if d.up => None,
-            _ => match self.relay_for(op.pg, dx, usize::from(op.tries)) {
-                Some(via) => Some(via),
-                None => return false,
-            },
-        };
-        let m = op.asks.len();
+        let (up, mute) = self.drive(dx).map_or((false, false), |d| (d.up, d.mute));
+        let via = if up && !mute { None } else { self.relay_for(op.pg, dx, usize::from(op.tries)) };
+        if via.is_none() && !up {
+            return false;
+        }
+        if mute {
+            self.report(dx, ReportKind::Stall);
+        }
         let frame = self.read_frame(r, m as u8, dx);
         let (Some(mut frame), Some(op)) = (frame, self.reads.get_mut(r)) else { return false };
-        op.asks.push(Ask { drive: dx, open: true, failed: false, rotten: false, holds: false, sent_at: self.now });
+        let ask = Ask { drive: dx, open: true, failed: false, rotten: false, holds: false, sent_at: self.now };
+        match op.asks.get_mut(m) {
+            Some(slot) => *slot = ask,
+            None => op.asks.push(ask),
+        }
         if op.what != What::Blocks(0) && matches!(op.what, What::Blocks(_)) {
             self.stats.parent_reads += 1;
         }
@@ -301,13 +324,13 @@ impl Sequencer {
         }
     }
 
-    /// Another member now if there is one, else all of them again after a back-off.
+    /// Another member now if there is one, else those that refused again after a back-off.
     pub(crate) fn ask_later(&mut self, r: u32) {
         if self.ask_next(r) {
             return;
         }
         let Some(op) = self.reads.get_mut(r) else { return };
-        if op.asks.iter().any(|a| a.open) {
+        if !op.asks.is_empty() && op.asks.iter().all(|a| a.open || a.failed) && op.asks.iter().any(|a| a.open) {
             return;
         }
         op.tries = op.tries.saturating_add(1);
@@ -366,6 +389,8 @@ impl Sequencer {
             if open.is_empty() {
                 self.report_unreachable(pgix);
                 self.ask_again(r);
+            } else {
+                self.ask_refused(r);
             }
         }
         let next = if stalled { self.now + REPEAT } else { started + STALL };

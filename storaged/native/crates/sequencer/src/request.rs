@@ -7,6 +7,8 @@ pub(crate) enum Kind {
     Write,
     Read,
     Ctl,
+    /// Whether the drive answers over its own connection.
+    Ping,
 }
 
 /// A decoded request id.
@@ -28,6 +30,7 @@ impl ReqId {
             Kind::Write => 1,
             Kind::Read => 2,
             Kind::Ctl => 3,
+            Kind::Ping => 4,
         };
         u64::from(self.round) << 32 | u64::from(self.index & 0xff_ffff) << 8 | kind << 4 | u64::from(self.member & 15)
     }
@@ -37,6 +40,7 @@ impl ReqId {
             1 => Kind::Write,
             2 => Kind::Read,
             3 => Kind::Ctl,
+            4 => Kind::Ping,
             _ => return None,
         };
         let index = u32::try_from(raw >> 8 & 0xff_ffff).ok()?;
@@ -50,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_request_id_keeps_every_part() {
-        for kind in [Kind::Write, Kind::Read, Kind::Ctl] {
+        for kind in [Kind::Write, Kind::Read, Kind::Ctl, Kind::Ping] {
             let id = ReqId::new(kind, 0xab_cdef, 15, 0xffff_fff0);
             assert_eq!(ReqId::decode(id.encode()), Some(id));
         }

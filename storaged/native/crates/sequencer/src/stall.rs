@@ -1,17 +1,40 @@
 //! Silence: 250 ms without an answer are reported and tried through another member; no member
 //! is ever left out on the sequencer's own authority.
 
-use drystone_types::{DriveId, Flags, Frame};
+use drystone_types::consts::{Micros, STALL};
+use drystone_types::{DriveId, Flags, Frame, MsgType, Rule};
 
 use crate::api::{Action, ReportKind};
 use crate::ctl::REPEAT;
-use crate::drive::Dx;
+use crate::drive::{Drive, Dx};
 use crate::engine::Sequencer;
 use crate::pg::PgIx;
+use crate::request::{Kind, ReqId};
 use crate::timers::Timer;
 use crate::write::MemberState;
 
+/// What makes writes wait, for the figure of the time in which they did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stall {
+    /// Issued writes with a member that is silent.
+    pub(crate) late: usize,
+    /// A write waits for credits.
+    pub(crate) credit: bool,
+    /// Up to when the time is counted; `None` = nothing waits.
+    counted: Option<Micros>,
+}
+
 impl Sequencer {
+    /// Counts the time since the last event if writes waited then, with the clock that the event brought.
+    pub(crate) fn count_stall(&mut self) {
+        if let Some(from) = self.stall.counted.take() {
+            self.stats.stall_us += self.now.saturating_sub(from);
+        }
+        let credit = self.stall.credit && !self.waiting.is_empty();
+        let waits = self.stall.late > 0 || credit || self.insync_blocked || self.parked > 0;
+        self.stall.counted = waits.then_some(self.now);
+    }
+
     /// At most one report a drive and second.
     pub(crate) fn report(&mut self, dx: Dx, kind: ReportKind) {
         let now = self.now;
@@ -23,15 +46,65 @@ impl Sequencer {
         if !urgent {
             d.report_at = now + REPEAT;
         }
-        let drive = d.id;
+        let (drive, up) = (d.id, d.up);
         self.stats.reports += 1;
         self.out.push(Action::Report { drive, kind });
+        if kind == ReportKind::Stall && up {
+            self.ping(dx);
+        }
+    }
+
+    /// Asks a silent drive over its own connection: the answer ends the way around, and that there is none makes
+    /// whoever holds the connection give it up. As often as it is reported, once a second.
+    fn ping(&mut self, dx: Dx) {
+        let mut hdr = self.header(MsgType::Ping, ReqId::new(Kind::Ping, u32::from(dx), 0, 0).encode(), dx);
+        // It may be answered by a drive that knows nothing newer than the cluster.
+        hdr.map_rev = drystone_types::Rev(0);
+        self.out.push(Action::Send { drive: hdr.drive, via: None, frame: Frame::bare(hdr) });
+    }
+
+    /// Which way an answer of a drive came. One that comes around while the drive has a connection was silent on it
+    /// for 250 ms: the next request does not wait for that again.
+    pub(crate) fn note_way(&mut self, dx: Dx, direct: bool) {
+        let now = self.now;
+        let Some(d) = self.drive_mut(dx) else { return };
+        let was = d.mute;
+        if direct {
+            d.direct_at = now;
+            d.mute = false;
+        } else if d.up && now.saturating_sub(d.direct_at) >= STALL {
+            // Late answers of both ways may come mixed: one over its own connection counts for a while.
+            d.mute = true;
+        }
+        if was && direct {
+            self.resend_silent(dx);
+        }
+    }
+
+    /// Writes that waited for the drive longer than an answer takes go to it once more, over the way that works.
+    fn resend_silent(&mut self, dx: Dx) {
+        let before = self.now.saturating_sub(STALL);
+        for w in self.writes.keys() {
+            let Some(op) = self.writes.get(w).filter(|op| op.seq > 0 && op.sent_at <= before) else { continue };
+            let at = op.members.iter().position(|m| m.drive == dx && m.state == MemberState::Sent);
+            if let Some(m) = at {
+                self.send_write(w, m as u8);
+            }
+        }
     }
 
     /// A write's members that did not answer in time.
     pub(crate) fn write_silent(&mut self, w: u32) {
-        let Some(op) = self.writes.get(w) else { return };
+        let now = self.now;
+        let Some(op) = self.writes.get_mut(w) else { return };
         let round = op.round;
+        if !core::mem::replace(&mut op.late, true) {
+            self.stall.late += 1;
+            if self.stall.counted.is_none() {
+                // What passed until it was noticed.
+                self.stats.stall_us += now.saturating_sub(op.sent_at);
+            }
+        }
         if !op.parked {
             for m in 0..op.members.len() {
                 self.member_silent(w, m as u8);
@@ -55,18 +128,19 @@ impl Sequencer {
             MemberState::Unsent | MemberState::Sent => {
                 self.report(member.drive, ReportKind::Stall);
                 if let Some(frame) = self.write_frame(w, m, member.drive) {
-                    self.relay_write(w, m, frame);
+                    self.relay_write(w, m, &frame);
                 }
             }
         }
     }
 
     /// Sends through another member of the PG whose connection is up, each time the next one.
-    pub(crate) fn relay_write(&mut self, w: u32, m: u8, mut frame: Frame) -> bool {
+    pub(crate) fn relay_write(&mut self, w: u32, m: u8, frame: &Frame) -> bool {
         let Some(op) = self.writes.get(w) else { return false };
         let Some(member) = op.members.get(usize::from(m)) else { return false };
         let turn = usize::from(member.relays);
         let Some(via) = self.relay_for(op.pg, member.drive, turn) else { return false };
+        let mut frame = frame.clone();
         frame.hdr.flags = frame.hdr.flags.with(Flags::RELAY);
         let drive = frame.hdr.drive;
         if let Some(member) = self.writes.get_mut(w).and_then(|op| op.members.get_mut(usize::from(m))) {
@@ -80,7 +154,10 @@ impl Sequencer {
     /// The `turn`-th member of the PG, other than `target`, that has a connection.
     pub(crate) fn relay_for(&self, pg: crate::pg::PgIx, target: Dx, turn: usize) -> Option<DriveId> {
         let pg = self.pg(pg)?;
-        let up = |dx: &Dx| *dx != target && self.drive(*dx).is_some_and(|d| d.up);
+        let other = |dx: &Dx, good: fn(&Drive) -> bool| *dx != target && self.drive(*dx).is_some_and(good);
+        let any_direct = pg.members().any(|dx| other(&dx, Drive::direct));
+        let good: fn(&Drive) -> bool = if any_direct { Drive::direct } else { |d| d.up };
+        let up = |dx: &Dx| other(dx, good);
         let count = pg.members().filter(up).count();
         let pick = pg.members().filter(up).nth(turn % count.max(1))?;
         self.drive(pick).map(|d| d.id)
@@ -88,11 +165,16 @@ impl Sequencer {
 
     pub(crate) fn drive_up(&mut self, id: DriveId, nonce: u64) {
         let dx = self.dx_of(id);
+        let round = self.next_round();
+        let now = self.now;
         let Some(d) = self.drive_mut(dx) else { return };
         d.up = true;
+        d.mute = false;
+        d.direct_at = now;
         d.refused = false;
         let restarted = d.nonce != nonce && d.nonce != 0;
         if d.nonce != nonce {
+            d.nonce_round = round;
             // A new process: its grants start again, and it may have lost nothing but those.
             d.nonce = nonce;
             d.granted = 0;
@@ -104,7 +186,9 @@ impl Sequencer {
             self.joiner_restarted(dx);
         }
         self.ctl_reconnect(dx);
-        self.remind_stable(dx);
+        if self.on(Rule::StableAgain) {
+            self.remind_stable(dx);
+        }
         self.resend_to(dx);
         self.pump_due = true;
     }
@@ -140,6 +224,7 @@ impl Sequencer {
         let was_up = self.drive(dx).is_some_and(|d| d.up);
         if let Some(d) = self.drive_mut(dx) {
             d.up = false;
+            d.mute = false;
             // A lost frame with slots in it is not repeated: a leak until the next nonce, never a double.
             d.give_back = 0;
             d.give_sent = 0;

@@ -74,4 +74,7 @@ stats! {
     stables,
     /// FREEZE acknowledged.
     freezes,
+    /// Microseconds in which a write waited for `min_insync`, for credits, or for a member that had not answered for
+    /// 250 ms.
+    stall_us,
 }

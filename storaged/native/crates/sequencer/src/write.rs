@@ -6,7 +6,7 @@ use drystone_types::consts::{BLOCK_SIZE, STALL};
 use drystone_types::{Buf, Epoch, Flags, Frame, Gen, LayerId, MsgType, Rule};
 use smallvec::SmallVec;
 
-use crate::api::{Action, IoError};
+use crate::api::{Action, IoError, ReportKind};
 use crate::drive::{Dx, LAYER};
 use crate::engine::Sequencer;
 use crate::job::{Part, CHUNK};
@@ -73,6 +73,8 @@ pub(crate) struct WriteOp {
     pub(crate) mapped: Mapped,
     /// Issued, and its PG fell below `min_insync`.
     pub(crate) parked: bool,
+    /// A member did not answer for 250 ms, in this round or an earlier one.
+    pub(crate) late: bool,
     pub(crate) sent_at: u64,
 }
 
@@ -114,6 +116,7 @@ impl Sequencer {
             charged: DxList::new(),
             mapped: Mapped::Unasked,
             parked: false,
+            late: false,
             sent_at: 0,
         };
         let w = self.writes.insert(op);
@@ -151,7 +154,7 @@ impl Sequencer {
         if pg.insync.len() < pool.min_insync {
             return Some(Blocked::Insync);
         }
-        if !self.window.has_room(bytes) {
+        if !self.window.has_room(bytes) && self.on(Rule::W3) {
             return Some(Blocked::Window);
         }
         for dx in pg.members() {
@@ -159,7 +162,7 @@ impl Sequencer {
             if d.ticket.is_none() {
                 return Some(Blocked::Ticket(dx));
             }
-            if need > 0 && (d.starved || d.free() < need || d.free() > u32::MAX / 2) {
+            if need > 0 && self.on(Rule::W0) && (d.starved || d.free() < need || d.free() > u32::MAX / 2) {
                 return Some(Blocked::Credit(dx));
             }
         }
@@ -224,7 +227,7 @@ impl Sequencer {
         if op.parked || member.state == MemberState::Acked {
             return;
         }
-        let (need, round, charged) = (op.slots(), op.round, op.charged.contains(&member.drive));
+        let (need, round, charged) = (op.slots(), op.round, op.charged.contains(&member.drive) || !self.on(Rule::W0));
         let Some(d) = self.drive_mut(member.drive) else { return };
         let no_ticket = d.ticket.is_none();
         let no_credit = need > 0 && !charged && (d.free() < need || d.free() > u32::MAX / 2);
@@ -237,12 +240,17 @@ impl Sequencer {
         }
         let frame = self.write_frame(w, m, member.drive);
         let Some(frame) = frame else { return };
-        if self.drive(member.drive).is_some_and(|d| d.up) {
-            self.out.push(Action::Send { drive: frame.hdr.drive, via: None, frame });
-        } else if !self.relay_write(w, m, frame) {
-            return;
+        let (up, mute) = self.drive(member.drive).map_or((false, false), |d| (d.up, d.mute));
+        if mute {
+            self.report(member.drive, ReportKind::Stall);
         }
-        self.note_sent(w, m);
+        if (mute || !up) && self.relay_write(w, m, &frame) {
+            return self.note_sent(w, m);
+        }
+        if up {
+            self.out.push(Action::Send { drive: frame.hdr.drive, via: None, frame });
+            self.note_sent(w, m);
+        }
     }
 
     fn note_sent(&mut self, w: u32, m: u8) {
@@ -284,6 +292,7 @@ impl Sequencer {
             self.out.push(Action::Invariant("I5: a write completed without an OK of every member of one epoch"));
         }
         let Some(op) = self.writes.remove(w) else { return };
+        self.stall.late -= usize::from(op.late);
         match op.owner {
             Owner::Roll(r) => self.roll_written(r),
             Owner::Job(j) => {
@@ -315,6 +324,7 @@ impl Sequencer {
             return;
         }
         self.insync_blocked = false;
+        self.stall.credit = false;
         for d in &mut self.drives {
             d.starved = false;
         }
@@ -325,7 +335,7 @@ impl Sequencer {
                 Some(Blocked::Window) => {}
                 Some(Blocked::Ticket(dx)) => self.ctl_want(dx, LAYER),
                 Some(Blocked::Credit(_)) if self.no_credit(w) => continue,
-                Some(Blocked::Credit(_)) => {}
+                Some(Blocked::Credit(_)) => self.stall.credit = true,
             }
             self.waiting.push_back(w);
         }
@@ -357,6 +367,7 @@ impl Sequencer {
     /// A part that was never issued ends with an error.
     pub(crate) fn drop_write(&mut self, w: u32, error: IoError) {
         let Some(op) = self.writes.remove(w) else { return };
+        self.stall.late -= usize::from(op.late);
         if let Owner::Job(j) = op.owner {
             self.part_done(j, Some(error));
         }

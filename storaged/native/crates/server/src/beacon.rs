@@ -78,8 +78,19 @@ pub enum BeaconCommand {
         /// The server process that is meant: of another one this beacon can prove nothing.
         instance: u64,
     },
+    /// Figures.
+    Stats(std::sync::mpsc::Sender<BeaconStats>),
     /// End.
     Stop,
+}
+
+/// Figures of a beacon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BeaconStats {
+    /// Datagrams refused since the start, by reason.
+    pub refused: Vec<(&'static str, u64)>,
+    /// Time that the shortest lease of the server still has; `None` = it has none.
+    pub lease_margin_us: Option<Micros>,
 }
 
 /// The thread's handler.
@@ -173,6 +184,12 @@ impl Handler for BeaconHandler {
                 Event::AskVote(Suspect { node, round })
             }
             BeaconCommand::Revoke { round, instance } => return self.revoke(cx, round, instance),
+            BeaconCommand::Stats(reply) => {
+                let refused = self.core.refused().list().to_vec();
+                let lease_margin_us = self.core.lease_margin(cx.now_us());
+                let _ = reply.send(BeaconStats { refused, lease_margin_us });
+                return;
+            }
             BeaconCommand::Stop => {
                 if self.seat.is_some() {
                     // What comes next must not find leases of nobody.

@@ -70,6 +70,15 @@ pub enum ServerEvent {
         /// Result.
         result: ControlResult,
     },
+    /// An exercise ended.
+    Exercised {
+        /// Drive.
+        drive: DriveId,
+        /// Id of the request.
+        id: u64,
+        /// 99th percentile in microseconds and errors, or why there was none.
+        result: Result<(u64, u64), String>,
+    },
     /// News for metrics and people.
     Report {
         /// Drive.

@@ -13,8 +13,9 @@ pub mod events;
 pub mod lease;
 pub mod lease_file;
 pub mod lease_watch;
+pub mod lookfile;
 pub mod openfile;
 
-pub use drive::{spawn_drive, DriveCommand, DriveConfig, DriveHandle, DriveRemote, DriveStats};
+pub use drive::{spawn_drive, DeviceStats, DriveCommand, DriveConfig, DriveHandle, DriveRemote, DriveStats};
 pub use events::{EventSink, EventSource, ServerEvent};
 pub use lease::LeasePage;

@@ -13,7 +13,7 @@ use drystone_server::beacon::{spawn_beacon, BeaconCommand};
 use drystone_server::lease::SLOTS;
 use drystone_server::{EventSource, LeasePage, ServerEvent};
 use drystone_types::consts::{Micros, BEACON_PERIOD, BEACON_SILENCE, READ_LEASE};
-use drystone_types::{Rev, Uuid};
+use drystone_types::{Rev, Rules, Uuid};
 
 const MASTER: [u8; 32] = [6; 32];
 const REV: Rev = Rev(5);
@@ -68,7 +68,7 @@ impl Node {
         let (sink, events) = mailbox().unwrap();
         let page = LeasePage::default();
         let id = Uuid([n; 16]);
-        let config = BeaconConfig { node: id, boot, master: MASTER, key_epoch: 1, slots: SLOTS };
+        let config = BeaconConfig { node: id, boot, master: MASTER, key_epoch: 1, slots: SLOTS, rules: Rules::ALL };
         let (remote, running) = spawn_beacon(config, socket.into(), page.clone(), sink).unwrap();
         let (quorum, silent) = (false, Vec::new());
         Node { id, addr, remote, running: Some(running), page, events, moves: true, quorum, silent }

@@ -16,7 +16,7 @@ use drystone_server::lease_file::{attach_beacon, attach_server};
 use drystone_server::lease_watch::{spawn_watch, WatchCommand};
 use drystone_server::{EventSource, LeasePage, ServerEvent};
 use drystone_types::consts::{Micros, BEACON_SILENCE, READ_LEASE};
-use drystone_types::{Rev, Uuid};
+use drystone_types::{Rev, Rules, Uuid};
 
 const MASTER: [u8; 32] = [6; 32];
 const REV: Rev = Rev(5);
@@ -121,7 +121,8 @@ impl Node {
         let socket = UdpSocket::bind(self.addr).unwrap();
         self.addr = socket.local_addr().unwrap();
         let (sink, events) = mailbox().unwrap();
-        let config = BeaconConfig { node: self.id, boot, master: MASTER, key_epoch: 1, slots: SLOTS };
+        let config =
+            BeaconConfig { node: self.id, boot, master: MASTER, key_epoch: 1, slots: SLOTS, rules: Rules::ALL };
         self.beacon = Some(spawn_beacon_process(config, socket.into(), place, sink).unwrap());
         self.events = Some(events);
     }

@@ -8,13 +8,21 @@ use crate::world::{Time, World};
 /// A leader that does not renew its key for this long loses it.
 pub const LEADER_TTL: Time = 2_000_000;
 
+/// A call to a store that is refused for its age is made again.
+const REFUSED_AGAIN: Time = 100_000;
+
 impl World {
     /// A call reaches the store and is carried out.
     pub fn call_arrives(&mut self, from: Proc, life: Life, request: Request) {
+        if self.store_is_refused() {
+            return self.after(REFUSED_AGAIN, Ev::Call(from, life, request));
+        }
         // A transaction of a process that died on the way is carried out all the same.
         self.expire_leader();
-        let is_txn =
-            !matches!(request, Request::ReadMap(_) | Request::Generations(..) | Request::ReadShard | Request::Open(..));
+        let is_txn = !matches!(
+            request,
+            Request::ReadMap(_) | Request::Generations(..) | Request::ReadShard | Request::Open { .. }
+        );
         if let Some(answer) = self.execute(from, request) {
             self.reply(from, life, answer, is_txn);
         }
@@ -40,12 +48,21 @@ impl World {
                 let (rev, list) = self.meta.generations(since);
                 Answer::Generations(d, rev, list)
             }
-            Request::Open(d, nonce) => {
+            Request::Open { drive: d, nonce, last } => {
                 let drive = self.drives.get(d)?;
-                let ok = self.meta.open_drive(drive.id, drive.serial, nonce);
+                let ok = self.meta.open_drive(drive.id, drive.serial, nonce, last);
                 Answer::Opened(d, nonce, ok)
             }
-            Request::Attach | Request::Activate(_) | Request::NewHead(..) | Request::HeadFrozen(..) => {
+            Request::Proven(d, nonce) => {
+                let id = self.drives.get(d)?.id;
+                self.meta.prove_drive(id, nonce);
+                return None;
+            }
+            Request::Attach
+            | Request::ReAdopt(_)
+            | Request::Activate(_)
+            | Request::NewHead(..)
+            | Request::HeadFrozen(..) => {
                 let Proc::Client(c) = from else { return None };
                 self.execute_client(c, request)?
             }
@@ -95,15 +112,26 @@ impl World {
                 let vol = client.vol;
                 let gen = self.meta.attach(vol, client.uuid, client.nonce);
                 self.trace(|| format!("store: client{c} has generation {gen}"));
-                let (serial, chain) = self.meta.ticket_chain(vol);
-                Answer::Attached(gen, self.meta.map(), serial, chain)
+                let ((serial, chain), map) = self.read_for_attach(c, vol);
+                Answer::Attached(gen, map, serial, chain)
+            }
+            Request::ReAdopt(nonces) => {
+                let (vol, uuid, nonce) = self.clients.get(c).map(|c| (c.vol, c.uuid, c.nonce))?;
+                let gen = self.meta.re_adopt(vol, uuid, &nonces, nonce);
+                self.trace(|| format!("store: client{c} adopts: {gen:?}"));
+                let Some(gen) = gen else { return Some(Answer::NotYours) };
+                let ((serial, chain), map) = self.read_for_attach(c, vol);
+                Answer::Attached(gen, map, serial, chain)
             }
             Request::Activate(gen) => {
                 let vol = self.clients.get(c)?.vol;
                 let done = self.meta.activate(vol, gen, self.rules.on(Rule::A5));
                 if done {
                     self.check_activated(vol, gen);
-                    self.finish_head(vol, gen, None);
+                    if self.rules.on(Rule::S4Finish) {
+                        self.finish_head(vol, gen, None);
+                    }
+                    self.check_head_finished(vol);
                 }
                 Answer::Activated(done)
             }

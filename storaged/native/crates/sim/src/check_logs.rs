@@ -25,13 +25,15 @@ impl World {
         }
         for change in applied {
             self.check_frozen(d, &change);
+            self.check_falls(d, &change);
         }
     }
 
     /// I12: a frozen layer changes no more at an in-sync member; only places change.
     fn check_frozen(&mut self, d: usize, change: &Applied) {
-        let Some(content) = self.checks.frozen.get(&change.key.layer) else { return };
-        if change.lost || !self.meta.pg(change.pg.pg).is_some_and(|r| r.is_insync(self.drives[d].id)) {
+        let frozen = self.checks.frozen.get(&change.key.layer);
+        let Some(content) = frozen.and_then(|layer| layer.get(&change.pg.pg)) else { return };
+        if change.lost || !self.truth().pg(change.pg.pg).is_some_and(|r| r.is_insync(self.drives[d].id)) {
             return;
         }
         let want = content.get(&(change.key.chunk, change.block));
@@ -45,8 +47,7 @@ impl World {
 
     /// I15 after every start: the index is what the durable prefix of each stream says, neither less nor more.
     pub fn check_reopened(&mut self, d: usize) {
-        let honest = !self.drives[d].dev.lies && !self.flipped.contains(&d);
-        if cfg!(feature = "naive") || !honest {
+        if cfg!(feature = "naive") || self.doubtful(d) {
             return;
         }
         let drive = &mut self.drives[d];
@@ -112,25 +113,23 @@ impl World {
     /// I20: a write with a credit, a trim, zeros and a roll never meet a full drive.
     pub fn check_full(&mut self, d: usize, asked: Option<Header>) {
         let Some(h) = asked else { return };
-        if h.flags.has(Flags::ROLL) || h.kind != MsgType::Write {
+        if h.flags.has(Flags::ROLL) || h.kind != MsgType::Write || !h.flags.has(Flags::OVERWRITE) {
             let text = format!("drive{} answered FULL to {:?} {}", d + 1, h.kind, h.version());
             self.fail("I20", text);
         }
-        self.counts.hit(if h.flags.has(Flags::OVERWRITE) {
-            "check.i20_overwrite_full"
-        } else {
-            "check.i20_write_full"
-        });
+        self.counts.hit("check.i20_overwrite_full");
     }
 
     /// I17: whoever may be a source of a delta still names every object that changed since the oldest absence.
     pub fn check_remembered(&mut self, pg: u32) {
-        let Some(record) = self.meta.pg(pg).cloned() else { return };
+        let Some(record) = self.truth().pg(pg).cloned() else { return };
         let Some(e0) = record.oldest_out() else { return };
         for d in 0..self.drives.len() {
             let node = self.drives[d].node;
             let frozen = self.frozen.get(&Proc::Server(node)).is_some_and(|t| *t > self.now);
-            if !record.is_insync(self.drives[d].id) || frozen || self.drives[d].dev.lies {
+            // A suspect drive answers nobody: it is no source.
+            let silent = frozen || self.drives[d].suspect;
+            if !record.is_insync(self.drives[d].id) || silent || self.doubtful(d) {
                 continue;
             }
             self.check_drive_remembers(d, PgId { pool: POOL, pg }, e0);
@@ -163,7 +162,7 @@ impl World {
 
     /// Whether in every epoch since that one a member was out that needs what changed in it.
     fn out_since(&self, pg: u32, epoch: Epoch) -> bool {
-        let now = self.meta.pg(pg).map_or(epoch, |r| r.epoch);
+        let now = self.truth().pg(pg).map_or(epoch, |r| r.epoch);
         (epoch.0..=now.0).all(|e| {
             let record = self.meta.history.get(&(pg, Epoch(e)));
             record.and_then(|r| r.oldest_out()).is_some_and(|oldest| oldest <= epoch)

@@ -23,8 +23,10 @@ struct Issued {
     oks: Vec<(Epoch, DriveId)>,
 }
 
-/// Blocks of a frozen layer: (chunk, block) → kind, version, checksum.
-pub type FrozenLayer = BTreeMap<(u64, u16), (BlockKind, Version, u64)>;
+/// Blocks of a frozen layer in one PG: (chunk, block) → kind, version, checksum.
+pub type FrozenBlocks = BTreeMap<(u64, u16), (BlockKind, Version, u64)>;
+/// A frozen layer by PG, as far as a copy that is not doubtful said what it holds.
+pub type FrozenLayer = BTreeMap<u32, FrozenBlocks>;
 
 /// What the watcher remembers.
 #[derive(Debug, Default)]
@@ -41,7 +43,9 @@ pub struct Checks {
     seals: BTreeSet<(usize, u32, Epoch, DriveId)>,
     /// Blocks ever trimmed or zeroed: they may be absent.
     holes: BTreeSet<(ObjKey, u16)>,
-    /// Content of frozen layers: (chunk, block) → kind, version, checksum.
+    /// Drives whose log ever held a version, as bits.
+    pub applied_by: BTreeMap<(ObjKey, u16, Version), u64>,
+    /// Content of frozen layers.
     pub frozen: BTreeMap<LayerId, FrozenLayer>,
 }
 
@@ -107,10 +111,10 @@ impl World {
             self.fail("I5", format!("{name} counts as complete with {:?}", issued.oks));
             return;
         }
-        let Some(record) = self.meta.pg(issued.pg.pg).cloned() else { return };
+        let Some(record) = self.truth().pg(issued.pg.pg).cloned() else { return };
         for id in record.insync {
             let Some(d) = self.drives.iter().position(|d| d.id == id) else { continue };
-            if let Some(block) = self.lacks(d, gen, seq, issued) {
+            if let Some(block) = self.lacks(d, gen, seq, issued).filter(|_| !self.doubtful(d)) {
                 self.fail("I1", format!("{name} is acknowledged, but in-sync drive {id} does not hold block {block}"));
                 return;
             }
@@ -125,10 +129,19 @@ impl World {
             let version = drystone_types::Version { gen, seq };
             match replica.store().held(issued.key, *block) {
                 Held::Old => false,
-                Held::Known { version: held, durable, .. } => held < version || (held == version && !durable),
+                // A repair writes the same version anew while the first is in the log.
+                Held::Known { version: held, durable, .. } => {
+                    held < version || (held == version && !durable && !self.logged(d, issued.key, *block, version))
+                }
                 Held::Absent => issued.data && !self.checks.holes.contains(&(issued.key, *block)),
             }
         })
+    }
+
+    /// Whether the log of a drive holds a version, or a newer one.
+    fn logged(&self, d: usize, key: ObjKey, block: u16, version: Version) -> bool {
+        let cell = self.drives[d].dev.shadow.model.cell(key, block);
+        cell.is_some_and(|c| !c.forgotten && c.version >= version)
     }
 
     /// A request reaches a server.
@@ -161,6 +174,7 @@ impl World {
         if matches!(h.kind, MsgType::Seal | MsgType::Fence) {
             let sealed = self.checks.sealed.entry((id, h.vol)).or_default();
             *sealed = (*sealed).max(h.gen);
+            self.check_sealed_by_joiner(d, frame);
             return;
         }
         let request = is_change(h.kind) || h.kind == MsgType::Read;
@@ -177,8 +191,9 @@ impl World {
                 ),
             );
         }
-        let record = self.meta.pg(h.pg.pg).cloned().unwrap_or_default();
-        if h.kind == MsgType::Read && !h.flags.has(Flags::ROLL) && !record.is_insync(id) {
+        let record = self.truth().pg(h.pg.pg).cloned().unwrap_or_default();
+        let waking = self.wakes_now(self.drives[d].node);
+        if h.kind == MsgType::Read && !h.flags.has(Flags::ROLL) && !record.is_insync(id) && !waking {
             self.fail(
                 "I10",
                 format!(
@@ -239,7 +254,8 @@ impl World {
             let Change::Drop(id) = change else { continue };
             let Some(d) = self.drives.iter().position(|d| d.id == *id && d.replica.is_some()) else { continue };
             let slot = d % self.plan.drives_per_node;
-            let until = self.nodes[self.drives[d].node].page.get(slot).copied().unwrap_or(0);
+            // By the world's clock: what a guest's shows after it stood still is void.
+            let until = self.nodes[self.drives[d].node].ends.get(slot).copied().unwrap_or(0);
             self.counts.hit("check.lease_over");
             if until > self.now {
                 let text = format!("drive {id} is dropped for its silence though its lease lasts until {until}");

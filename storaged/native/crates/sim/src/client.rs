@@ -1,14 +1,16 @@
 //! Clients: a block daemon's shell around a real sequencer, its consumer, and its calls of the manager.
 
+use std::sync::Arc;
+
 use drystone_replica::Event as ReplicaEvent;
 use drystone_sequencer::{
     Action, ActivateError, Config, Event, FenceReason, IoError, IoOk, IoResult, ReportKind, Sequencer, State,
 };
-use drystone_types::{AttachMode, DriveId, Gen, LayerId, Ticket, Uuid, Version, VolumeId};
+use drystone_types::{AttachMode, ClusterMap, DriveId, Gen, LayerId, Ticket, Uuid, Version, VolumeId};
 
 use crate::event::{Answer, End, Ev, Life, News, Proc, Request};
 use crate::meta::POOL;
-use crate::world::{Time, World, KEY_EPOCH};
+use crate::world::{Place, Time, World, KEY_EPOCH};
 
 /// One attachment of a volume.
 pub struct Client {
@@ -44,7 +46,14 @@ pub struct Client {
     pub draining: bool,
     /// When it became the owner, for the liveness oracle.
     pub since: Time,
+    /// Map, serial and layers as they were when its attach was sent: what A1 forbids to use.
+    pub early: Option<Early>,
+    /// Nonces of its daemon's earlier lives.
+    pub nonces: Vec<u64>,
 }
+
+/// What an attach read before its transaction.
+pub type Early = (Arc<ClusterMap>, (u32, Vec<(LayerId, Version)>));
 
 /// An attachment waits this long for the store's answer before it asks again.
 const CALL_AGAIN: Time = 1_000_000;
@@ -71,6 +80,8 @@ impl World {
             working: false,
             draining: false,
             since: self.now,
+            early: None,
+            nonces: Vec::new(),
         });
         self.after(1, Ev::StartClient(c));
         c
@@ -88,10 +99,12 @@ impl World {
         }
         self.trace(|| format!("client{c} attaches"));
         self.counts.hit("client.attaches");
-        self.call_attach(c, Request::Attach);
+        let first = self.first_call(c);
+        self.call_attach(c, first);
     }
 
     fn call_attach(&mut self, c: usize, request: Request) {
+        self.read_early(c);
         let client = &mut self.clients[c];
         client.calls += 1;
         let (life, serial) = (client.life, client.calls);
@@ -107,7 +120,8 @@ impl World {
         }
         self.counts.hit("client.calls_repeated");
         if client.seq.is_none() {
-            self.call_attach(c, Request::Attach);
+            let first = self.first_call(c);
+            self.call_attach(c, first);
         } else {
             self.sequencer_event(c, life, Event::Activated(Err(ActivateError::Retry)));
         }
@@ -122,6 +136,7 @@ impl World {
                 self.make_sequencer(c, gen, (serial, chain));
                 self.sequencer_event(c, life, Event::Map(map));
             }
+            Answer::NotYours if self.clients[c].seq.is_none() => self.readopt_refused(c),
             Answer::NewHead(gen, serial, chain) if gen == self.clients[c].gen => {
                 let bytes = self.ticket(c, gen, (serial, chain));
                 self.sequencer_event(c, life, Event::Ticket(bytes));
@@ -194,17 +209,20 @@ impl World {
 
     /// Steps a sequencer.
     pub fn sequencer_event(&mut self, c: usize, life: Life, event: Event) {
+        let place = Place::Client(c);
+        let now = self.local(place);
         let Some(client) = self.clients.get_mut(c) else { return };
         if client.life != life || !client.alive {
             return;
         }
         let Some(seq) = client.seq.as_mut() else { return };
         let mut out = Vec::new();
-        seq.step(self.now, event, &mut out);
-        if let Some(at) = seq.next_deadline() {
-            let at = at.max(self.now);
-            if at < client.tick_at {
-                client.tick_at = at;
+        seq.step(now, event, &mut out);
+        let deadline = seq.next_deadline();
+        if let Some(at) = deadline {
+            let at = self.global(place, at).max(self.now);
+            if at < self.clients[c].tick_at {
+                self.clients[c].tick_at = at;
                 self.at(at, Ev::SequencerTick(c, life, at));
             }
         }
@@ -342,6 +360,7 @@ impl World {
 
     /// An answer to the consumer.
     fn completed(&mut self, c: usize, life: Life, tag: u64, result: IoResult) {
+        self.gaps.ended(tag, self.now, result.is_ok());
         let verdict = match result {
             Ok(IoOk::Data(pieces)) => {
                 self.trace(|| format!("client{c} op{tag} returns data"));
@@ -351,6 +370,7 @@ impl World {
                 self.trace(|| format!("client{c} op{tag} acknowledged"));
                 self.history.acked(tag)
             }
+            Err(IoError::Fenced) if self.requeue(tag) => return,
             Err(error) => {
                 self.trace(|| format!("client{c} op{tag} fails: {error:?}"));
                 self.count_error(error);
@@ -395,6 +415,7 @@ impl World {
         client.life += 1;
         self.frozen.remove(&Proc::Client(c));
         self.history.client_gone(c);
+        self.gaps.client_gone(c);
         self.break_client_conns(c);
     }
 

@@ -9,6 +9,10 @@ use drystone_types::{Buf, BufMut};
 use crate::rng::Rng;
 use crate::shadow::Shadow;
 
+mod wrong;
+
+pub use wrong::Wrong;
+
 const SECTOR: u64 = 4096;
 
 /// The medium. Survives restarts of the process that uses it.
@@ -18,8 +22,12 @@ pub struct Device {
     stable: HashMap<u64, Buf>,
     cache: Vec<(u64, Buf)>,
     inflight: BTreeMap<u64, DevOp>,
+    /// When what is in flight was submitted.
+    pub began: BTreeMap<u64, u64>,
     /// Says "durable" for what is only in its cache (a lying cache).
     pub lies: bool,
+    /// The power went while it lied.
+    pub caught: bool,
     /// Sectors that cannot be read now; a write does not cure them (scripts).
     pub unreadable: BTreeSet<u64>,
     /// Sectors lost or torn by power cuts so far.
@@ -28,6 +36,18 @@ pub struct Device {
     pub shadow: Shadow,
     /// Which sectors of the writes in flight survive the next power cut (scripts): write, sector within it.
     pub keep: Option<fn(usize, usize) -> bool>,
+    /// Sectors that were damaged and not written since.
+    pub spoilt: BTreeSet<u64>,
+    /// Reads that met one of them.
+    pub met: std::cell::Cell<u64>,
+    /// Damaged sectors that were written anew.
+    pub replaced: u64,
+    /// What the next write that it fits does wrong, and until when.
+    pub wrong: Option<(Wrong, u64)>,
+    /// Per mille of reads that fail, and until when.
+    pub read_errors: (u64, u64),
+    /// Sectors that cannot be read until they are written again.
+    pub latent: BTreeSet<u64>,
     /// Per mille of the cached sectors that survive a power cut (scripts); else the cut decides.
     pub cache_kept: Option<u64>,
 }
@@ -48,6 +68,7 @@ impl Device {
     }
     /// Ends an operation that was submitted; `None` when a power cut or restart took it.
     pub fn finish(&mut self, id: u64) -> Option<DevResult> {
+        self.began.remove(&id);
         let op = self.inflight.remove(&id)?;
         self.shadow.finished(&op);
         Some(match op {
@@ -69,6 +90,8 @@ impl Device {
                 for sector in offset / SECTOR..(offset + len) / SECTOR {
                     self.stable.remove(&sector);
                     self.cache.retain(|(s, _)| *s != sector);
+                    self.spoilt.remove(&sector);
+                    self.latent.remove(&sector);
                 }
                 DevResult::Ok(Buf::empty())
             }
@@ -77,6 +100,13 @@ impl Device {
     /// Writes at once.
     pub fn write(&mut self, offset: u64, bufs: &[Buf], durable: bool) {
         let mut sector = offset / SECTOR;
+        if !self.spoilt.is_empty() {
+            let end = sector + bufs.iter().map(|b| b.len() as u64 / SECTOR).sum::<u64>();
+            let before = self.spoilt.len();
+            self.spoilt.retain(|s| !(sector..end).contains(s));
+            self.latent.retain(|s| !(sector..end).contains(s));
+            self.replaced += (before - self.spoilt.len()) as u64;
+        }
         for buf in bufs {
             for i in 0..buf.len() / 4096 {
                 if durable {
@@ -94,7 +124,8 @@ impl Device {
     }
     fn meets_unreadable(&self, offset: u64, len: usize) -> bool {
         let end = offset + len as u64;
-        self.unreadable.range(offset / SECTOR..end.div_ceil(SECTOR)).next().is_some()
+        let range = offset / SECTOR..end.div_ceil(SECTOR);
+        self.unreadable.range(range.clone()).chain(self.latent.range(range)).next().is_some()
     }
     /// What a copy of the medium would hold, sector by sector.
     pub fn copy(&self) -> Device {
@@ -109,6 +140,8 @@ impl Device {
     }
     /// Reads at once, through the cache.
     pub fn read(&self, offset: u64, len: usize) -> Buf {
+        let range = offset / SECTOR..offset / SECTOR + (len as u64).div_ceil(SECTOR);
+        self.met.set(self.met.get() + self.spoilt.range(range).count() as u64);
         let mut out = BufMut::zeroed(len);
         for (i, chunk) in out.as_mut_slice().chunks_mut(4096).enumerate() {
             let sector = offset / SECTOR + i as u64;
@@ -130,6 +163,7 @@ impl Device {
     /// The process died; the kernel finishes some of what was in flight, in no order.
     pub fn process_gone(&mut self, rng: &mut Rng) {
         self.shadow.stopped();
+        self.began.clear();
         let ops = std::mem::take(&mut self.inflight);
         for op in ops.into_values() {
             if let (DevOp::Write { offset, bufs, durable, .. }, true) = (op, rng.chance(500)) {
@@ -142,6 +176,7 @@ impl Device {
         let keep = [0, 300, 500, 900].get(rng.index(4)).copied().unwrap_or(0);
         let keep = self.cache_kept.unwrap_or(keep);
         self.shadow.stopped();
+        self.began.clear();
         let ops = std::mem::take(&mut self.inflight);
         let keep_these = self.keep.take();
         let writes = ops.into_values().filter_map(|op| match op {
@@ -160,6 +195,7 @@ impl Device {
         }
         if self.lies {
             self.shadow.distrust();
+            self.caught = true;
         }
         for (sector, buf) in std::mem::take(&mut self.cache) {
             if rng.chance(keep) {
@@ -176,8 +212,13 @@ impl Device {
         if let Some(byte) = bytes.get_mut(bit / 8 % 4096) {
             *byte ^= 1 << (bit % 8);
         }
-        self.stable.insert(sector, Buf::copy_from(&bytes));
+        self.spoil(sector, Buf::copy_from(&bytes));
         true
+    }
+    /// Puts other bytes in the place of a sector, and counts from now on who meets them.
+    pub fn spoil(&mut self, sector: u64, bytes: Buf) {
+        self.stable.insert(sector, bytes);
+        self.spoilt.insert(sector);
     }
     /// Sectors that hold something durable, ascending.
     pub fn sectors(&self) -> Vec<u64> {

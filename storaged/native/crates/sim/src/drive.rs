@@ -2,20 +2,29 @@
 
 use drystone_replica::{Action, Control, ControlResult, Event, LeaveWhy, Report};
 use drystone_store::api::{DevOp, ObjectStore};
-use drystone_types::{DriveId, Frame};
+use drystone_types::{DriveId, Frame, LayerId};
 
+use crate::compares::COMPARE_ID;
+use crate::deletions::ORDER_ID;
 use crate::event::{End, Ev, Life, News, Proc, Request};
 use crate::storage;
-use crate::world::{Time, World};
+use crate::world::{Place, Time, World};
 
-/// Scrubs after which every bad block of a member has been repaired.
-const SCRUB_ROUNDS: u32 = 5;
+/// Control ids of FENCE.
+pub const FENCE_ID: u64 = 3;
+/// Control ids of orders to free a layer.
+pub const FREE_ID: u64 = 4;
 /// Control ids of QUIESCE, to tell them from others.
 const QUIESCE_ID: u64 = 1 << 40;
 
 impl World {
+    fn local_of_drive(&self, d: usize) -> Time {
+        self.local(Place::Node(self.drives.get(d).map_or(0, |d| d.node)))
+    }
+
     /// Steps a drive's core.
     pub fn replica_event(&mut self, d: usize, life: Life, event: Event) {
+        let now = self.local_of_drive(d);
         let Some(drive) = self.drives.get_mut(d) else { return };
         if drive.life != life {
             return;
@@ -27,9 +36,9 @@ impl World {
         let mut out = Vec::new();
         if lease != drive.lease {
             drive.lease = lease;
-            replica.step(self.now, Event::Lease { valid_until: lease }, &mut out);
+            replica.step(now, Event::Lease { valid_until: lease }, &mut out);
         }
-        replica.step(self.now, event, &mut out);
+        replica.step(now, event, &mut out);
         if !drive.flushing {
             // A turn of the reactor: what arrives until then is flushed together.
             drive.flushing = true;
@@ -43,6 +52,7 @@ impl World {
 
     /// The end of a turn.
     pub fn replica_flush(&mut self, d: usize, life: Life) {
+        let now = self.local_of_drive(d);
         let Some(drive) = self.drives.get_mut(d) else { return };
         if drive.life != life {
             return;
@@ -55,14 +65,15 @@ impl World {
         let lease = page.get(d % self.plan.drives_per_node.max(1)).copied().unwrap_or(0);
         if lease != drive.lease {
             drive.lease = lease;
-            replica.step(self.now, Event::Lease { valid_until: lease }, &mut out);
+            replica.step(now, Event::Lease { valid_until: lease }, &mut out);
         }
-        replica.flush(self.now, &mut out);
+        replica.flush(now, &mut out);
         let space = replica.store().space();
-        if let Some(at) = replica.next_deadline() {
-            let at = at.max(self.now);
-            if at < drive.tick_at {
-                drive.tick_at = at;
+        let (deadline, place) = (replica.next_deadline(), Place::Node(drive.node));
+        if let Some(at) = deadline {
+            let at = self.global(place, at).max(self.now);
+            if at < self.drives[d].tick_at {
+                self.drives[d].tick_at = at;
                 self.at(at, Ev::ReplicaTick(d, life, at));
             }
         }
@@ -95,7 +106,9 @@ impl World {
             Action::NeedGenerations { since, .. } => self.call(Proc::Server(n), Request::Generations(d, since)),
             Action::CopyComplete { pg, epoch } => {
                 self.trace(|| format!("drive{} copy of pg{} complete in e{}", d + 1, pg.pg, epoch));
-                self.meta.copied.insert((pg.pg, id, epoch));
+                if self.meta.copied.insert((pg.pg, id, epoch)) {
+                    self.check_copied(d, pg.pg);
+                }
                 self.tell_managers(News::CopyComplete { pg: pg.pg, drive: id, epoch });
             }
             Action::LeavePg { pg, why } => {
@@ -121,26 +134,33 @@ impl World {
         match report {
             Report::ScrubDone { bad, .. } => {
                 self.counts.hit("scrub.done");
-                self.scrub_rounds += 1;
-                // What stays bad after a few rounds is of a PG the drive has left: nobody reads it.
-                if self.scrubbing == Some(d) && (bad == 0 || self.scrub_rounds >= SCRUB_ROUNDS) {
-                    self.scrubbing = None;
-                } else if self.scrubbing == Some(d) {
-                    // Repairs run after the scrub; the next one shows whether they succeeded.
-                    let life = self.drives[d].life;
-                    self.after(1_000_000, Ev::Scrub(d, life));
-                }
+                self.scrub_ended(d, bad);
             }
             Report::Healed { .. } => self.counts.hit("scrub.healed"),
             Report::Unrepaired { .. } => self.counts.hit("scrub.unrepaired"),
             Report::CopyStuck { .. } => self.counts.hit("copy.stuck"),
             Report::CopyFreed { .. } => self.counts.hit("copy.freed"),
-            Report::DriveFailed(_) => self.counts.hit("drive.failed"),
-            Report::Usage(_) | Report::Resync { .. } | Report::MapRefused(_) => {}
+            Report::DriveFailed(_) => self.drive_failed(d),
+            Report::Divergent { drive, key, .. } => {
+                self.compare_told(d, drive, key.layer, &format!("{report:?}"));
+            }
+            Report::Usage(_) | Report::Resync { .. } | Report::MapRefused(_) | Report::ScrubProgress { .. } => {}
         }
     }
 
     fn control_done(&mut self, d: usize, control: u64, result: ControlResult) {
+        if control >= COMPARE_ID {
+            return self.compare_done((control - COMPARE_ID) as u32, result);
+        }
+        if control >= ORDER_ID && result == ControlResult::Done {
+            return self.order_done(d, LayerId(control - ORDER_ID));
+        }
+        if control == FENCE_ID && matches!(result, ControlResult::Fenced(_)) {
+            self.counts.hit("fence.done");
+        }
+        if control == FREE_ID && result == ControlResult::Done {
+            self.counts.hit("order.done");
+        }
         if control == QUIESCE_ID && result == ControlResult::Done {
             let drive = &mut self.drives[d];
             drive.quiescing = drive.quiescing.saturating_sub(1);
@@ -154,11 +174,12 @@ impl World {
     /// Asks a live drive to answer no reads any more in its PGs.
     pub fn quiesce_drive(&mut self, d: usize) {
         let (id, life) = (self.drives[d].id, self.drives[d].life);
-        let (_, records) = self.meta.shard();
+        let (_, records) = self.truth().shard();
         let pgs: Vec<(u32, drystone_types::Epoch)> =
             records.iter().enumerate().filter(|(_, r)| r.is_member(id)).map(|(i, r)| (i as u32, r.epoch)).collect();
         self.drives[d].quiescing = pgs.len();
         self.drives[d].quiesced = pgs.iter().copied().collect();
+        self.drives[d].quiesced_nonce = self.drives[d].nonce;
         for (pg, epoch) in pgs {
             let pg = drystone_types::PgId { pool: crate::meta::POOL, pg };
             let req = Control::Quiesce { pg, epoch };
@@ -180,6 +201,7 @@ impl World {
             let (soon, life) = (1 + self.rng.below(delay), self.nodes[n].life);
             self.after(soon, Ev::Stop(n, life, power));
         }
+        self.drives[d].dev.began.insert(id, self.now);
         self.drives[d].dev.submit(id, op);
         self.check_log(d);
         self.after(delay, Ev::DevDone(d, life, id));
@@ -190,7 +212,7 @@ impl World {
         if self.drives[d].life != life {
             return;
         }
-        let Some(result) = self.drives[d].dev.finish(id) else { return };
+        let Some(result) = self.device_result(d, id) else { return };
         self.drives[d].dev.shadow.changed_at = self.now;
         self.check_log(d);
         self.after(0, Ev::Replica(d, life, Box::new(Event::Dev { id, result })));

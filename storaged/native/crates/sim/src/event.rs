@@ -44,10 +44,21 @@ pub enum Request {
     ReadMap(Time),
     /// Generations since a revision, for a drive.
     Generations(usize, Rev),
-    /// Open of a drive under a nonce.
-    Open(usize, u64),
+    /// Open of a drive under a nonce; the device shows the nonce of its last open.
+    Open {
+        /// Drive.
+        drive: usize,
+        /// Nonce of this open.
+        nonce: u64,
+        /// Nonce on the device; 0 = none.
+        last: u64,
+    },
+    /// The nonce is on the device.
+    Proven(usize, u64),
     /// A1 of a client.
     Attach,
+    /// A1 of a restarted client, with the nonces of its earlier lives.
+    ReAdopt(Vec<u64>),
     /// A5 of a client.
     Activate(Gen),
     /// S1 of a client's volume: a new head layer is wanted.
@@ -86,6 +97,8 @@ pub enum Answer {
     Opened(usize, u64, bool),
     /// Generation of an attachment, and the map read after the bump.
     Attached(Gen, Arc<ClusterMap>, u32, Vec<(LayerId, Version)>),
+    /// The volume has another owner by now.
+    NotYours,
     /// S1: serial and chain of the ticket to give out.
     NewHead(Gen, u32, Vec<(LayerId, Version)>),
     /// A5.
@@ -188,14 +201,24 @@ pub enum Ev {
     StartClient(usize),
     /// A client's next request is due.
     Work(usize, Life),
-    /// A fault is due.
-    Fault,
+    /// A fault is due, by its place in the schedule.
+    Fault(usize),
     /// A client asks again for the map.
     MapAgain(usize, Life),
     /// A client asks again for its attachment or activation when no reply came.
     CallAgain(usize, Life, u32),
     /// Scrub of a drive after its bits were flipped.
     Scrub(usize, Life),
+    /// The next step of a drive that is spoilt.
+    Spoilt(usize),
+    /// An operator puts the right medium in for one that was refused.
+    OtherMedium(usize, Life),
+    /// The newest metadata store is put back.
+    NewestStore,
+    /// The next PG's copies are compared.
+    Compare(u32),
+    /// Orders are given again.
+    Orders,
 }
 
 /// Outcome of a connection attempt.

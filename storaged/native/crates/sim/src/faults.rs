@@ -1,42 +1,49 @@
 //! Faults of a seed, at random times.
 
 use drystone_replica::{Control, Event as ReplicaEvent};
-use drystone_types::{DriveId, VolumeId};
+use drystone_types::VolumeId;
 
+use crate::drive::FENCE_ID;
 use crate::event::{Ev, Proc};
-use crate::meta::DriveRecord;
-use crate::net::node_uuid;
 use crate::plan::Fault;
+use crate::rng::Rng;
+use crate::schedule::Entry;
 use crate::storage;
 use crate::world::{Phase, Place, Time, World};
+
+mod drives;
 
 /// Fenced clients that live on per volume at most: each is another actor to simulate.
 const ZOMBIES_MAX: usize = 3;
 
 impl World {
     /// A fault is due.
-    pub fn fault(&mut self) {
+    pub fn fault(&mut self, i: usize) {
         if self.phase == Phase::Healing {
             return;
         }
-        let pause = self.rng.range(self.plan.fault_every / 4, self.plan.fault_every * 2);
-        self.after(pause, Ev::Fault);
-        // Nothing else goes wrong while a copy is known to be bad: with every other copy lost too, the
-        // data would be gone, which no rule can help.
-        if self.scrubbing.is_some() {
+        // The next node only when the last one is back.
+        if self.plan.lone && !(self.whole() && self.nodes.iter().all(|n| n.up)) {
             return;
         }
-        let faults = self.plan.faults.clone();
-        let Some(fault) = self.rng.pick(&faults).copied() else { return };
-        if self.inject(fault) {
+        let Some(Entry { fault, seed, .. }) = self.schedule.get(i).copied() else { return };
+        if self.leaves_a_copy(fault) && self.inject(fault, seed) {
             self.trace(|| format!("fault {fault:?}"));
             self.counts.hit(fault.name());
             self.faults_done += 1;
         }
     }
 
-    /// Injects a fault now. Returns whether it could be.
-    pub fn inject(&mut self, fault: Fault) -> bool {
+    /// Injects a fault now, where and how its own seed says: what it draws shifts nothing else. Returns
+    /// whether it could be.
+    pub fn inject(&mut self, fault: Fault, seed: u64) -> bool {
+        let rng = std::mem::replace(&mut self.rng, Rng::new(seed));
+        let done = self.inject_drawn(fault);
+        self.rng = rng;
+        done
+    }
+
+    fn inject_drawn(&mut self, fault: Fault) -> bool {
         let n = self.rng.index(self.nodes.len());
         let d = self.rng.index(self.drives.len());
         let vol = VolumeId(1 + self.rng.below(self.plan.volumes as u64));
@@ -79,6 +86,18 @@ impl World {
             Fault::BitFlip => self.flip_bits(d),
             Fault::Fence => self.fence_volume(vol),
             Fault::NewHead => self.start_new_head(vol),
+            Fault::RestartClient => self.restart_owner(vol),
+            Fault::ChangeVoters => self.change_voters(),
+            Fault::OldBackup => self.old_backup(),
+            Fault::WipedDrive => self.wipe_drive(d),
+            Fault::OlderImage => self.older_image(d),
+            Fault::Partition => self.partition(),
+            Fault::Clog => self.clog(),
+            Fault::StopClock => self.stop_guest(n),
+            Fault::ReadErrors => self.read_errors(d),
+            Fault::WriteError | Fault::MisdirectedWrite | Fault::StaleBlock => self.write_goes_wrong(d, fault),
+            Fault::LyingCache => self.cache_lies(d),
+            Fault::MetadataRot => self.rot_metadata(d),
         }
     }
 
@@ -126,12 +145,15 @@ impl World {
 
     fn fence_volume(&mut self, vol: VolumeId) -> bool {
         let Some(c) = self.owner_of(vol) else { return false };
+        if self.newest.is_some() {
+            return false;
+        }
         let nonce = self.clients[c].nonce;
         let Some(gen) = self.meta.fence(vol, nonce) else { return false };
         for d in 0..self.drives.len() {
             let (life, delay) = (self.drives[d].life, self.latency());
             let req = Control::Fence { vol, gen, nonce };
-            self.after(delay, Ev::Replica(d, life, Box::new(ReplicaEvent::Control { id: 3, req })));
+            self.after(delay, Ev::Replica(d, life, Box::new(ReplicaEvent::Control { id: FENCE_ID, req })));
         }
         let delay = self.rng.range(1_000, 500_000);
         let next = self.clients.len();
@@ -141,6 +163,9 @@ impl World {
     }
 
     fn cut(&mut self) -> bool {
+        if self.guest_stopped() {
+            return false;
+        }
         let mut places: Vec<Place> = (0..self.nodes.len()).map(Place::Node).collect();
         places.extend((0..self.clients.len()).filter(|c| self.clients[*c].alive).map(Place::Client));
         places.extend((0..self.managers.len()).map(Place::Manager));
@@ -169,7 +194,7 @@ impl World {
     }
 
     /// Some connections over a cut die, the others only stall.
-    fn break_cut_conns(&mut self, a: Place, b: Place) {
+    pub(crate) fn break_cut_conns(&mut self, a: Place, b: Place) {
         for id in 0..self.conns.len() {
             let conn = &self.conns[id];
             let ends = (self.place_of(conn.from), Place::Node(self.drives[conn.drive].node));
@@ -190,52 +215,23 @@ impl World {
 
     /// A drive dies for good and a blank one with a new id takes its bay, if every PG keeps two other copies.
     fn blank_drive(&mut self, d: usize) -> bool {
-        let old = self.drives[d].id;
-        let (_, records) = self.meta.shard();
-        let other = |id: &DriveId| *id != old && self.drives.iter().any(|d| d.id == *id);
-        let safe = |r: &drystone_types::PgRecord| !r.is_insync(old) || r.insync.iter().any(other);
-        let n = self.drives[d].node;
-        if !records.iter().all(safe) || !self.nodes[n].up || self.flipped_elsewhere() {
+        let (old, n) = (self.drives[d].id, self.drives[d].node);
+        if !self.may_lose(d) || !self.nodes[n].up {
             return false;
         }
         self.stop_server(n, true);
         if let Err(why) = self.meta.remove_drive(old) {
             self.fail("STORE", why);
         }
-        let id = DriveId(self.drives.iter().map(|d| d.id.0).max().unwrap_or(0) + 1);
-        let serial = self.fresh();
-        let slots = self.plan.drive_slots;
-        let drive = &mut self.drives[d];
-        (drive.id, drive.serial, drive.image) = (id, serial, None);
-        drive.dev = storage::blank_device(slots);
-        self.flipped.remove(&d);
-        self.meta.drives.insert(id, DriveRecord { nonce: 0, serial, node: node_uuid(n) });
+        self.new_drive(d, storage::blank_device(self.plan.drive_slots));
         let back = self.rng.range(20_000, 3_000_000);
         self.after(back, Ev::StartServer(n));
         true
     }
 
-    /// A scrub does not read segments that are still open, so rot may wait there until it is read: after a
-    /// flip no copy is taken away for good any more.
-    fn flipped_elsewhere(&self) -> bool {
-        !self.flipped.is_empty()
-    }
-
-    /// Flips bits of one copy, then scrubs that drive. Only in calm, and on a drive that is in sync in every
-    /// PG: with another copy lost before the repair, or rot in content the drive does not answer for, a
-    /// later loss of the good copies would lose data, which no rule can help.
+    /// Flips bits of one copy, then scrubs that drive.
     fn flip_bits(&mut self, d: usize) -> bool {
-        let (_, records) = self.meta.shard();
-        let (id, now) = (self.drives[d].id, self.now);
-        let copies = self.plan.copies.min(self.plan.nodes);
-        let whole = records.iter().all(|r| r.insync.len() == copies && r.is_insync(id));
-        let calm = self
-            .frozen
-            .values()
-            .chain(self.cuts.values())
-            .chain(self.drives.iter().map(|d| &d.slow.1))
-            .all(|t| *t <= now);
-        if !whole || !calm || !self.drives.iter().all(|d| d.replica.is_some()) {
+        if !self.may_spoil(d) {
             return false;
         }
         let mut rng = self.rng.fork(self.now);
@@ -246,11 +242,7 @@ impl World {
             return false;
         }
         self.counts.add("bits.flipped", flipped);
-        self.scrubbing = Some(d);
-        self.scrub_rounds = 0;
-        self.flipped.insert(d);
-        let (life, pause) = (self.drives[d].life, self.rng.range(1_000, 2_000_000));
-        self.after(pause, Ev::Scrub(d, life));
+        self.spoilt(d);
         true
     }
 
@@ -259,12 +251,14 @@ impl World {
         // What stands still goes on by itself within seconds.
         self.phase = Phase::Healing;
         self.cuts.clear();
+        self.clogs.clear();
         let plan = &mut self.plan;
         (plan.duplicates, plan.reorder, plan.delays, plan.datagram_loss) = (0, 0, 0, 0);
         (plan.lost_replies, plan.slow_store, plan.lost_pushes) = (0, 0, 0);
         for d in &mut self.drives {
             d.slow = (0, 0);
         }
+        self.heal_drives();
         for n in 0..self.nodes.len() {
             if !self.nodes[n].up {
                 self.after(1_000, Ev::StartServer(n));

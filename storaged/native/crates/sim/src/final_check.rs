@@ -18,10 +18,14 @@ type Content = std::collections::BTreeMap<(u64, u64, u16), (BlockKind, Version, 
 impl World {
     /// Whether every PG is whole and every volume has an active owner with nothing open.
     pub fn healed(&self) -> bool {
+        self.whole() && self.volumes_ready() && self.scrubbing.is_none() && self.atlas.reopen.is_none()
+    }
+
+    /// Whether every PG has all its copies.
+    pub fn whole(&self) -> bool {
         let copies = self.plan.copies.min(self.plan.nodes);
-        let pgs = (0..self.meta.pg_count())
-            .all(|pg| self.meta.pg(pg).is_some_and(|r| r.insync.len() == copies && r.joining.is_empty()));
-        pgs && self.volumes_ready() && self.scrubbing.is_none()
+        (0..self.meta.pg_count())
+            .all(|pg| self.truth().pg(pg).is_some_and(|r| r.insync.len() == copies && r.joining.is_empty()))
     }
 
     /// Whether every volume has an active owner with nothing open.
@@ -39,7 +43,7 @@ impl World {
     pub fn not_healed(&self) -> String {
         let mut why = Vec::new();
         for pg in 0..self.meta.pg_count() {
-            if let Some(r) = self.meta.pg(pg) {
+            if let Some(r) = self.truth().pg(pg) {
                 why.push(format!("pg{pg} e{} insync {:?} joining {:?}", r.epoch, r.insync, r.joining));
             }
         }
@@ -75,7 +79,7 @@ impl World {
     /// I6 over every PG. Ends the use of the drives' cores.
     pub fn compare_copies(&mut self) {
         for pg in 0..self.meta.pg_count() {
-            let Some(record) = self.meta.pg(pg).cloned() else { continue };
+            let Some(record) = self.truth().pg(pg).cloned() else { continue };
             let mut first: Option<(usize, Content)> = None;
             for id in &record.insync {
                 let Some(d) = self.drives.iter().position(|d| d.id == *id) else { continue };

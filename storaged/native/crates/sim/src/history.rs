@@ -84,10 +84,48 @@ impl Hasher for Spread {
     }
 }
 
+/// Sectors of a block.
+const PER_BLOCK: u64 = 8;
+
+/// Registers of all sectors, a block at a time: most requests cover whole blocks.
+#[derive(Debug, Default)]
+struct Sectors(HashMap<(VolumeId, u64), Box<[Register; PER_BLOCK as usize]>, Spread>);
+
+impl Sectors {
+    fn get(&self, vol: VolumeId, sector: u64) -> Option<&Register> {
+        self.0.get(&(vol, sector / PER_BLOCK)).and_then(|b| b.get((sector % PER_BLOCK) as usize))
+    }
+    /// Calls `f` for each sector of a range, until one fails.
+    fn each<E>(
+        &mut self,
+        vol: VolumeId,
+        range: std::ops::Range<u64>,
+        mut f: impl FnMut(u64, &mut Register) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut next = range.start;
+        while next < range.end {
+            let block = self.0.entry((vol, next / PER_BLOCK)).or_default();
+            let end = range.end.min((next / PER_BLOCK + 1) * PER_BLOCK);
+            for sector in next..end {
+                f(sector, &mut block[(sector % PER_BLOCK) as usize])?;
+            }
+            next = end;
+        }
+        Ok(())
+    }
+    /// The same where nothing can fail.
+    fn all(&mut self, vol: VolumeId, range: std::ops::Range<u64>, mut f: impl FnMut(&mut Register)) {
+        let _: Result<(), std::convert::Infallible> = self.each(vol, range, |_, register| {
+            f(register);
+            Ok(())
+        });
+    }
+}
+
 /// Everything asked and told.
 #[derive(Debug, Default)]
 pub struct History {
-    sectors: HashMap<(VolumeId, u64), Register, Spread>,
+    sectors: Sectors,
     open: BTreeMap<OpId, Op>,
     /// Writes whose outcome is unknown until the next generation, by volume.
     unknown: BTreeMap<OpId, Op>,
@@ -103,22 +141,21 @@ impl History {
     }
     /// An operation starts.
     pub fn invoke(&mut self, op: Op) {
-        for sector in op.sectors() {
-            let register = self.sectors.entry((op.vol, sector)).or_default();
-            match op.what {
-                What::Read => register.invoke_read(op.id),
-                What::Write(tag) => register.invoke_write(op.id, tag),
-                What::Zero | What::Trim => register.invoke_write(op.id, 0),
-            }
-            if op.what != What::Read {
-                self.touched.entry(op.vol).or_default().insert(sector / 8);
-            }
+        self.sectors.all(op.vol, op.sectors(), |register| match op.what {
+            What::Read => register.invoke_read(op.id),
+            What::Write(tag) => register.invoke_write(op.id, tag),
+            What::Zero | What::Trim => register.invoke_write(op.id, 0),
+        });
+        let range = op.sectors();
+        if op.what != What::Read && !range.is_empty() {
+            let touched = self.touched.entry(op.vol).or_default();
+            touched.extend(range.start / PER_BLOCK..range.end.div_ceil(PER_BLOCK));
         }
         self.open.insert(op.id, op);
     }
     /// Operations open of one client on overlapping sectors, to bound the oracle's work.
     pub fn crowded(&self, vol: VolumeId, first: u64, count: u64, limit: usize) -> bool {
-        (first..first + count).any(|s| self.sectors.get(&(vol, s)).is_some_and(|r| r.open_count() >= limit))
+        (first..first + count).any(|s| self.sectors.get(vol, s).is_some_and(|r| r.open_count() >= limit))
     }
     /// An open operation.
     pub fn op(&self, id: OpId) -> Option<&Op> {
@@ -132,29 +169,30 @@ impl History {
     /// A write, zero or trim was acknowledged.
     pub fn acked(&mut self, id: OpId) -> Result<(), Broken> {
         let Some(op) = self.open.remove(&id) else { return Ok(()) };
-        for sector in op.sectors() {
-            let register = self.sectors.entry((op.vol, sector)).or_default();
-            if let Err(v) = register.write_done(id) {
+        self.sectors.each(op.vol, op.sectors(), |sector, register| {
+            register.write_done(id).map_err(|v| {
                 let text = format!(
                     "{:?} op{id} of client{} (volume {} generation {}) was acknowledged but can not have taken effect at sector {sector}; possible {:?}",
                     op.what, op.client, op.vol, op.gen, v.possible
                 );
-                return Err(Broken { oracle: "LINEARIZABILITY", text });
-            }
-        }
-        Ok(())
+                Broken { oracle: "LINEARIZABILITY", text }
+            })
+        })
     }
     /// A read returned bytes.
     pub fn returned(&mut self, id: OpId, pieces: &Pieces) -> Result<(), Broken> {
         let Some(op) = self.open.remove(&id) else { return Ok(()) };
-        let bytes: Vec<u8> = pieces.iter().flat_map(|p| p.as_slice().iter().copied()).collect();
+        let slices: Vec<&[u8]> = pieces.iter().map(|p| p.as_slice()).collect();
+        let bytes = slices.concat();
         if bytes.len() as u64 != op.count * SECTOR {
             return Err(Broken {
                 oracle: "LENGTH",
                 text: format!("read op{id} returned {} bytes of {}", bytes.len(), op.count * SECTOR),
             });
         }
-        for (sector, data) in op.sectors().zip(bytes.chunks(SECTOR as usize)) {
+        let mut data = bytes.chunks(SECTOR as usize);
+        self.sectors.each(op.vol, op.sectors(), |sector, register| {
+            let data = data.next().unwrap_or_default();
             let Some(tag) = read_tag(op.vol, sector, data) else {
                 let text = format!(
                     "read op{id} of client{} returned bytes nobody wrote to volume {} sector {sector}",
@@ -162,16 +200,14 @@ impl History {
                 );
                 return Err(Broken { oracle: "I16", text });
             };
-            let register = self.sectors.entry((op.vol, sector)).or_default();
-            if let Err(v) = register.read_done(id, tag) {
+            register.read_done(id, tag).map_err(|v| {
                 let text = format!(
                     "read op{id} of client{} (generation {}) returned {tag} for volume {} sector {sector} (block {}); possible {:?}",
                     op.client, op.gen, op.vol, sector / 8, v.possible
                 );
-                return Err(Broken { oracle: "LINEARIZABILITY", text });
-            }
-        }
-        Ok(())
+                Broken { oracle: "LINEARIZABILITY", text }
+            })
+        })
     }
     /// An operation failed. `ended`: the generation is over, so a write may still take effect until the next is active.
     pub fn failed(&mut self, id: OpId, ended: bool) {
@@ -180,13 +216,10 @@ impl History {
             self.unknown.insert(id, op);
             return;
         }
-        for sector in op.sectors() {
-            let register = self.sectors.entry((op.vol, sector)).or_default();
-            match op.what {
-                What::Read => register.read_gone(id),
-                _ => register.write_failed(id),
-            }
-        }
+        self.sectors.all(op.vol, op.sectors(), |register| match op.what {
+            What::Read => register.read_gone(id),
+            _ => register.write_failed(id),
+        });
     }
     /// A client says nothing more: its reads do not matter, its writes are unknown.
     pub fn client_gone(&mut self, client: usize) {
@@ -201,11 +234,10 @@ impl History {
         let unknown: Vec<Op> = self.unknown.values().filter(older).cloned().collect();
         let open: Vec<Op> = self.open.values().filter(older).cloned().collect();
         for op in unknown.iter().chain(&open) {
-            for sector in op.sectors() {
-                let register = self.sectors.entry((vol, sector)).or_default();
+            self.sectors.all(vol, op.sectors(), |register| {
                 register.fence(|id| unknown.iter().chain(&open).any(|o| o.id == id));
                 register.forget(|id| unknown.iter().any(|o| o.id == id));
-            }
+            });
         }
         for op in unknown {
             self.unknown.remove(&op.id);
@@ -221,7 +253,7 @@ impl History {
     }
     /// Values a sector may have.
     pub fn possible(&self, vol: VolumeId, sector: u64) -> Vec<Tag> {
-        self.sectors.get(&(vol, sector)).map(Register::possible).unwrap_or_else(|| vec![0])
+        self.sectors.get(vol, sector).map(Register::possible).unwrap_or_else(|| vec![0])
     }
 }
 

@@ -1,8 +1,8 @@
 //! Switching a volume to a new head layer (engine §7, S1 to S4): what snapshots are made of.
 
-use drystone_types::{Gen, LayerId, Version, VolumeId};
+use drystone_types::{Gen, LayerId, Rule, Version, VolumeId};
 
-use crate::checks::FrozenLayer;
+use crate::checks::{FrozenBlocks, FrozenLayer};
 use crate::event::{Ev, Proc, Request};
 use crate::meta::Meta;
 use crate::world::World;
@@ -21,7 +21,8 @@ impl Meta {
     /// S1. Repeating it gives the same ticket.
     pub fn new_head(&mut self, vol: VolumeId, gen: Gen) -> Option<(u32, Vec<(LayerId, Version)>)> {
         let v = self.volumes.get_mut(&vol)?;
-        if v.gen != gen || !v.active || v.chain.len() >= LAYERS_MAX {
+        let stale = v.gen != gen || !v.active;
+        if (stale && self.rules.on(Rule::S1Gen)) || v.chain.len() >= LAYERS_MAX {
             return None;
         }
         if v.next_head.is_none() {
@@ -36,7 +37,7 @@ impl Meta {
         let (next, old) = (v.next_head?, v.chain.first_mut()?);
         // A later attacher writes to the new head only, so every older version is below its generation.
         let (layer, cut) = frozen.unwrap_or((old.0, Version { gen, seq: 0 }));
-        if v.gen != gen || layer != old.0 {
+        if (v.gen != gen && self.rules.on(Rule::S1Gen)) || layer != old.0 {
             return None;
         }
         old.1 = cut;
@@ -81,14 +82,24 @@ impl World {
         }
     }
 
-    /// What the in-sync members hold of a layer; they must agree where nothing is in flight (I6).
+    /// A cut that was begun does not outlive the next activation: nobody else would ever end it.
+    pub fn check_head_finished(&mut self, vol: VolumeId) {
+        let begun = self.meta.volumes.get(&vol).and_then(|v| v.next_head);
+        if let Some(layer) = begun {
+            let text = format!("volume {vol} is ACTIVE while its switch to layer {} is not finished", layer.0);
+            self.fail("S4", text);
+        }
+    }
+
+    /// What the in-sync members hold of a layer, by PG; they must agree where nothing is in flight (I6). Of a PG where
+    /// each of them is doubtful nothing is said.
     fn layer_content(&mut self, layer: LayerId) -> Option<FrozenLayer> {
         let mut all = FrozenLayer::new();
         for pg in 0..self.meta.pg_count() {
-            let record = self.meta.pg(pg)?.clone();
-            let mut first: Option<(usize, FrozenLayer)> = None;
+            let record = self.truth().pg(pg)?.clone();
+            let mut first: Option<(usize, FrozenBlocks)> = None;
             for d in (0..self.drives.len()).filter(|d| record.is_insync(self.drives[*d].id)) {
-                if self.drives[d].dev.lies {
+                if self.doubtful(d) {
                     continue;
                 }
                 let content = self.layer_on(d, pg, layer);
@@ -109,12 +120,12 @@ impl World {
                     None => first = Some((d, content)),
                 }
             }
-            all.extend(first.map(|(_, content)| content).unwrap_or_default());
+            all.extend(first.map(|(_, content)| (pg, content)));
         }
         Some(all)
     }
 
-    fn layer_on(&self, d: usize, pg: u32, layer: LayerId) -> FrozenLayer {
+    fn layer_on(&self, d: usize, pg: u32, layer: LayerId) -> FrozenBlocks {
         let objects = self.drives[d].dev.shadow.model.objects.iter();
         let objects = objects.filter(|(key, o)| key.layer == layer && o.pg.pg == pg);
         let shown = objects.flat_map(|(key, o)| o.cells.iter().map(|(block, cell)| ((key.chunk, *block), cell)));
@@ -125,12 +136,19 @@ impl World {
     pub fn compare_frozen(&mut self) {
         let layers: Vec<LayerId> = self.checks.frozen.keys().copied().collect();
         for layer in layers {
-            let now = self.layer_content(layer);
-            let was = self.checks.frozen.get(&layer);
+            let Some(now) = self.layer_content(layer) else { return };
+            let was = self.checks.frozen.get(&layer).cloned().unwrap_or_default();
             self.counts.hit("check.i12_layers");
-            if self.failure.is_none() && now.as_ref() != was {
-                self.fail("I12", format!("layer {} is not what it was when it was frozen", layer.0));
+            let changed = now.iter().find_map(|(pg, now)| blocks_changed(was.get(pg)?, now).map(|x| (*pg, x)));
+            if let (None, Some((pg, what))) = (&self.failure, changed) {
+                let text = format!("pg{pg}, layer {} is not what it was when it was frozen: {what}", layer.0);
+                self.fail("I12", text);
             }
         }
     }
+}
+
+fn blocks_changed(was: &FrozenBlocks, now: &FrozenBlocks) -> Option<String> {
+    let at = was.keys().chain(now.keys()).find(|k| was.get(k) != now.get(k))?;
+    Some(format!("block {at:?} was {:?}, is {:?}", was.get(at), now.get(at)))
 }

@@ -80,8 +80,12 @@ pub struct Manager {
     pub rest: BTreeMap<DriveId, Time>,
 }
 
-fn voters(nodes: usize) -> Vec<Uuid> {
-    (0..nodes).map(node_uuid).collect()
+impl Manager {
+    /// The list of voters changed: what is suspected is learnt anew.
+    pub fn learns_voters(&mut self, policy: DropPolicy) {
+        self.policy = policy;
+        self.known.clear();
+    }
 }
 
 fn node_of(uuid: Uuid) -> usize {
@@ -121,8 +125,8 @@ impl World {
         self.probe_stalled(m);
         self.end_holds(m);
         let mut out = Vec::new();
-        let now = self.now;
-        self.managers[m].policy.tick(now, &mut out);
+        let (now, shown) = (self.now, self.local(Place::Manager(m)));
+        self.managers[m].policy.tick(shown, &mut out);
         self.carry_out(m, out);
         let stuck = self.managers[m].busy_since.is_some_and(|at| now - at > SWAP_MAX);
         if stuck || self.managers[m].busy_since.is_none() {
@@ -135,7 +139,7 @@ impl World {
     pub fn answer_silent(&mut self, m: usize, n: usize) {
         let Some(beacon) = self.nodes[n].beacon.as_ref() else { return };
         let mut silent = [false; 8];
-        for uuid in beacon.silent(self.now) {
+        for uuid in beacon.silent(self.local(Place::Node(n))) {
             if let Some(slot) = silent.get_mut(node_of(uuid)) {
                 *slot = true;
             }
@@ -178,6 +182,7 @@ impl World {
             News::Stall(drive) => {
                 self.managers[m].stalls.entry(drive).or_default().push(self.now);
                 self.drop_joiner(m, drive);
+                self.probe_hung(m, drive);
             }
             News::Refused(drive) => {
                 self.drop_joiner(m, drive);
@@ -192,9 +197,10 @@ impl World {
         }
     }
 
-    fn learn(&mut self, m: usize, evidence: Evidence) {
+    /// A manager learns a piece of evidence.
+    pub fn learn(&mut self, m: usize, evidence: Evidence) {
         let mut out = Vec::new();
-        let now = self.now;
+        let now = self.local(Place::Manager(m));
         self.managers[m].policy.learn(now, evidence, &mut out);
         self.carry_out(m, out);
     }
@@ -203,7 +209,7 @@ impl World {
         self.drives
             .iter()
             .filter(|d| d.node == node)
-            .map(|d| (d.id, self.meta.drives.get(&d.id).map_or(0, |r| r.nonce)))
+            .map(|d| (d.id, self.truth().drives.get(&d.id).map_or(0, |r| r.nonce)))
             .collect()
     }
 
@@ -216,7 +222,7 @@ impl World {
 
     /// A joiner is dropped on the first report: it has no lease.
     fn drop_joiner(&mut self, m: usize, drive: DriveId) {
-        let (_, records) = self.meta.shard();
+        let (_, records) = self.truth().shard();
         for (pg, record) in records.iter().enumerate() {
             if record.joiner(drive).is_some() {
                 self.counts.hit("pg.joiner_dropped");
@@ -261,7 +267,7 @@ impl World {
     fn stands_still(&self, n: usize) -> bool {
         let node = &self.nodes[n];
         let lives = self.frozen.get(&Proc::Beacon(n)).is_none_or(|t| *t <= self.now);
-        lives && node.beacon.as_ref().is_some_and(|b| !node.up || b.server_stands_still(self.now))
+        lives && node.beacon.as_ref().is_some_and(|b| !node.up || b.server_stands_still(self.local(Place::Node(n))))
     }
 
     fn held(&mut self, m: usize, n: usize, suspect: Suspect, granted: bool) {
@@ -352,7 +358,8 @@ impl World {
                 (nonces.iter().map(|(d, _)| *d).collect(), nonces)
             }
             DropReason::Quiesced(drive) => {
-                let nonce = self.meta.drives.get(&drive).map_or(0, |r| r.nonce);
+                // Only the process that was asked promised it: one that was opened since is another.
+                let nonce = self.drives.iter().find(|d| d.id == drive).map_or(0, |d| d.quiesced_nonce);
                 (vec![drive], vec![(drive, nonce)])
             }
         };
@@ -400,10 +407,10 @@ impl World {
     fn elected(&mut self, m: usize, leader: Option<Rev>) {
         self.trace(|| format!("manager{m} leads: {leader:?}"));
         self.counts.hit("manager.leader_changes");
-        let nodes = self.nodes.len();
+        let voters = self.meta.voters.clone();
         let manager = &mut self.managers[m];
         (manager.leader, manager.busy_since, manager.inflight) = (leader, None, None);
-        manager.policy = DropPolicy::new(voters(nodes));
+        manager.policy = DropPolicy::new(voters).with_rules(self.rules);
         manager.plans.clear();
         manager.known.clear();
         manager.holds.clear();
@@ -435,13 +442,20 @@ impl World {
 
     /// A suspect drive that is in no in-sync set any more may be opened with its suspicion cleared.
     fn restart_suspects(&mut self) {
-        let (_, records) = self.meta.shard();
         for d in 0..self.drives.len() {
-            let (id, n) = (self.drives[d].id, self.drives[d].node);
-            if self.drives[d].suspect && self.nodes[n].up && !records.iter().any(|r| r.is_insync(id)) {
-                self.stop_server(n, false);
-                self.after(500_000, Ev::StartServer(n));
-            }
+            self.forget_suspect(d);
+        }
+    }
+
+    /// What a suspect drive that is in sync nowhere holds gets no credit any more, and it is opened as a blank one.
+    pub fn forget_suspect(&mut self, d: usize) {
+        let (id, n) = (self.drives[d].id, self.drives[d].node);
+        let insync = self.truth().shard().1.iter().any(|r| r.is_insync(id));
+        // An old store in the place of the newest is nothing to decide on.
+        if self.drives[d].suspect && self.nodes[n].up && !insync && self.newest.is_none() {
+            self.meta.forget_content(id);
+            let life = self.nodes[n].life;
+            self.after(1, Ev::Stop(n, life, false));
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use drystone_membership::{drop_drive, join, promote, DropReason, Suspect};
 use drystone_types::{
-    ClusterMap, DriveId, DriveInfo, Epoch, Gen, LayerId, MapShard, PgId, PgRecord, PoolId, PoolMap, Rev, Uuid, Version,
-    VolumeId,
+    ClusterMap, DriveId, DriveInfo, Epoch, Gen, LayerId, MapShard, PgId, PgRecord, PoolId, PoolMap, Rev, Rule, Rules,
+    Uuid, Version, VolumeId,
 };
 
 /// A volume's record.
@@ -36,6 +36,8 @@ pub struct VolumeRecord {
 pub struct DriveRecord {
     /// Open nonce.
     pub nonce: u64,
+    /// Nonce that is known to be on the device; 0 = it was never open.
+    pub proven: u64,
     /// Device serial as of the last open.
     pub serial: u64,
     /// Its node.
@@ -74,8 +76,10 @@ pub enum TxnError {
 }
 
 /// The store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Meta {
+    /// Rules in force.
+    pub rules: Rules,
     /// Revision of the last transaction.
     pub rev: Rev,
     map_rev: Rev,
@@ -86,6 +90,10 @@ pub struct Meta {
     pub drives: BTreeMap<DriveId, DriveRecord>,
     /// Volumes.
     pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// Expected voters.
+    pub voters: Vec<Uuid>,
+    /// Version of their list.
+    pub voters_version: u64,
     /// Suspect keys.
     pub suspects: BTreeMap<Uuid, Rev>,
     /// Leader: manager and the revision that created its key.
@@ -118,6 +126,7 @@ impl Meta {
         let pg_count = pgs.len() as u32;
         let pool = PoolMap { pool: POOL, copies, min_insync, pg_count, shards: vec![MapShard { pgs }] };
         Meta {
+            rules: Rules::ALL,
             rev: Rev(1),
             map_rev: Rev(1),
             shard_rev: Rev(1),
@@ -125,6 +134,8 @@ impl Meta {
             cluster,
             drives: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            voters: Vec::new(),
+            voters_version: 1,
             suspects: BTreeMap::new(),
             leader: None,
             history,
@@ -137,7 +148,7 @@ impl Meta {
         self.rev = Rev(self.rev.0 + 1);
         self.rev
     }
-    fn map_changed(&mut self) {
+    pub(crate) fn map_changed(&mut self) {
         self.map_rev = self.bump();
         self.cached = None;
     }
@@ -221,15 +232,11 @@ impl Meta {
         record.attachments.clear();
         Some(record.gen)
     }
-    /// Opening a drive: the nonce changes only for the same device.
-    pub fn open_drive(&mut self, drive: DriveId, serial: u64, nonce: u64) -> bool {
-        let Some(record) = self.drives.get_mut(&drive) else { return false };
-        if record.serial != serial {
-            return false;
-        }
-        record.nonce = nonce;
-        self.map_changed();
-        true
+    /// Another copy of the store takes this one's place: what the oracles know goes along.
+    pub fn keep_for_oracles(&self, other: &mut Meta) {
+        other.history.clone_from(&self.history);
+        other.copied.clone_from(&self.copied);
+        other.swapped.clone_from(&self.swapped);
     }
     /// Takes the leader key when it is free.
     pub fn elect(&mut self, manager: usize) -> Option<Rev> {
@@ -272,9 +279,11 @@ impl Meta {
         (self.rev, self.suspects.iter().map(|(node, round)| Suspect { node: *node, round: *round }).collect())
     }
     fn holds(&self, base: Rev, conditions: &Conditions) -> bool {
-        let suspect = conditions.suspect.is_none_or(|s| self.suspects.get(&s.node) == Some(&s.round));
+        let gone = |s: Suspect| self.suspects.get(&s.node) != Some(&s.round) && self.rules.on(Rule::SuspectKey);
+        let suspect = !conditions.suspect.is_some_and(gone);
+        let leads = self.leads(conditions.leader) || !self.rules.on(Rule::LeaderKey);
         let nonces = conditions.nonces.iter().all(|(d, n)| self.drives.get(d).is_some_and(|r| r.nonce == *n));
-        base == self.shard_rev && self.leads(conditions.leader) && suspect && nonces
+        base == self.shard_rev && leads && suspect && nonces
     }
     /// One transaction over PGs, on the shard as it was at revision `base`. Changes that the rules
     /// refuse for their PG are left out; the number made is returned, or what broke (an oracle's name).
@@ -309,6 +318,7 @@ impl Meta {
         let next = match change {
             Change::Drop(d) => drop_drive(&old, d, 0),
             Change::Join(d) => join(&old, d),
+            Change::Promote(d, _) if !self.rules.on(Rule::PromoteEpoch) => promote(&old, d, old.epoch),
             Change::Promote(d, copied) => promote(&old, d, copied),
         };
         let Ok(next) = next else { return Ok(false) };
@@ -346,6 +356,24 @@ impl Meta {
         self.map_changed();
         self.shard_rev = self.map_rev;
         Ok(())
+    }
+    /// Nobody waits any more for a drive that is out: it will never come back. The epoch stays.
+    pub fn give_up(&mut self, pg: u32, drive: DriveId) {
+        let Some(record) = self.pool.pg_mut(pg) else { return };
+        record.out.retain(|out| out.drive != drive);
+        let record = record.clone();
+        self.history.insert((pg, record.epoch), record);
+        self.map_changed();
+        self.shard_rev = self.map_rev;
+    }
+    /// What a drive holds that is out gets no credit any more: it returns as a blank one.
+    pub fn forget_content(&mut self, drive: DriveId) {
+        for pg in 0..self.pool.pg_count {
+            let out = self.pool.pg_mut(pg).map(|r| r.out.iter_mut()).into_iter().flatten();
+            out.filter(|o| o.drive == drive).for_each(|o| o.e0 = Epoch(0));
+        }
+        self.map_changed();
+        self.shard_rev = self.map_rev;
     }
     /// Changes for a decided drop: every PG of the victim's drives.
     pub fn drop_changes(records: &[PgRecord], drives: &[DriveId]) -> Vec<(u32, Change)> {

@@ -7,6 +7,9 @@ use drystone_types::{Frame, Header, MsgType, Uuid, Writer};
 use crate::event::{End, Ev, Life, Opened, Proc, Request};
 use crate::world::{FrameFacts, HookVerdict, Place, Time, World};
 
+/// Bytes of a frame beside its data, about.
+const HEADER: u64 = 200;
+
 /// A connection. Its index is the `PeerId` at the server.
 #[derive(Debug)]
 pub struct Conn {
@@ -230,6 +233,7 @@ impl World {
             // The kernel repeats it until the way is free, or the connection dies first.
             at = until + self.rng.range(1_000, 200_000);
         }
+        at = self.through((src, dst), frame.data.len() as u64 + HEADER, at);
         let overtakes = self.rng.chance(self.plan.reorder);
         if overtakes {
             self.counts.hit("net.reordered");

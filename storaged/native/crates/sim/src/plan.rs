@@ -38,10 +38,38 @@ pub enum Fault {
     Fence,
     /// Not a fault, but as untimely: a volume gets a new head layer, its old one is frozen.
     NewHead,
+    /// The block daemon of a volume's owner starts again and adopts its attachment.
+    RestartClient,
+    /// A node becomes a voter, or is one no more.
+    ChangeVoters,
+    /// An old backup of the metadata store is put back for a while.
+    OldBackup,
+    /// A drive comes back empty under its old id.
+    WipedDrive,
+    /// A drive comes back as it was before its last open.
+    OlderImage,
+    /// Two groups of machines do not hear each other.
+    Partition,
+    /// The links of a machine carry little.
+    Clog,
+    /// A node is a guest that stands still with its clock.
+    StopClock,
+    /// Reads of a drive fail for a while, or some of its sectors cannot be read until they are written again.
+    ReadErrors,
+    /// A write or a flush of a drive fails.
+    WriteError,
+    /// A write lands in another place.
+    MisdirectedWrite,
+    /// A write is acknowledged and not stored.
+    StaleBlock,
+    /// A drive calls durable what is only in its cache, then its node loses power.
+    LyingCache,
+    /// Headers, summaries, a checkpoint or superblocks of one drive are damaged.
+    MetadataRot,
 }
 
 /// Every fault, for the swarm and for the "was it there" test.
-pub const FAULTS: [Fault; 16] = [
+pub const FAULTS: [Fault; 24] = [
     Fault::KillServer,
     Fault::PowerCut,
     Fault::FreezeServer,
@@ -58,6 +86,24 @@ pub const FAULTS: [Fault; 16] = [
     Fault::BitFlip,
     Fault::Fence,
     Fault::NewHead,
+    Fault::RestartClient,
+    Fault::ChangeVoters,
+    Fault::OldBackup,
+    Fault::WipedDrive,
+    Fault::OlderImage,
+    Fault::Partition,
+    Fault::Clog,
+    Fault::StopClock,
+];
+
+/// What goes wrong with single drives, beside those above: drawn on their own, so that they come in addition.
+pub const DRIVE_FAULTS: [Fault; 6] = [
+    Fault::ReadErrors,
+    Fault::WriteError,
+    Fault::MisdirectedWrite,
+    Fault::StaleBlock,
+    Fault::LyingCache,
+    Fault::MetadataRot,
 ];
 
 impl Fault {
@@ -80,6 +126,20 @@ impl Fault {
             Fault::BitFlip => "fault.bit_flip",
             Fault::Fence => "fault.fence",
             Fault::NewHead => "fault.new_head",
+            Fault::RestartClient => "fault.restart_client",
+            Fault::ChangeVoters => "fault.change_voters",
+            Fault::OldBackup => "fault.old_backup",
+            Fault::WipedDrive => "fault.wiped_drive",
+            Fault::OlderImage => "fault.older_image",
+            Fault::Partition => "fault.partition",
+            Fault::Clog => "fault.clog",
+            Fault::StopClock => "fault.stop_clock",
+            Fault::ReadErrors => "fault.read_errors",
+            Fault::WriteError => "fault.write_error",
+            Fault::MisdirectedWrite => "fault.misdirected_write",
+            Fault::StaleBlock => "fault.stale_block",
+            Fault::LyingCache => "fault.lying_cache",
+            Fault::MetadataRot => "fault.metadata_rot",
         }
     }
 }
@@ -105,6 +165,8 @@ pub struct Plan {
     pub hot_blocks: u64,
     /// Drives hardly larger than what is written.
     pub small: bool,
+    /// One node is lost at a time, and nothing else goes wrong.
+    pub lone: bool,
     /// Slots of a drive.
     pub drive_slots: u64,
     /// Requests open per client at most.
@@ -115,8 +177,12 @@ pub struct Plan {
     pub span: Time,
     /// Client operations of the faulty phase at least.
     pub operations: u64,
+    /// By how many millionths the clock of a machine runs too fast or too slow at most.
+    pub drift: u64,
     /// Faults enabled.
     pub faults: Vec<Fault>,
+    /// Faults of single drives enabled.
+    pub drive_faults: Vec<Fault>,
     /// Mean pause between two faults.
     pub fault_every: Time,
     /// Longest turn of a drive's reactor: requests that arrive in one are flushed together; 0 = one each.
@@ -141,9 +207,49 @@ pub struct Plan {
     pub beacon_process: bool,
 }
 
+/// Faults that cost one node at a time.
+pub(crate) const LONE: [Fault; 4] = [Fault::KillServer, Fault::PowerCut, Fault::FreezeServer, Fault::HangReactor];
+
+/// Seeds from here on spoil drives too. They still show open questions (docs/durability.md, *Faults of drives*), so
+/// that what gates a change leaves them out.
+pub const DRIVE_FAULTS_FROM: u64 = 1_000_000;
+
+/// The naive store has no bytes that could be damaged.
+fn drive_faults(seed: u64) -> Vec<Fault> {
+    if seed < DRIVE_FAULTS_FROM {
+        return Vec::new();
+    }
+    let mut r = Rng::new(seed).fork(6);
+    DRIVE_FAULTS.into_iter().filter(|_| r.chance(450) && !cfg!(feature = "naive")).collect()
+}
+
 impl Plan {
-    /// The plan of a seed.
+    /// The plan of a seed. In some, one node at a time is lost, nothing else goes wrong, and the cluster is
+    /// whole again before the next: there a request may hardly ever wait for long.
     pub fn of_seed(seed: u64) -> Plan {
+        let plan = Plan::drawn(seed);
+        let lone = Rng::new(seed).fork(5).chance(60) && !plan.small && plan.copies == 3;
+        if !lone {
+            return plan;
+        }
+        Plan {
+            lone: true,
+            faults: LONE.to_vec(),
+            drive_faults: Vec::new(),
+            fault_every: 12_000_000,
+            min_insync: 2,
+            duplicates: 0,
+            reorder: 0,
+            delays: 0,
+            datagram_loss: 0,
+            lost_replies: 0,
+            slow_store: 0,
+            lost_pushes: 0,
+            ..plan
+        }
+    }
+
+    fn drawn(seed: u64) -> Plan {
         let mut r = Rng::new(seed).fork(1);
         let nodes = 3 + r.index(2);
         let copies = if r.chance(800) { 3 } else { 2 };
@@ -163,6 +269,7 @@ impl Plan {
             drives_per_node,
             copies,
             small,
+            lone: false,
             min_insync: if r.chance(700) { 2.min(copies) } else { 1 },
             pgs: [2, 4, 8][r.index(3)],
             volumes,
@@ -179,7 +286,9 @@ impl Plan {
             span: 60_000_000,
             operations: 2000,
             fault_every: r.range(600_000, 3_000_000),
+            drift: 10_000,
             faults,
+            drive_faults: drive_faults(seed),
             turn: [0, 10, 60][r.index(3)],
             duplicates: on(&mut r, 40),
             reorder: on(&mut r, 60),
@@ -205,13 +314,16 @@ impl Plan {
             chunks: 2,
             hot_blocks: 4,
             small: false,
+            lone: false,
             drive_slots: 16_384,
             depth: 1,
             think: 1_000_000,
             span: 0,
             operations: 0,
             faults: Vec::new(),
+            drive_faults: Vec::new(),
             fault_every: Time::MAX,
+            drift: 0,
             turn: 0,
             duplicates: 0,
             reorder: 0,

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use drystone_types::{Rules, VolumeId};
 
+use crate::compares;
 use crate::counts::Counts;
 use crate::event::Ev;
 use crate::final_check::HEAL_MAX;
@@ -12,12 +13,11 @@ use crate::manager::Manager;
 use crate::meta::DriveRecord;
 use crate::net::node_uuid;
 use crate::plan::Plan;
+use crate::recipe::Recipe;
+use crate::schedule::SPAN_MAX_FACTOR;
 use crate::server::{Drive, Node};
 use crate::storage;
 use crate::world::{drive_id, Failure, World};
-
-/// Virtual time after which a seed that has not done its operations ends its faulty phase all the same.
-const SPAN_MAX_FACTOR: u64 = 4;
 
 /// How much of a seed is written down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +60,8 @@ pub fn build(seed: u64, plan: Plan, rules: Rules) -> World {
             beacon: None,
             beacon_life: 0,
             page: Vec::new(),
+            moved_at: 0,
+            ends: Vec::new(),
             map: None,
             reading: None,
             opening: 0,
@@ -68,7 +70,7 @@ pub fn build(seed: u64, plan: Plan, rules: Rules) -> World {
         for k in 0..w.plan.drives_per_node {
             let id = drive_id(n * w.plan.drives_per_node + k);
             let serial = w.fresh();
-            w.meta.drives.insert(id, DriveRecord { nonce: 0, serial, node: node_uuid(n) });
+            w.meta.drives.insert(id, DriveRecord { serial, node: node_uuid(n), ..DriveRecord::default() });
             let dev = storage::blank_device(w.plan.drive_slots);
             w.drives.push(Drive::new(id, n, serial, dev));
         }
@@ -88,36 +90,34 @@ pub fn build(seed: u64, plan: Plan, rules: Rules) -> World {
     w
 }
 
-/// Runs a seed.
+/// Runs a whole seed.
 pub fn run_seed(seed: u64, rules: Rules, trace: Trace) -> Verdict {
-    let mut w = build(seed, Plan::of_seed(seed), rules);
+    run_recipe(&Recipe::of(seed), rules, trace)
+}
+
+/// Runs a seed, or what is left of it.
+pub fn run_recipe(recipe: &Recipe, rules: Rules, trace: Trace) -> Verdict {
+    let (plan, schedule) = recipe.prepare();
+    let mut w = build(recipe.seed, plan, rules);
     w.tracing = trace != Trace::Off;
     if trace == Trace::All {
         w.trace_max = usize::MAX;
     }
-    w.after(3_000_000, Ev::Fault);
-    faulty_phase(&mut w);
+    for (i, entry) in schedule.iter().enumerate() {
+        w.at(entry.at, Ev::Fault(i));
+    }
+    w.schedule = schedule;
+    w.after(compares::EVERY, Ev::Compare(0));
+    faulty_phase(&mut w, recipe);
     healing_phase(&mut w);
-    for d in 0..w.drives.len() {
-        w.collect_replica(d);
-        w.collect_shadow(d);
-    }
-    for c in 0..w.clients.len() {
-        w.collect_client(c);
-    }
+    collect(&mut w);
     if w.failure.is_none() {
         w.compare_frozen();
         w.compare_copies();
+        w.final_space();
     }
-    let (operations, faults) = (w.operations, w.faults_done);
-    w.counts.add("total.operations", operations);
-    w.counts.add("total.faults", faults);
-    let virtual_seconds = w.now / 1_000_000;
-    w.counts.add("total.virtual_seconds", virtual_seconds);
-    let lost = w.drives.iter().map(|d| d.dev.sectors_lost).sum();
-    w.counts.add("device.sectors_lost", lost);
     Verdict {
-        seed,
+        seed: w.seed,
         failure: w.failure.clone(),
         notes: w.notes(),
         trace: w.trace_lines().cloned().collect(),
@@ -127,11 +127,49 @@ pub fn run_seed(seed: u64, rules: Rules, trace: Trace) -> Verdict {
     }
 }
 
-fn faulty_phase(w: &mut World) {
+/// Adds what the cores counted, and how much was done.
+fn collect(w: &mut World) {
+    for d in 0..w.drives.len() {
+        w.collect_replica(d);
+        w.collect_shadow(d);
+    }
+    for c in 0..w.clients.len() {
+        w.collect_client(c);
+    }
+    if w.plan.lone {
+        let (ended, late) = w.gaps.ended;
+        w.counts.add("gap.requests", ended);
+        w.counts.add("gap.over_5_s", late);
+    }
+    let (operations, faults) = (w.operations, w.faults_done);
+    w.counts.add("total.operations", operations);
+    w.counts.add("total.faults", faults);
+    let virtual_seconds = w.now / 1_000_000;
+    w.counts.add("total.virtual_seconds", virtual_seconds);
+    let lost = w.drives.iter().map(|d| d.dev.sectors_lost).sum();
+    w.counts.add("device.sectors_lost", lost);
+    let met = w.drives.iter().map(|d| d.dev.met.get()).sum();
+    w.counts.add("damage.met", met);
+    let rewritten = w.drives.iter().map(|d| d.dev.replaced).sum();
+    w.counts.add("damage.rewritten", rewritten);
+}
+
+fn faulty_phase(w: &mut World, recipe: &Recipe) {
     let start = w.now;
+    if let Some(end) = recipe.end {
+        return w.run_until(end, &mut |_| false);
+    }
     let (span, most) = (start + w.plan.span, start + w.plan.span * SPAN_MAX_FACTOR);
     w.run_until(span, &mut |_| false);
     w.run_until(most, &mut |w| w.worked_enough());
+    // A seed that did next to nothing proves next to nothing.
+    if w.failure.is_none() && recipe.is_whole() && !w.worked_enough() {
+        let (operations, faults) = (w.operations, w.faults_done);
+        w.fail(
+            "EMPTY",
+            format!("only {operations} operations and {faults} faults in {} s", (w.now - start) / 1_000_000),
+        );
+    }
 }
 
 /// Heals everything, demands progress, reads everything.
@@ -157,6 +195,7 @@ fn healing_phase(w: &mut World) {
     // STABLE and holes settle before the copies are compared.
     let until = w.now + 3_000_000;
     w.run_until(until, &mut |_| false);
+    w.compare_all();
 }
 
 /// A scrub under faults may not find a source for every repair; now it must.
@@ -175,7 +214,13 @@ fn scrub_flipped(w: &mut World) {
 
 /// Runs a seed and turns a panic of a core into a failure.
 pub fn run_guarded(seed: u64, rules: Rules, trace: Trace) -> Verdict {
-    let result = std::panic::catch_unwind(|| run_seed(seed, rules, trace));
+    run_recipe_guarded(&Recipe::of(seed), rules, trace)
+}
+
+/// Runs what is left of a seed and turns a panic of a core into a failure.
+pub fn run_recipe_guarded(recipe: &Recipe, rules: Rules, trace: Trace) -> Verdict {
+    let seed = recipe.seed;
+    let result = std::panic::catch_unwind(|| run_recipe(recipe, rules, trace));
     result.unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drystone_membership::beacon::{BeaconConfig, BeaconCore, Event as BeaconEvent};
-use drystone_replica::{Config, Event, Replica};
+use drystone_replica::{Event, Replica};
 use drystone_types::consts::BEACON_PERIOD;
-use drystone_types::{ClusterMap, DriveId, Frame, Rule, Uuid};
+use drystone_types::{ClusterMap, DriveId, Frame, Rule};
 
 use crate::device::Device;
 use crate::event::{Answer, Ev, Life, Proc, Request};
 use crate::net::node_uuid;
 use crate::storage::{self, Store};
-use crate::world::{Time, World, KEY_EPOCH, MASTER};
+use crate::world::{Place, Time, World, KEY_EPOCH, MASTER};
 
 /// A storage node.
 pub struct Node {
@@ -28,6 +28,10 @@ pub struct Node {
     pub beacon_life: Life,
     /// The lease page: until when each drive's thread may answer reads.
     pub page: Vec<Time>,
+    /// The same by the world's clock.
+    pub ends: Vec<Time>,
+    /// When its threads last moved their counters.
+    pub moved_at: Time,
     /// Newest map of the process.
     pub map: Option<Arc<ClusterMap>>,
     /// A ReadMap is under way, and whether another is wanted after it.
@@ -70,6 +74,10 @@ pub struct Drive {
     pub slow_least: Time,
     /// Added to every device read (scripts).
     pub slow_reads: Time,
+    /// An image of it, and the nonce that it shows.
+    pub older: Option<(u64, Device)>,
+    /// Its medium, while another one is in its place.
+    pub newest: Option<Device>,
     /// Last lease told to the core.
     pub lease: Time,
     /// Its log prefix is not provable: it waits to be dropped, then starts anew.
@@ -78,6 +86,8 @@ pub struct Drive {
     pub quiescing: usize,
     /// PGs and epochs of the newest QUIESCE.
     pub quiesced: BTreeMap<u32, drystone_types::Epoch>,
+    /// Open nonce of the process that was asked.
+    pub quiesced_nonce: u64,
 }
 
 impl World {
@@ -110,43 +120,16 @@ impl World {
     }
 
     fn start_beacon(&mut self, n: usize, boot: u64, slots: usize) {
-        let config = BeaconConfig { node: node_uuid(n), boot, master: MASTER, key_epoch: KEY_EPOCH, slots };
-        let mut beacon = BeaconCore::new(config, self.now);
-        let nodes: Vec<Uuid> = (0..self.nodes.len()).map(node_uuid).collect();
-        beacon.step(self.now, BeaconEvent::Voters { version: 1, voters: nodes.clone(), nodes }, &mut Vec::new());
+        let config =
+            BeaconConfig { node: node_uuid(n), boot, master: MASTER, key_epoch: KEY_EPOCH, slots, rules: self.rules };
+        let (now, voters) = self.first_voters(n);
+        let mut beacon = BeaconCore::new(config, now);
+        beacon.step(now, voters, &mut Vec::new());
         let node = &mut self.nodes[n];
-        (node.beacon, node.page) = (Some(beacon), vec![0; slots]);
+        (node.beacon, node.page, node.ends) = (Some(beacon), vec![0; slots], vec![0; slots]);
         node.beacon_life += 1;
         let life = node.beacon_life;
         self.after(BEACON_PERIOD / 3, Ev::BeaconTick(n, life));
-    }
-
-    fn open_drive(&mut self, d: usize) {
-        let nonce = self.fresh();
-        let id = self.drives[d].id;
-        let clear_suspect = !self.meta.shard().1.iter().any(|r| r.is_insync(id));
-        let opening = storage::Opening { drive: id, nonce, slots: self.plan.drive_slots, clear_suspect };
-        let drive = &mut self.drives[d];
-        drive.life += 1;
-        drive.lease = 0;
-        drive.outbox.clear();
-        match storage::open(&mut drive.dev, drive.image.take(), &opening) {
-            Ok((_, true)) if !drive.dev.lies && !self.flipped.contains(&d) => {
-                self.fail("SUSPECT", format!("drive{} is suspect after a crash of an honest device", d + 1));
-                return;
-            }
-            Ok(store) => {
-                drive.suspect = store.1;
-                drive.opening = Some(store);
-                self.check_reopened(d);
-            }
-            Err(why) => {
-                self.fail("STORE", format!("drive{} cannot be opened after a crash: {why}", d + 1));
-                return;
-            }
-        }
-        let node = self.drives[d].node;
-        self.call(Proc::Server(node), Request::Open(d, nonce));
     }
 
     /// Stops a node now and starts it again a while later.
@@ -194,57 +177,10 @@ impl World {
             node.beacon = None;
             node.beacon_life += 1;
             node.page.clear();
+            node.ends.clear();
             self.frozen.remove(&Proc::Beacon(n));
         }
         self.break_server_conns(n, power_cut);
-    }
-
-    /// A drive may serve: its core starts.
-    fn drive_opened(&mut self, d: usize, nonce: u64, allowed: bool) {
-        let Some((store, suspect)) = self.drives[d].opening.take() else { return };
-        let n = self.drives[d].node;
-        if !allowed {
-            self.counts.hit("drive.open_refused");
-            self.nodes[n].opening = self.nodes[n].opening.saturating_sub(1);
-            return;
-        }
-        let (id, life) = (self.drives[d].id, self.drives[d].life);
-        if suspect {
-            self.counts.hit("drive.suspect");
-        }
-        let key = self.ticket_key();
-        let config = Config {
-            drive: id,
-            open_nonce: nonce,
-            cluster: Uuid([9; 16]),
-            incarnation: 1,
-            feature_level: 1,
-            ticket_keys: Arc::new(move |epoch| (epoch == KEY_EPOCH).then_some(key)),
-            suspect,
-            peer_check: true,
-            rules: self.rules,
-        };
-        let replica = match Replica::open(config, store) {
-            Ok(replica) => replica,
-            Err(e) => {
-                self.fail("STORE", format!("drive{}: {e}", d + 1));
-                return;
-            }
-        };
-        let drive = &mut self.drives[d];
-        drive.replica = Some(replica);
-        drive.nonce = nonce;
-        drive.tick_at = Time::MAX;
-        drive.flushing = false;
-        self.replica_event(d, life, Event::Tick);
-        // A map or a lease that rests on a read from before the open could be of before a drop that
-        // compared the old nonce: only reads begun after every open count.
-        self.nodes[n].opening = self.nodes[n].opening.saturating_sub(1);
-        self.read_map_server(n);
-        if self.scrubbing == Some(d) {
-            // The one under way ended with the process.
-            self.after(500_000, Ev::Scrub(d, life));
-        }
     }
 
     /// One ReadMap per process at a time.
@@ -256,7 +192,8 @@ impl World {
             Some(_) => self.nodes[n].reading = Some(true),
             None => {
                 self.nodes[n].reading = Some(false);
-                self.call(Proc::Server(n), Request::ReadMap(self.now));
+                let begun = self.local(Place::Node(n));
+                self.call(Proc::Server(n), Request::ReadMap(begun));
             }
         }
     }
@@ -320,10 +257,13 @@ impl Drive {
             slow: (0, 0),
             slow_least: 0,
             slow_reads: 0,
+            older: None,
+            newest: None,
             lease: 0,
             suspect: false,
             quiescing: 0,
             quiesced: BTreeMap::new(),
+            quiesced_nonce: 0,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What consumers do: reads, writes, trims and zeros of few blocks, so that requests collide.
 
 use drystone_sequencer::{Event, Io};
-use drystone_types::VolumeId;
+use drystone_types::{Rule, VolumeId};
 
 use crate::event::{Ev, Life};
 use crate::history::{pattern, Op, What, SECTOR};
@@ -78,15 +78,19 @@ impl World {
         (count > 0).then_some(Op { id, client: c, vol, gen, what, first, count })
     }
 
-    /// Gives an operation to the client's sequencer.
-    pub fn issue(&mut self, op: Op) {
+    fn io_of(&self, op: &Op) -> Io {
         let (offset, len) = (op.first * SECTOR, op.count * SECTOR);
-        let io = match op.what {
+        match op.what {
             What::Read => Io::Read { offset, len },
             What::Write(tag) => Io::Write { offset, data: pattern(op.vol, op.first, op.count, tag) },
             What::Zero => Io::WriteZeroes { offset, len },
             What::Trim => Io::Trim { offset, len },
-        };
+        }
+    }
+
+    /// Gives an operation to the client's sequencer.
+    pub fn issue(&mut self, op: Op) {
+        let io = self.io_of(&op);
         self.counts.hit(match op.what {
             What::Read => "op.read",
             What::Write(_) => "op.write",
@@ -106,8 +110,21 @@ impl World {
         });
         let (tag, c, life) = (op.id, op.client, self.clients[op.client].life);
         self.history.invoke(op);
+        self.gaps.issued(tag, c, self.now);
         // Through the queue, because a daemon that stands still takes nothing from its socket.
         self.after(1, Ev::Sequencer(c, life, Box::new(Event::Io { tag, io })));
+    }
+
+    /// What the shell of a consumer must not do: give a write that a fence ended to the next owner. The old one may
+    /// have taken effect, and later ones too. Returns whether it did, which is never with the rule in force.
+    pub fn requeue(&mut self, tag: u64) -> bool {
+        let Some(op) = self.history.op(tag).filter(|o| o.what != What::Read).cloned() else { return false };
+        let next = self.owner_of(op.vol).filter(|c| *c != op.client && self.clients[*c].was_active);
+        let Some(c) = next.filter(|_| !self.rules.on(Rule::Requeue)) else { return false };
+        let io = self.io_of(&op);
+        let life = self.clients[c].life;
+        self.after(1, Ev::Sequencer(c, life, Box::new(Event::Io { tag, io })));
+        true
     }
 
     /// Reads everything ever written, at the end.

@@ -4,18 +4,24 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use drystone_types::trust::{ticket_key, Key};
-use drystone_types::{DriveId, Rules, Uuid};
+use drystone_types::{DriveId, Rev, Rules, Uuid};
 
+use crate::atlas::Atlas;
 use crate::checks::Checks;
 use crate::client::Client;
+use crate::clock::Stops;
 use crate::counts::Counts;
+use crate::deletions::Order;
 use crate::event::{End, Ev, Life, Proc};
+use crate::gaps::Gaps;
 use crate::history::History;
+use crate::links::Clog;
 use crate::manager::Manager;
 use crate::meta::Meta;
 use crate::net::Conn;
 use crate::plan::Plan;
 use crate::rng::Rng;
+use crate::schedule::Entry;
 use crate::server::{Drive, Node};
 
 /// Virtual microseconds.
@@ -139,6 +145,14 @@ pub struct World {
     queue: BinaryHeap<Reverse<Item>>,
     /// Store.
     pub meta: Meta,
+    /// Highest revision of the store that anybody has seen.
+    pub store_seen: Rev,
+    /// A backup of the store.
+    pub backup: Option<Meta>,
+    /// The newest store, while an old one is in its place.
+    pub newest: Option<Meta>,
+    /// Layers that are being deleted.
+    pub orders: Vec<Order>,
     /// Server nodes.
     pub nodes: Vec<Node>,
     /// Drives.
@@ -153,6 +167,10 @@ pub struct World {
     pub conn_of: BTreeMap<(End, usize), usize>,
     /// One-way cuts and when they end.
     pub cuts: BTreeMap<(Place, Place), Time>,
+    /// Machines whose clocks stood still.
+    pub stops: BTreeMap<Place, Stops>,
+    /// Links that carry little.
+    pub clogs: BTreeMap<(Place, Place), Clog>,
     /// Processes that stand still, and until when.
     pub frozen: BTreeMap<Proc, Time>,
     /// Main oracle.
@@ -180,16 +198,24 @@ pub struct World {
     pub scripted: bool,
     /// Whether the managers act in spite of the script.
     pub managed: bool,
+    /// How long requests waited.
+    pub gaps: Gaps,
     /// Client operations finished.
     pub operations: u64,
+    /// Faults to come.
+    pub schedule: Vec<Entry>,
     /// Faults injected.
     pub faults_done: u64,
     /// Drive whose scrub after bit flips is not over.
     pub scrubbing: Option<usize>,
     /// Scrubs done since the last bit flips.
     pub scrub_rounds: u32,
-    /// Drives whose bits were flipped.
+    /// What the last comparison of each PG found.
+    pub compared: std::collections::BTreeMap<u32, drystone_replica::Compared>,
+    /// Drives whose bytes are not all what was written: oracles that rest on them are silent.
     pub flipped: std::collections::BTreeSet<usize>,
+    /// What else is spoilt.
+    pub atlas: Atlas,
     /// Events handled.
     pub events: u64,
     /// Time of the events handled last, and how many there were of it.
@@ -243,6 +269,9 @@ impl World {
     /// An empty world with nothing scheduled.
     pub fn empty(seed: u64, plan: Plan, rules: Rules) -> World {
         let rng = Rng::new(seed).fork(2);
+        let mut meta = Meta::new(Uuid([9; 16]), plan.copies as u8, plan.min_insync as u8, placement(&plan));
+        meta.rules = rules;
+        meta.voters = (0..plan.nodes).map(crate::net::node_uuid).collect();
         World {
             seed,
             rules,
@@ -251,7 +280,11 @@ impl World {
             rng,
             order: 0,
             queue: BinaryHeap::new(),
-            meta: Meta::new(Uuid([9; 16]), plan.copies as u8, plan.min_insync as u8, placement(&plan)),
+            meta,
+            store_seen: Rev(0),
+            backup: None,
+            newest: None,
+            orders: Vec::new(),
             nodes: Vec::new(),
             drives: Vec::new(),
             clients: Vec::new(),
@@ -259,6 +292,8 @@ impl World {
             conns: Vec::new(),
             conn_of: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            stops: BTreeMap::new(),
+            clogs: BTreeMap::new(),
             frozen: BTreeMap::new(),
             history: History::default(),
             checks: Checks::default(),
@@ -273,11 +308,15 @@ impl World {
             held: Vec::new(),
             scripted: false,
             managed: false,
+            gaps: Gaps::default(),
             operations: 0,
+            schedule: Vec::new(),
             faults_done: 0,
             scrubbing: None,
             scrub_rounds: 0,
+            compared: Default::default(),
             flipped: std::collections::BTreeSet::new(),
+            atlas: Atlas::default(),
             events: 0,
             spin: (0, 0),
             unique: seed << 20 | 1,
@@ -388,10 +427,15 @@ impl World {
             Ev::NewHead(vol) => self.new_head(vol),
             Ev::StartClient(c) => self.start_client(c),
             Ev::Work(c, life) => self.work(c, life),
-            Ev::Fault => self.fault(),
+            Ev::Fault(i) => self.fault(i),
             Ev::MapAgain(c, life) => self.map_again(c, life),
             Ev::CallAgain(c, life, serial) => self.call_again(c, life, serial),
             Ev::Scrub(d, life) => self.scrub(d, life),
+            Ev::Spoilt(d) => self.spoilt_goes_on(d),
+            Ev::OtherMedium(d, life) => self.other_medium(d, life),
+            Ev::NewestStore => self.newest_store(),
+            Ev::Orders => self.give_orders(),
+            Ev::Compare(turn) => self.compare_next(turn),
         }
     }
 

@@ -146,6 +146,17 @@ pub enum SpaceClass {
     Free,
 }
 
+/// A scrub that runs.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ScrubProgress {
+    /// Reads of scrubs begun since the open.
+    pub steps: u64,
+    /// Blocks read and compared so far.
+    pub blocks: u64,
+    /// Blocks of data that the drive holds now.
+    pub of: u64,
+}
+
 /// A block's state as far as R5 needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Held {
@@ -370,6 +381,8 @@ pub trait ObjectStore {
     fn start_scrub(&mut self);
     /// Makes the scrub wait after the step that is running, or lets it go on: what it found is to be healed first.
     fn hold_scrub(&mut self, hold: bool);
+    /// How far the running scrub is; `None` = none runs.
+    fn scrub_progress(&self) -> Option<ScrubProgress>;
     /// PG of an object; `None` if there is none.
     fn pg_of(&self, key: ObjKey) -> Option<PgId>;
     /// Background work due (GC, checkpoint, summaries), then every device operation to start now.

@@ -6,7 +6,7 @@ use crate::loc::Loc;
 use crate::ranges::RangeMap;
 use crate::store::LogStore;
 use crate::writer::{queue_meta, Ack, InGroup, Queued};
-use drystone_types::{Buf, Epoch, LayerId, ObjKey, PgId, VolumeId};
+use drystone_types::{Buf, Epoch, LayerId, ObjKey, PgId, Rule, VolumeId};
 
 /// Objects looked at per call when holes may have become forgettable: bounds the time of a call.
 const SWEEP_MAX: usize = 256;
@@ -24,7 +24,7 @@ impl LogStore {
         token: Token,
     ) -> Result<(), AppendError> {
         let slots = rec.check(&data)?;
-        if self.failed || self.stopping {
+        if self.failed || self.stopping || self.hollow {
             return Err(AppendError::Failed);
         }
         let now = self.space_now();
@@ -155,10 +155,12 @@ impl LogStore {
         if !forgettable || self.hot.is_admitted(key) {
             return;
         }
-        let durable = self.hot.stable(vol).1;
+        let (stable, durable) = self.hot.stable(vol);
+        let durable = if self.cfg.rules.on(Rule::HoleDurable) { durable } else { stable };
         let hot = &self.hot;
         let stays = |b: u16| hot.version(key, b).is_some_and(|v| v > durable) || hot.durable_join(key, b).is_some();
-        self.index.sweep(key, true, |b| !stays(b));
+        let all = !self.cfg.rules.on(Rule::HoleStays);
+        self.index.sweep(key, true, |b| all || !stays(b));
         for seg in self.index.take_emptied() {
             self.note_emptied(seg);
         }

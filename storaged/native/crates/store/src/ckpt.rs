@@ -40,6 +40,9 @@ enum Stage {
     RootWritten,
     SuperFirst,
     SuperSecond,
+    /// The superblocks alone, for what was noted of the metadata store.
+    NoteFirst,
+    NoteSecond,
 }
 
 /// State of checkpointing.
@@ -69,6 +72,8 @@ pub struct Ckpt {
     pub wanted: bool,
     /// Checkpoints completed since the open.
     pub completed: u64,
+    /// The superblocks in memory say more of the metadata store than those on the device.
+    pub note_due: bool,
 }
 
 impl Ckpt {
@@ -87,7 +92,7 @@ impl LogStore {
     pub(crate) fn checkpoint_step(&mut self) {
         if self.ckpt.stage == Stage::Idle {
             if !self.checkpoint_due() {
-                return;
+                return self.note_step();
             }
             self.checkpoint_begin();
         }
@@ -106,10 +111,25 @@ impl LogStore {
         }
     }
 
+    /// Writes the superblocks as they are, with the same checkpoint: what they say of the log was true when that was
+    /// written and is true still.
+    fn note_step(&mut self) {
+        if self.stopping || self.sb.clean || !core::mem::take(&mut self.ckpt.note_due) {
+            return;
+        }
+        self.sb.seq += 1;
+        self.ckpt.clean = false;
+        self.ckpt.stage = Stage::NoteFirst;
+        self.write_superblocks(0);
+    }
+
     fn checkpoint_due(&mut self) -> bool {
-        if self.stopping {
+        // What is queued may need room first; segments ended half full would take it away.
+        if self.stopping && !self.streams.iter().any(|s| s.has_queued()) {
             self.streams.iter_mut().for_each(|s| s.seal());
-            return self.streams.iter().all(|s| s.is_idle()) && !self.sb.clean;
+            if self.streams.iter().all(|s| s.is_idle()) {
+                return !self.sb.clean;
+            }
         }
         let c = &self.ckpt;
         let slots = (LOGGED_SEGMENTS_MIN * self.layout.seg_slots).max(LOGGED_TIMES * c.durable_bytes / SLOT as u64);
@@ -266,6 +286,7 @@ impl LogStore {
             self.sb.durable = self.durable_gseq();
             self.sb.next_lsn = self.next_lsn;
             self.sb.next_seq = self.segs.next_seq;
+            self.ckpt.note_due = false;
             self.write_superblocks(0);
             self.ckpt.stage = Stage::SuperFirst;
         }
@@ -286,9 +307,20 @@ impl LogStore {
         if self.ckpt.running > 0 {
             return;
         }
-        if self.ckpt.stage == Stage::SuperFirst {
-            self.ckpt.stage = Stage::SuperSecond;
-            return self.write_superblocks(1);
+        match self.ckpt.stage {
+            Stage::SuperFirst => {
+                self.ckpt.stage = Stage::SuperSecond;
+                return self.write_superblocks(1);
+            }
+            Stage::NoteFirst => {
+                self.ckpt.stage = Stage::NoteSecond;
+                return self.write_superblocks(1);
+            }
+            Stage::NoteSecond => {
+                self.ckpt.stage = Stage::Idle;
+                return;
+            }
+            _ => {}
         }
         let c = &mut self.ckpt;
         c.stage = Stage::Idle;

@@ -87,12 +87,7 @@ pub fn format(dev: &mut dyn SyncDev, p: &FormatParams) -> Result<Superblock, Ope
     for at in layout.superblocks() {
         dev.write_at(at * slot, &zero)?;
     }
-    // Headers of an earlier life would be taken for segments: sequence numbers start again.
-    for seg in 0..layout.segments {
-        dev.write_at(layout.seg_start(seg) * slot, &zero)?;
-        dev.write_at((layout.seg_start(seg) + layout.seg_slots - 1) * slot, &zero)?;
-    }
-    dev.flush()?;
+    clear_segments(dev, &layout)?;
     let sb = Superblock {
         format: FORMAT_VERSION,
         feature_level: p.feature_level,
@@ -111,14 +106,36 @@ pub fn format(dev: &mut dyn SyncDev, p: &FormatParams) -> Result<Superblock, Ope
         next_seq: 1,
         root: RootPtr::default(),
     };
-    write_superblocks(dev, &sb)?;
+    write_superblocks(dev, &sb, None)?;
     Ok(sb)
 }
 
-/// Writes all four copies, two durable before the other two.
-pub(crate) fn write_superblocks(dev: &mut dyn SyncDev, sb: &Superblock) -> Result<(), OpenError> {
+/// Takes away what would be taken for segments: numbers start again. A segment is known by its header, its first
+/// group and its footer.
+pub(crate) fn clear_segments(dev: &mut dyn SyncDev, layout: &Layout) -> Result<(), OpenError> {
+    let slot = SLOT as u64;
+    for seg in 0..layout.segments {
+        dev.write_at(layout.seg_start(seg) * slot, &[0u8; 2 * SLOT])?;
+        dev.write_at((layout.seg_start(seg) + layout.seg_slots - 1) * slot, &[0u8; SLOT])?;
+    }
+    Ok(dev.flush()?)
+}
+
+/// Writes all four copies, two durable before the other two. Copies that do not hold `old`, the superblock
+/// that counts so far, are written first: however often this is cut short, two equal ones are left.
+pub(crate) fn write_superblocks(
+    dev: &mut dyn SyncDev,
+    sb: &Superblock,
+    old: Option<&Superblock>,
+) -> Result<(), OpenError> {
     let bytes = sb.encode();
-    for pair in sb.layout.superblocks().chunks(2) {
+    let mut places = sb.layout.superblocks();
+    let mut buf = vec![0u8; SLOT];
+    places.sort_by_cached_key(|slot| {
+        let read = dev.read_at(slot * SLOT as u64, &mut buf).is_ok();
+        old.is_some_and(|old| read && Superblock::decode(&buf).as_ref() == Ok(old))
+    });
+    for pair in places.chunks(2) {
         for slot in pair {
             dev.write_at(slot * SLOT as u64, &bytes)?;
         }

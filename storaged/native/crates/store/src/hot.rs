@@ -5,7 +5,7 @@ use crate::api::{BlockKind, BlockRecord, Token};
 use crate::entry::BlockEntry;
 use crate::ranges::RangeMap;
 use core::ops::Bound;
-use drystone_types::{Epoch, LayerId, ObjKey, PgId, Version, VolumeId};
+use drystone_types::{Epoch, LayerId, ObjKey, PgId, Rule, Rules, Version, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Newest versions remembered per PG for the peer check at open.
@@ -69,9 +69,14 @@ pub struct Hot {
     vols: BTreeMap<VolumeId, HotVolume>,
     joins: BTreeMap<ObjKey, (PgId, RangeMap<Epoch>)>,
     recent: BTreeMap<PgId, VecDeque<Recent>>,
+    rules: Rules,
 }
 
 impl Hot {
+    /// Nothing unsettled.
+    pub fn new(rules: Rules) -> Hot {
+        Hot { rules, ..Hot::default() }
+    }
     fn object(&mut self, key: ObjKey, vol: VolumeId, pg: PgId) -> &mut HotObject {
         self.by_pg.insert((pg, key));
         let fresh = || HotObject { vol, pg, admitted: VecDeque::new(), versions: RangeMap::default() };
@@ -153,7 +158,8 @@ impl Hot {
         }
         self.mark(b, from, end);
         let vol = self.vols.entry(b.vol).or_default();
-        let above = b.version > vol.durable && !b.forget;
+        let forgets = b.forget || b.copy && !self.rules.on(Rule::CopyUnstable);
+        let above = b.version > vol.durable && !forgets;
         if above {
             vol.versions.insert((b.version, b.key));
             self.object(b.key, b.vol, b.pg).versions.set(from, end - from, b.version);
@@ -297,6 +303,10 @@ impl Hot {
         self.joins.retain(|_, (p, _)| *p != pg);
         let of_pg = self.objects.values_mut().filter(|o| o.pg == pg);
         of_pg.flat_map(|o| &mut o.admitted).for_each(|a| a.since_join = None);
+    }
+    /// Forgets all marks (mutation tests).
+    pub fn forget_joins(&mut self) {
+        self.joins.clear();
     }
     /// Join marks of an object, for a checkpoint.
     pub fn joins_of(&self, key: ObjKey) -> Option<&RangeMap<Epoch>> {

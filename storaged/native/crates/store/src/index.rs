@@ -6,7 +6,7 @@ use crate::entry::BlockEntry;
 use crate::layout::Layout;
 use crate::leaf::{Extent, Leaf};
 use crate::loc::Loc;
-use drystone_types::{Epoch, Gen, LayerId, ObjKey, PgId, VolumeId};
+use drystone_types::{Epoch, Gen, LayerId, ObjKey, PgId, Rule, Rules, VolumeId};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,11 +45,12 @@ pub struct Index {
     usage: BTreeMap<(LayerId, PgId), i64>,
     emptied: Vec<u32>,
     sparse: BTreeSet<(VolumeId, ObjKey)>,
+    rules: Rules,
 }
 
 impl Index {
     /// An empty index.
-    pub fn new(layout: Layout) -> Index {
+    pub fn new(layout: Layout, rules: Rules) -> Index {
         Index {
             layout,
             objects: BTreeMap::new(),
@@ -61,6 +62,7 @@ impl Index {
             usage: BTreeMap::new(),
             emptied: Vec::new(),
             sparse: BTreeSet::new(),
+            rules,
         }
     }
     /// An object.
@@ -183,7 +185,7 @@ impl Index {
         object.leaf.visit(b.first, b.count, |x| {
             for i in 0..x.count {
                 let skip = x.first + i - b.first;
-                if x.loc.advance(i) != source.advance(skip) {
+                if self.rules.on(Rule::MoveCas) && x.loc.advance(i) != source.advance(skip) {
                     continue;
                 }
                 match found.last_mut().filter(|f| f.first + f.count == x.first + i) {
@@ -318,7 +320,7 @@ mod tests {
 
     /// Bytes of memory for a TiB of data, from `chunks` chunks that `fill` writes.
     fn gib_per_tib(chunks: u64, fill: impl Fn(&mut Index, u64)) -> f64 {
-        let mut index = Index::new(Layout::new(1 << 40, 64 << 20).unwrap());
+        let mut index = Index::new(Layout::new(1 << 40, 64 << 20).unwrap(), Rules::ALL);
         let empty = index.heap_bytes();
         (0..chunks).for_each(|c| fill(&mut index, c));
         (index.heap_bytes() - empty) as f64 / chunks as f64 * (1u64 << 18) as f64 / (1u64 << 30) as f64
@@ -348,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_move_applies_only_where_the_index_still_points_to_its_source() {
-        let mut index = Index::new(Layout::new(64 << 20, 256 << 10).unwrap());
+        let mut index = Index::new(Layout::new(64 << 20, 256 << 10).unwrap(), Rules::ALL);
         index.apply(&entry(0, 0, 4), Loc::data(100, 1), |_| false);
         index.apply(&entry(0, 2, 1), Loc::data(200, 1), |_| false);
         let moved = BlockEntry { source: Some(Loc::data(100, 1)), ..entry(0, 0, 4) };

@@ -37,7 +37,7 @@ impl Layout {
         let segments = u32::try_from(segments).ok()?;
         fits.then_some(Layout { seg_slots, segments, slots })
     }
-    /// Slots of the four superblock copies; the first two are written, and durable, before the others.
+    /// Slots of the four superblock copies. A checkpoint writes the first two, durable, before the others.
     pub fn superblocks(&self) -> [u64; 4] {
         [0, self.slots - 1, EDGE_SLOTS / 2, self.slots - EDGE_SLOTS / 2]
     }

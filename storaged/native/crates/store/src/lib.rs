@@ -21,7 +21,10 @@ mod index;
 pub mod layout;
 mod leaf;
 pub mod loc;
+mod look;
+mod lost;
 mod open;
+mod overlay;
 mod query;
 pub mod ranges;
 mod reader;
@@ -41,8 +44,11 @@ mod writer;
 
 pub use dev::{DevError, DevGeometry, SyncDev};
 pub use format::{format, inspect, FormatParams, OpenError};
+pub use look::{BlockLook, LayerLook, Look, PgLook, VolLook, Worth};
+pub use lost::salvage;
 pub use open::{OpenParams, OpenReport, Suspicion};
-pub use store::{Config, LogStore};
+pub use store::{Config, LogStats, LogStore};
+pub use superblock::Superblock;
 
 /// Checksum of structures on disk: CRC-64/NVME, unseeded.
 pub fn checksum(bytes: &[u8]) -> u64 {

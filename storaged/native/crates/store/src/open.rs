@@ -13,7 +13,7 @@ use crate::store::{Config, LogStore};
 use crate::superblock::Superblock;
 use crate::walk::Walks;
 use crate::writer::Stream;
-use drystone_types::{DriveId, ObjKey, Uuid};
+use drystone_types::{DriveId, ObjKey, Rule, Uuid};
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -51,6 +51,10 @@ pub enum Suspicion {
     IndexBroken = 4,
     /// An earlier open found damage and the drive was not copied since.
     Noted = 5,
+    /// The checkpoint that the superblock names is damaged: nothing of the drive can be shown.
+    CheckpointLost = 6,
+    /// Every pair of superblocks was lost: nothing of the drive can be shown.
+    SuperblocksLost = 7,
 }
 
 /// What an open found.
@@ -74,6 +78,8 @@ pub struct OpenReport {
     pub checkpoint_objects: u64,
     /// Groups thrown away because they follow a gap; none of them was acked.
     pub groups_discarded: u64,
+    /// What was here counted nowhere and could not be trusted: the drive is a blank one of the same name.
+    pub began_anew: bool,
 }
 
 impl LogStore {
@@ -85,12 +91,24 @@ impl LogStore {
         if p.cluster.is_some_and(|c| c != old.cluster) {
             return Err(OpenError::OtherCluster(old.cluster));
         }
+        if old.suspect == Suspicion::SuperblocksLost as u8 {
+            return LogStore::open_lost(dev, cfg, p, old, Suspicion::SuperblocksLost);
+        }
         let bare = LogStore::bare(cfg, old);
         let mut rec = Recovery::new(dev, bare);
-        let root = read_checkpoint(&mut rec)?;
+        let root = match read_checkpoint(&mut rec) {
+            Err(OpenError::CheckpointDamaged) => {
+                return LogStore::open_lost(dev, cfg, p, old, Suspicion::CheckpointLost);
+            }
+            root => root?,
+        };
         let found = rec.find_segments(&root)?;
         let accepted = rec.accept(&root, found);
         rec.replay(&root, &accepted)?;
+        if let (Some(why), true) = (rec.suspect, p.clear_suspect) {
+            // Damage that stays would be found by every open: the drive would never be one again.
+            return LogStore::open_lost(dev, cfg, p, old, why);
+        }
         let noted = old.suspect != 0 && !p.clear_suspect;
         let suspect = rec.suspect.or(noted.then_some(Suspicion::Noted));
         let sb = Superblock {
@@ -106,8 +124,10 @@ impl LogStore {
             next_seq: rec.max_seq.max(old.next_seq) + 1,
             ..old
         };
-        write_superblocks(rec.dev, &sb)?;
-        rec.close_segments(&accepted)?;
+        write_superblocks(rec.dev, &sb, Some(&old))?;
+        if cfg.rules.on(Rule::CloseTails) {
+            rec.close_segments(&accepted)?;
+        }
         let report = OpenReport {
             superblock: sb,
             previous_nonce: old.nonce,
@@ -118,6 +138,7 @@ impl LogStore {
             entries: rec.entries,
             checkpoint_objects: rec.objects,
             groups_discarded: accepted.discarded,
+            began_anew: false,
         };
         let bytes = rec.checkpoint_bytes;
         let mut store = rec.store;
@@ -125,15 +146,15 @@ impl LogStore {
         Ok((store, report))
     }
 
-    fn bare(cfg: Config, sb: Superblock) -> LogStore {
+    pub(crate) fn bare(cfg: Config, sb: Superblock) -> LogStore {
         let layout = sb.layout;
         LogStore {
             cfg,
             layout,
             sb,
-            index: Index::new(layout),
-            hot: Hot::default(),
-            segs: Segs::new(&layout, sb.next_seq),
+            index: Index::new(layout, cfg.rules),
+            hot: Hot::new(cfg.rules),
+            segs: Segs::new(&layout, sb.next_seq, cfg.rules),
             streams: [0, 1, 2].map(|n| Stream::new(n, 1)),
             csums: CsumCache::new(cfg.csum_cache_bytes),
             metas: BTreeMap::new(),
@@ -156,6 +177,7 @@ impl LogStore {
             reclaim_due: false,
             failed: false,
             stopping: false,
+            hollow: false,
         }
     }
 
@@ -175,6 +197,9 @@ impl LogStore {
             self.segs.load(f.seg, Seg { seq: f.seq, state, reads: 0, end_gseq: f.end_gseq(), stream: f.stream });
         }
         self.segs.finish_load();
+        if !self.cfg.rules.on(Rule::JoinBits) {
+            self.hot.forget_joins();
+        }
         self.index.take_emptied();
         self.freed.clear();
         let live = self.durable_metas.iter().filter(|(_, (_, v))| !v.is_empty());

@@ -124,6 +124,10 @@ impl ObjectStore for LogStore {
     fn hold_scrub(&mut self, hold: bool) {
         self.walks.hold(hold);
     }
+    fn scrub_progress(&self) -> Option<ScrubProgress> {
+        let (steps, blocks) = self.walks.scrub_progress()?;
+        Some(ScrubProgress { steps, blocks, of: self.index.live_data() })
+    }
     fn pg_of(&self, key: ObjKey) -> Option<PgId> {
         self.index.get(key).map(|o| o.pg)
     }

@@ -11,7 +11,7 @@ use crate::open::Suspicion;
 use crate::segment::{Footer, SegHeader};
 use crate::store::LogStore;
 use crate::writer::OpenSeg;
-use drystone_types::Reader;
+use drystone_types::{Reader, Rule};
 use hashbrown::HashMap;
 
 /// How far behind a break a valid header is looked for: more than the writes in flight of a stream.
@@ -216,8 +216,9 @@ impl<'d> Recovery<'d> {
         let header = SegHeader::decode(&first).ok().filter(|h| h.drive == drive && h.seg == seg);
         let (seq, stream) = match (item, header) {
             (Some(i), _) => (i.seq, i.stream),
-            (None, Some(h)) => (h.seq, h.stream),
-            (None, None) => self.identify(seg)?,
+            // A power cut may have kept the first group and taken the header of the same write: what stands there
+            // then is the header of an earlier use, or nothing.
+            (None, h) => h.map(|h| (h.seq, h.stream)).max(self.identify(seg))?,
         };
         self.scanned += 1;
         let last = self.read_soft(layout.seg_start(seg) + layout.seg_slots - 1, 1);
@@ -244,7 +245,7 @@ impl<'d> Recovery<'d> {
         (!stale).then_some(found)
     }
 
-    /// Sequence number and stream of a segment whose header is damaged, from its first group.
+    /// Sequence number and stream of a segment by its first group.
     fn identify(&mut self, seg: u32) -> Option<(u64, u8)> {
         let slot = self.store.layout.seg_start(seg) + 1;
         let first = self.read_soft(slot, 1);
@@ -294,14 +295,38 @@ impl<'d> Recovery<'d> {
         groups
     }
 
+    /// Drops groups that an earlier open has cut off, and whose segment has lost the summary that said so: those
+    /// behind what was durable at the newest open, and those whose numbers a later segment has given again. They
+    /// must not come back once somebody has seen the drive without them.
+    fn drop_dead(&self, found: &mut [Found]) {
+        let mut begins = [u64::MAX; 3];
+        for f in found.iter_mut().rev() {
+            let (n, sb) = (usize::from(f.stream), &self.store.sb);
+            let (Some(begin), Some(durable)) = (begins.get_mut(n), sb.durable.get(n)) else { continue };
+            let first = match &mut f.source {
+                Source::Summary(s) if s.groups > 0 => Some(s.first_gseq),
+                Source::Covered(_) | Source::Summary(_) => None,
+                Source::Groups(groups) => {
+                    let dead = |g: &GroupHeader| g.gseq >= *begin || (g.gseq >= *durable && g.nonce != sb.nonce);
+                    let keep = groups.iter().take_while(|(g, ..)| !dead(g)).count();
+                    groups.truncate(keep);
+                    groups.first().map(|g| g.0.gseq)
+                }
+            };
+            *begin = first.map_or(*begin, |first| first.min(*begin));
+        }
+    }
+
     /// Takes, per stream, the groups up to the first gap. A claim that more was durable is damage.
     pub(crate) fn accept(&mut self, root: &Root, mut found: Vec<Found>) -> Accepted {
         found.sort_by_key(|f| f.seq);
+        self.drop_dead(&mut found);
         let mut out = Accepted { segs: Vec::new(), next_gseq: root.gseq, discarded: 0 };
         let mut broken = [false; 3];
         for mut f in found {
             let n = usize::from(f.stream);
             let claim = self.claims.get(n).copied().unwrap_or(0);
+            let claim = if self.store.cfg.rules.on(Rule::TornRotten) { claim } else { 0 };
             let (Some(next), Some(broken)) = (out.next_gseq.get_mut(n), broken.get_mut(n)) else { continue };
             match &mut f.source {
                 Source::Covered(_) => {}
@@ -328,7 +353,8 @@ impl<'d> Recovery<'d> {
             }
             out.segs.push(f);
         }
-        if self.claims.iter().zip(&out.next_gseq).any(|(claim, next)| claim > next) {
+        let rot = self.claims.iter().zip(&out.next_gseq).any(|(claim, next)| claim > next);
+        if rot && self.store.cfg.rules.on(Rule::TornRotten) {
             self.doubt(Suspicion::DurableGroupsLost);
         }
         out

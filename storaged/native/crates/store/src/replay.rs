@@ -9,6 +9,7 @@ use crate::ranges::RangeMap;
 use crate::recover::{Accepted, Found, Recovery, Source};
 use crate::segment::{decode_summary, SummaryGroup};
 use drystone_csum::crc64;
+use drystone_types::Rule;
 use std::collections::{BTreeMap, VecDeque};
 
 /// An entry with the slot of its first data and of its header.
@@ -43,7 +44,9 @@ impl Recovery<'_> {
                 }
             }
             let first = cursors.iter_mut().filter(|c| !c.entries.is_empty());
-            let next = first.min_by_key(|c| c.entries.front().map_or(u64::MAX, |p| p.entry.lsn()));
+            let in_order = self.store.cfg.rules.on(Rule::ReplayOrder);
+            let lsn = |c: &Cursor<'_>| c.entries.front().map_or(u64::MAX, |p| p.entry.lsn());
+            let next = first.min_by_key(|c| if in_order { lsn(c) } else { 0 });
             let Some(placed) = next.and_then(|c| c.entries.pop_front()) else { break };
             self.entries += 1;
             let late = overtaken.get(&placed.entry.lsn()).unwrap_or(&nothing);

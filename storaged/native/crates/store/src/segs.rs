@@ -1,6 +1,7 @@
 //! States of the segments: who may be written, collected, reused (I14).
 
 use crate::layout::Layout;
+use drystone_types::{Rule, Rules};
 use std::collections::VecDeque;
 
 /// State of a segment.
@@ -46,17 +47,19 @@ pub struct Segs {
     emptied: Vec<u32>,
     /// Sequence number of the next segment opened.
     pub next_seq: u64,
+    rules: Rules,
 }
 
 impl Segs {
     /// All free.
-    pub fn new(layout: &Layout, next_seq: u64) -> Segs {
+    pub fn new(layout: &Layout, next_seq: u64, rules: Rules) -> Segs {
         let seg = Seg { seq: 0, state: SegState::Free, reads: 0, end_gseq: 0, stream: 0 };
         Segs {
             list: vec![seg; layout.segments as usize],
             free: (0..layout.segments).collect(),
             emptied: Vec::new(),
             next_seq,
+            rules,
         }
     }
     /// One segment.
@@ -74,6 +77,28 @@ impl Segs {
     /// Segments that wait for a checkpoint or a read.
     pub fn emptied_count(&self) -> usize {
         self.emptied.len()
+    }
+    /// Checks the lists against the states; `live` gives the blocks indexed in a segment.
+    pub fn census(&self, live: impl Fn(u32) -> u32) -> Result<(), String> {
+        let listed = |list: &mut dyn Iterator<Item = &u32>, seg: u32| list.filter(|s| **s == seg).count();
+        for (seg, s) in self.iter() {
+            let free = listed(&mut self.free.iter(), seg);
+            let emptied = listed(&mut self.emptied.iter(), seg);
+            let right = match s.state {
+                SegState::Free => (free, emptied, live(seg)) == (1, 0, 0),
+                SegState::Emptied(_) => (free, emptied, live(seg)) == (0, 1, 0),
+                SegState::Discarding => (free, emptied, live(seg)) == (0, 0, 0),
+                SegState::Checkpoint => (free, emptied, live(seg)) == (0, 0, 0),
+                SegState::Open | SegState::Closed | SegState::Stuck => (free, emptied) == (0, 0),
+            };
+            if !right {
+                return Err(format!(
+                    "segment {seg} is {s:?}, {free} times free, {emptied} times emptied, {} live",
+                    live(seg)
+                ));
+            }
+        }
+        Ok(())
     }
     /// Ends loading: what is still free may be opened.
     pub fn finish_load(&mut self) {
@@ -150,14 +175,18 @@ impl Segs {
     pub fn reclaim(&mut self, began: u64, discard: bool, out: &mut Vec<u32>) {
         let list = core::mem::take(&mut self.emptied);
         for seg in list {
-            let free =
-                self.get(seg).is_some_and(|s| s.reads == 0 && matches!(s.state, SegState::Emptied(at) if at <= began));
-            if free {
+            if self.get(seg).is_some_and(|s| self.is_done_with(s, began)) {
                 self.free_or_discard(seg, discard, out);
             } else {
                 self.emptied.push(seg);
             }
         }
+    }
+    /// I14: nobody reads it, and no checkpoint that an open may start from needs it.
+    fn is_done_with(&self, s: &Seg, began: u64) -> bool {
+        let SegState::Emptied(at) = s.state else { return false };
+        let (waits, covered) = (self.rules.on(Rule::ReuseWaits), self.rules.on(Rule::ReuseCkpt));
+        (s.reads == 0 || !waits) && (at <= began || !covered)
     }
     fn free_or_discard(&mut self, seg: u32, discard: bool, out: &mut Vec<u32>) {
         if discard {

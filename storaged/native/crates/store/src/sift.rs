@@ -104,6 +104,7 @@ impl LogStore {
     }
 
     fn sift_read(&mut self, vol: VolumeId, key: ObjKey, blocks: Vec<(u16, Loc)>) {
+        self.walks.scrub_reads();
         let job: ReadJob = self.view().plan_located(vol, key, &blocks);
         let ready = job.missing == 0;
         self.walks.sift.reading = Some(Batch { job: self.next_job + 1, vol, key, blocks });

@@ -12,7 +12,7 @@ use crate::segs::{SegState, Segs};
 use crate::superblock::Superblock;
 use crate::walk::Walks;
 use crate::writer::{Stream as LogStream, WriteCtx};
-use drystone_types::{Buf, BufMut, Epoch, LayerId, ObjKey, PgId};
+use drystone_types::{Buf, BufMut, Epoch, LayerId, ObjKey, PgId, Rules};
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,12 +31,45 @@ pub struct Config {
     /// Device writes running per stream: two keep the drive busy while the next batch gathers;
     /// more would only make batches smaller.
     pub inflight_max: usize,
+    /// Rules in force; all but in mutation tests.
+    pub rules: Rules,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { power_loss_protected: false, discard: false, csum_cache_bytes: 64 << 20, inflight_max: 2 }
+        Config {
+            power_loss_protected: false,
+            discard: false,
+            csum_cache_bytes: 64 << 20,
+            inflight_max: 2,
+            rules: Rules::ALL,
+        }
     }
+}
+
+/// What the log did since the open, and what its segments are now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LogStats {
+    /// Blocks that garbage collection moved.
+    pub moved_blocks: u64,
+    /// Segments that it emptied.
+    pub collected: u64,
+    /// Checkpoints completed.
+    pub checkpoints: u64,
+    /// Segments with nothing in them.
+    pub free: u64,
+    /// Segments being written.
+    pub open: u64,
+    /// Full segments.
+    pub closed: u64,
+    /// Segments without anything that counts, which wait for a checkpoint or a read.
+    pub emptied: u64,
+    /// Segments being discarded.
+    pub discarding: u64,
+    /// Segments of the checkpoint.
+    pub checkpoint: u64,
+    /// Segments with something that can neither be read nor be moved.
+    pub stuck: u64,
 }
 
 /// What a device operation was for.
@@ -85,6 +118,8 @@ pub struct LogStore {
     pub(crate) reclaim_due: bool,
     pub(crate) failed: bool,
     pub(crate) stopping: bool,
+    /// Shows nothing and writes nothing: what the drive holds cannot be told.
+    pub(crate) hollow: bool,
 }
 
 impl LogStore {
@@ -129,7 +164,7 @@ impl LogStore {
         // A step may make another one possible without a device operation in between, and nobody
         // would call again for it: go on until nothing moves.
         loop {
-            if self.failed {
+            if self.failed || self.hollow {
                 return;
             }
             if core::mem::take(&mut self.reclaim_due) {
@@ -194,7 +229,10 @@ impl LogStore {
     pub(crate) fn start_discards(&mut self, segs: Vec<u32>) {
         for seg in segs {
             let id = self.op(Op::Discard(seg));
-            let (offset, len) = (self.layout.seg_start(seg) * SLOT as u64, self.layout.seg_slots * SLOT as u64);
+            // Not its footer: a power cut may leave any part of a discard undone, and groups without their
+            // summary could be taken for the end of the log.
+            let (offset, slots) = (self.layout.seg_start(seg) * SLOT as u64, self.layout.seg_slots - 1);
+            let len = slots * SLOT as u64;
             self.out.push(DevOp::Discard { id, offset, len });
         }
     }
@@ -309,17 +347,41 @@ impl LogStore {
     }
     /// Whether a stop is complete (or the drive failed).
     pub fn is_stopped(&self) -> bool {
-        self.failed || (self.stopping && self.sb.clean)
+        self.failed || (self.stopping && (self.hollow || self.sb.clean))
     }
     /// Asks for a checkpoint soon.
     pub fn checkpoint_now(&mut self) {
         self.ckpt.wanted = true;
     }
     /// Notes the highest incarnation and revision of the metadata store; they go to the superblocks
-    /// with the next checkpoint.
+    /// soon, beside the log.
     pub fn note_store(&mut self, incarnation: u64, store_rev: u64) {
-        self.sb.incarnation = self.sb.incarnation.max(incarnation);
-        self.sb.store_rev = self.sb.store_rev.max(store_rev);
+        let old = (self.sb.incarnation, self.sb.store_rev);
+        self.sb.incarnation = old.0.max(incarnation);
+        self.sb.store_rev = old.1.max(store_rev);
+        self.ckpt.note_due |= old != (self.sb.incarnation, self.sb.store_rev);
+    }
+    /// What garbage collection and checkpoints did since the open, and segments by state.
+    pub fn log_stats(&self) -> LogStats {
+        let mut out = LogStats {
+            moved_blocks: self.walks.moved_blocks,
+            collected: self.walks.collected,
+            checkpoints: self.ckpt.completed,
+            ..LogStats::default()
+        };
+        for (_, s) in self.segs.iter() {
+            let n = match s.state {
+                SegState::Free => &mut out.free,
+                SegState::Open => &mut out.open,
+                SegState::Closed => &mut out.closed,
+                SegState::Emptied(_) => &mut out.emptied,
+                SegState::Discarding => &mut out.discarding,
+                SegState::Checkpoint => &mut out.checkpoint,
+                SegState::Stuck => &mut out.stuck,
+            };
+            *n += 1;
+        }
+        out
     }
     /// Bytes of memory of the index, and of the checksum cache.
     pub fn memory(&self) -> (usize, usize) {
@@ -355,6 +417,10 @@ impl LogStore {
     /// Superblock as it stands in memory.
     pub fn superblock(&self) -> &Superblock {
         &self.sb
+    }
+    /// Whether every segment is in one state and the free ones hold nothing.
+    pub fn census(&self) -> Result<(), String> {
+        self.segs.census(|seg| self.index.live_in(seg))
     }
     /// Segments: free, waiting for a checkpoint or a read, all.
     pub fn segments(&self) -> (usize, usize, usize) {

@@ -65,6 +65,7 @@ pub struct Walks {
     /// Segments that were open when the scrub began, and are to be closed first: number, use, ended.
     scrub_waits: Vec<(u32, u64, bool)>,
     scrub_seen: (u64, u64),
+    scrub_steps: u64,
     /// Blocks that no group names.
     pub(crate) sift: Sift,
     moves: u64,
@@ -92,6 +93,14 @@ impl Walks {
     }
     pub(crate) fn scrub_held(&self) -> bool {
         self.scrub_held
+    }
+    /// Reads of scrubs begun, and blocks that the running one has seen.
+    pub(crate) fn scrub_progress(&self) -> Option<(u64, u64)> {
+        self.scrub_next.map(|_| (self.scrub_steps, self.scrub_seen.0))
+    }
+    /// A scrub begins to read.
+    pub(crate) fn scrub_reads(&mut self) {
+        self.scrub_steps += 1;
     }
     pub(crate) fn scrub_saw(&mut self, blocks: u64, bad: u64) {
         self.scrub_seen.0 += blocks;
@@ -147,7 +156,11 @@ impl LogStore {
     }
 
     fn gc_start(&mut self) {
-        if self.walks.gc.is_some() || self.walks.moves > 0 || self.stopping || !self.scarce(GC_START_PERCENT, true) {
+        if self.walks.gc.is_some() || self.walks.moves > 0 || !self.scarce(GC_START_PERCENT, true) {
+            return;
+        }
+        // A stop needs room only for what was admitted before it.
+        if self.stopping && !self.streams.iter().any(LogStream::has_queued) {
             return;
         }
         if !self.gc_has_room() {
@@ -233,6 +246,9 @@ impl LogStore {
         let Some((rel, slots)) = range.filter(|r| r.1 > 0) else { return self.walk_done(which) };
         if let Some(w) = self.walks.slot(which) {
             w.reading = true;
+        }
+        if which == SCRUB {
+            self.walks.scrub_reads();
         }
         let id = self.op(Op::Walk(which));
         self.out.push(DevOp::Read { id, offset: (start + rel) * SLOT as u64, len: (slots * SLOT as u64) as u32 });

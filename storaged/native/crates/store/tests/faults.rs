@@ -127,6 +127,22 @@ fn a_suspicion_stays_until_the_drive_was_dropped() {
 }
 
 #[test]
+fn damage_that_every_open_finds_ends_when_the_drive_counts_nowhere() {
+    let mut dev = filled(false);
+    // The slots of a small value: they stay what they are until the segment is used again.
+    let value = (16..).find(|s| dev.bytes()[s * 4096..s * 4096 + 3000].iter().all(|b| *b == 7)).unwrap();
+    dev.with_bytes(|b| b[value * 4096 + 100] ^= 1);
+    assert_eq!(open(&mut dev, 5).1.suspect, Some(Suspicion::ValueLost));
+    assert_eq!(open(&mut dev, 6).1.suspect, Some(Suspicion::ValueLost), "it is found again");
+    let params = OpenParams { nonce: 7, clear_suspect: true, ..OpenParams::default() };
+    let (mut store, report) = LogStore::open(&mut dev, config(), params).unwrap();
+    assert!(report.suspect.is_none() && report.began_anew && report.previous_nonce == 6);
+    assert!(read(&mut store, &mut dev, 2, &[10], 1, 0, 200).iter().all(|b| matches!(b, BlockRead::Absent)));
+    let (_, again) = open(&mut dev, 8);
+    assert!(again.suspect.is_none() && !again.began_anew);
+}
+
+#[test]
 fn wrong_drives_are_told_apart() {
     let mut blank = MemDev::new(8 << 20);
     assert_eq!(inspect(&mut blank), Err(OpenError::Blank));

@@ -6,9 +6,28 @@
 #[cfg(all(feature = "mutations", not(debug_assertions)))]
 compile_error!("the feature `mutations` switches safety rules off and is refused in release builds");
 
-/// A rule that the simulator can switch off, named as in the engine design.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Rule {
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A rule that the simulator can switch off, named as in the engine design.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Rule {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Rule {
+            /// Every rule that has a name here.
+            pub const EVERY: &'static [Rule] = &[$(Rule::$name,)*];
+            /// The name, as commands take it.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Rule::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+rules! {
     /// Overlapping ranges do not run concurrently.
     W1,
     /// Joiners' acks are awaited, acks of one epoch only.
@@ -41,6 +60,135 @@ pub enum Rule {
     ReadLease,
     /// A beacon takes back what it lent when it meets another server process.
     MeetServer,
+    // Replica
+    /// A drive that adopted its own drop answers nobody.
+    R3,
+    /// A write is checked against the checksum of its sender.
+    R4Csum,
+    /// A write above the cut of a frozen layer is refused.
+    R4Freeze,
+    /// An older version never replaces a newer one.
+    R5Order,
+    /// An ack leaves only when the write is durable.
+    R6,
+    /// A stable value counts only from a sender whose map this drive has.
+    R7,
+    /// A ROLL says nothing about what is stable.
+    RollStable,
+    /// RECOVERED never lowers what is stable.
+    RecoveredMax,
+    /// The bound of granted space outlives a restart.
+    GrantBound,
+    /// A SEAL of the same generation and another nonce is refused.
+    SealNonce,
+    /// From the arrival of a SEAL on nothing older is admitted.
+    SealStops,
+    /// SEAL never answers with void blocks of a joiner.
+    SealVoid,
+    /// ADOPT as a joiner drains what runs.
+    JoinDrains,
+    /// A joiner applies the generations before it takes writes.
+    JoinGens,
+    /// Generations are asked for since the last applied revision.
+    GensSince,
+    /// The joiner's bits of arrived writes are rebuilt from the log.
+    JoinBits,
+    /// A copied chunk counts only when it is durable.
+    CopyDurable,
+    /// COPY stops above the reserve.
+    CopySpace,
+    /// A joiner never answers a READ of a client.
+    ReadInSync,
+    /// READ and ROLL of an attach reach joiners without a lease.
+    RollFromJoiner,
+    /// A drive asks its peers at every open.
+    PeerCheck,
+    // Sequencer
+    /// The map of an attach is from after the bump of the generation.
+    A1,
+    /// An attach seals every member.
+    A2Majority,
+    /// An attach seals joiners too.
+    A2Joiners,
+    /// A device error at attach is not rot.
+    A4Bad,
+    /// A write starts only within the credits of every member.
+    W0,
+    /// A range stays locked until its answer is in the socket.
+    W1Socket,
+    /// Stable values go on while one write does not end.
+    W3,
+    /// Only an in-sync member that is full stops writes.
+    FullInSync,
+    /// STABLE is repeated until every member confirmed it.
+    StableAgain,
+    /// No STABLE before ACTIVE.
+    StableZero,
+    /// RETRY is followed by a pause that grows.
+    Backoff,
+    /// A write that a fence ended is not issued again by its shell.
+    Requeue,
+    /// What a layer lacks is asked of its own lineage.
+    PresenceOwn,
+    // Store
+    /// A move of garbage collection compares the place it moves from.
+    MoveCas,
+    /// A segment is used again only when nobody reads it.
+    ReuseWaits,
+    /// A segment is used again only after a checkpoint without it.
+    ReuseCkpt,
+    /// What was acknowledged and does not check is rot, not a torn end.
+    TornRotten,
+    /// Replay follows the order of the log over all streams.
+    ReplayOrder,
+    /// An open segment that was cut is never appended to.
+    CloseTails,
+    /// A hole stays while a drive that is out may have the block.
+    HoleStays,
+    /// A hole stays until the stable value above it is durable.
+    HoleDurable,
+    /// A copied block above stable stays listed as unstable.
+    CopyUnstable,
+    // Membership and metadata
+    /// A lease needs a slot that moved within its time.
+    SlotFresh,
+    /// A lease needs the highest map revision among the echoes.
+    EchoMap,
+    /// A lapsed lease comes back only after a ReadMap.
+    LeaseReadMap,
+    /// A beacon that was told to hold does not renew.
+    Hold,
+    /// A pause of the machine voids the lease.
+    PauseVoids,
+    /// A vote is a promise not to renew.
+    VotePromise,
+    /// A drop waits out the leases after the last vote.
+    VoteWait,
+    /// A drop compares the suspicion it was promised for.
+    SuspectKey,
+    /// A drop compares the leader's key.
+    LeaderKey,
+    /// Evidence of silence is young.
+    EvidenceAge,
+    /// A promotion compares the epoch of the join.
+    PromoteEpoch,
+    /// A drive is opened with the nonce of its last open.
+    OpenNonce,
+    // Metadata transactions
+    /// A restarted consumer takes over only with its old nonce.
+    ReAdopt,
+    /// The list of voters changes by one at a time.
+    OneVoter,
+    /// The ticket is that of A1's transaction.
+    TicketOfA1,
+    /// A cut compares the generation.
+    S1Gen,
+    /// An attach finishes a cut that was begun.
+    S4Finish,
+    /// A drive refuses a metadata store older than it has seen.
+    StoreRev,
+    /// An order is done only when every drive that may hold data confirmed it.
+    OrderWaits,
 }
 
 /// Which rules are in force.

@@ -48,6 +48,9 @@ impl Peer {
     pub fn accept(listener: &TcpListener) -> Peer {
         Peer::over(listener.accept().unwrap().0)
     }
+    pub fn peer(&self) -> SocketAddr {
+        self.stream.peer_addr().unwrap()
+    }
     fn over(stream: TcpStream) -> Peer {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();

@@ -4,7 +4,7 @@
 use drystone_membership::beacon::{Action, BeaconConfig, BeaconCore, Event};
 use drystone_membership::Suspect;
 use drystone_types::consts::BEACON_PERIOD;
-use drystone_types::{Rev, Uuid};
+use drystone_types::{Rev, Rules, Uuid};
 
 pub fn id(n: u8) -> Uuid {
     Uuid([n; 16])
@@ -29,7 +29,8 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(n: u8) -> Cluster {
-        let config = |i| BeaconConfig { node: id(i), boot: 1, master: [9; 32], key_epoch: 1, slots: 1 };
+        let config =
+            |i| BeaconConfig { node: id(i), boot: 1, master: [9; 32], key_epoch: 1, slots: 1, rules: Rules::ALL };
         let nodes: Vec<Uuid> = (0..n).map(id).collect();
         let mut c = Cluster {
             now: 1_000_000,

@@ -57,6 +57,7 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     pub(crate) fn own_digest(&mut self, id: PgId, job: u64, objects: Vec<ObjectDigest>) {
+        self.bulk.digests = self.bulk.digests.saturating_sub(1);
         let Some(mut rs) = self.take_resync(id) else { return };
         if let Some(entry) = rs.jobs.get_mut(&job) {
             entry.ours = Some(objects);
@@ -267,7 +268,7 @@ impl<S: ObjectStore> Replica<S> {
         let adds = kind == BlockKind::Data && !(0..count).all(|i| self.is_mapped(key, first + i));
         // What replaces an older copy takes no room for good: a full cluster must be able to heal, as it takes
         // overwrites (I20). New space is taken above reserve and grants only.
-        let space = if adds { SpaceClass::Free } else { SpaceClass::Reserve };
+        let space = if adds && self.cfg.rules.on(Rule::CopySpace) { SpaceClass::Free } else { SpaceClass::Reserve };
         let rec = if cell.is_some() { Record::Blocks(rec) } else { Record::Forget(rec) };
         match self.append(Stream::Large, space, rec, buf) {
             Ok(token) if cell.is_some() => {

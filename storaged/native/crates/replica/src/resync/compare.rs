@@ -15,6 +15,13 @@ pub(crate) struct Cell {
     pub csum: u64,
 }
 
+impl Cell {
+    /// Whoever has lost the header of a block, or cannot read it now, knows its place and no version.
+    pub(crate) fn lost_version(self) -> bool {
+        matches!(self.kind, BlockKind::Data | BlockKind::Zero) && self.version == Version::ZERO
+    }
+}
+
 /// What to do with a block of ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Todo {
@@ -22,7 +29,8 @@ pub(crate) enum Todo {
     Forget,
     /// A hole or zero block: the digest says all of it.
     Put(BlockKind, Version),
-    /// Data to be fetched. A bad block too: another in-sync member may have its bytes.
+    /// Data to be fetched. A bad block too: another in-sync member may have its bytes. And one whose version the source
+    /// cannot tell, for the same reason.
     Fetch,
 }
 
@@ -63,6 +71,7 @@ pub(crate) fn todo(theirs: Option<Cell>, ours: Option<Cell>) -> Option<Todo> {
             None
         }
         (Some(Cell { kind: BlockKind::Data | BlockKind::Bad, .. }), _) => Some(Todo::Fetch),
+        (Some(cell), _) if cell.lost_version() => Some(Todo::Fetch),
         (Some(cell), _) => Some(Todo::Put(cell.kind, cell.version)),
     }
 }

@@ -2,7 +2,7 @@
 
 use drystone_store::api::ObjectStore;
 use drystone_types::consts::CHUNK_BLOCKS;
-use drystone_types::{DriveId, Epoch, Flags, Frame, Header, MsgType, ObjKey, PgId, Status, VolumeId};
+use drystone_types::{DriveId, Epoch, Flags, Frame, Header, MsgType, ObjKey, PgId, Rule, Status, VolumeId};
 
 use super::wire::{decode_list, encode_chunk_ask, encode_list_ask, encode_runs};
 use super::{Fetch, Job, Phase, Resync};
@@ -69,7 +69,7 @@ impl<S: ObjectStore> Replica<S> {
         }
     }
 
-    pub(super) fn wake_at(&mut self, at: u64) {
+    pub(crate) fn wake_at(&mut self, at: u64) {
         self.resync_wake = Some(self.resync_wake.map_or(at, |w| w.min(at)));
     }
 
@@ -78,14 +78,21 @@ impl<S: ObjectStore> Replica<S> {
             return;
         }
         self.resync_wake = None;
+        self.pump_each();
+    }
+
+    pub(crate) fn pump_each(&mut self) {
         for id in self.resyncing.clone() {
             self.pump(id);
         }
     }
 
-    fn resync_room(&self) -> bool {
-        let running = self.requests.resync + self.bulk.copies();
-        running < if self.clients_active() { RESYNC_BUSY } else { RESYNC_IDLE }
+    pub(crate) fn resync_room(&mut self) -> bool {
+        if self.clients_active() {
+            return self.copying() < RESYNC_BUSY && self.bulk.pace.may_start(self.now);
+        }
+        self.bulk.pace.free();
+        self.copying() < RESYNC_IDLE
     }
 
     /// Starts whatever may start now.
@@ -99,9 +106,7 @@ impl<S: ObjectStore> Replica<S> {
         self.pump(first);
         // Slots that this PG left free go to the others.
         if self.resync_room() {
-            for id in self.resyncing.clone() {
-                self.pump(id);
-            }
+            self.pump_each();
         }
     }
 
@@ -200,6 +205,7 @@ impl<S: ObjectStore> Replica<S> {
         let hdr = Header { kind: MsgType::Digest, pg: id, vol: chunk.0, ..Header::default() };
         self.ask(source, hdr, encode_chunk_ask(chunk), Ask::Digest { pg: id, job }, RESYNC_TIMEOUT);
         let op = self.ops.insert(Op { left: 1, then: Then::OwnDigest { pg: id, job } });
+        self.bulk.digests += 1;
         self.store.digest(chunk.0, chunk.1, op);
         true
     }
@@ -226,6 +232,10 @@ impl<S: ObjectStore> Replica<S> {
     fn drain_copy(&mut self, id: PgId, rs: &mut Resync) {
         rs.phase = Phase::Draining;
         let epoch = self.pgs.get(&id).map_or(Epoch(0), |pg| pg.epoch());
+        if !self.cfg.rules.on(Rule::CopyDurable) {
+            self.copy_done(id, rs);
+            return;
+        }
         let op = self.ops.insert(Op { left: 0, then: Then::CopyDrained { pg: id, join: rs.join, epoch } });
         self.store.barrier(op);
     }
@@ -235,13 +245,17 @@ impl<S: ObjectStore> Replica<S> {
         let Some(mut rs) = self.take_resync(id) else { return };
         // A barrier of an older epoch or join proves nothing; the newer one is on its way.
         if rs.join == join && now == epoch && rs.phase == Phase::Draining {
-            rs.phase = Phase::Complete;
-            rs.tell_again = 0;
-            self.stats.copies_completed += 1;
-            self.tell_freed(id, &mut rs);
-            self.tell_complete(id, &mut rs);
+            self.copy_done(id, &mut rs);
         }
         self.put_resync(id, rs);
+    }
+
+    fn copy_done(&mut self, id: PgId, rs: &mut Resync) {
+        rs.phase = Phase::Complete;
+        rs.tell_again = 0;
+        self.stats.copies_completed += 1;
+        self.tell_freed(id, rs);
+        self.tell_complete(id, rs);
     }
 
     fn tell_complete(&mut self, id: PgId, rs: &mut Resync) {

@@ -7,6 +7,7 @@ mod behind;
 mod chunk;
 pub(crate) mod compare;
 mod joiner;
+mod left;
 pub(crate) mod source;
 mod stuck;
 mod unread;

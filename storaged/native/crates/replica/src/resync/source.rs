@@ -89,6 +89,7 @@ impl<S: ObjectStore> Replica<S> {
             Then::SourceDigest { peer, hdr } => self.answer_digest(peer, &hdr, &objects),
             Then::SourceCopy(job) => self.copy_digest(job, objects),
             Then::OwnDigest { pg, job } => self.own_digest(pg, job, objects),
+            Then::CompareDigest(job) => self.compare_own_digest(job, objects),
             Then::RepairDigest(key, block) => self.repair_digest(key, block, &objects),
             Then::CheckDigest { pg, expect } => self.check_digest(pg, &expect, &objects),
             Then::AnswerCheckDigest { job, items } => self.answer_check_digest(job, &items, &objects),
@@ -205,6 +206,15 @@ impl<S: ObjectStore> Replica<S> {
                 }
                 if !agree(cell, read) {
                     return Err(Status::Retry);
+                }
+                // Its header cannot be read, though a checksum in memory vouches for the bytes: a copy would keep them
+                // with no version at all, as older than everything. Another member knows it.
+                if cell.is_some_and(Cell::lost_version) {
+                    self.repair_block(job.hdr.pg, job.hdr.vol, key, block);
+                    corrupt = true;
+                    out.push(CopyCell::Failed(Version::ZERO));
+                    blocks.push(BlockRead::Bad);
+                    continue;
                 }
                 out.push(cell.map_or(CopyCell::Absent, |c| CopyCell::Held(c.kind, c.version)));
                 blocks.push(read.clone());

@@ -42,6 +42,12 @@ pub(crate) fn decode_digest_ask(meta: &[u8]) -> Result<DigestAsk, CodecError> {
     Ok(ask)
 }
 
+pub(crate) fn encode_scrub_ask(chunk: ChunkId) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.u64(chunk.0 .0).u64(chunk.1);
+    w.finish()
+}
+
 pub(crate) fn decode_scrub_ask(meta: &[u8]) -> Result<ChunkId, CodecError> {
     let mut r = Reader::new(meta);
     let chunk = (VolumeId(r.u64()?), r.u64()?);

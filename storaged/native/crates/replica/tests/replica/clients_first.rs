@@ -34,6 +34,8 @@ fn client_is_active(rig: &mut Rig) {
 #[test]
 fn a_write_at_a_joiner_waits_for_one_frame_of_the_copy_at_most() {
     let mut w = joining();
+    // Asked while there were no clients: two answers are on their way at once.
+    w.drive(3).advance(200_000);
     loop {
         w.run_devices();
         w.collect();
@@ -75,6 +77,35 @@ fn a_joiner_without_clients_takes_what_comes() {
         // Its own digests are reads; nothing it writes becomes durable.
         assert!(w.deliver() || w.drive(3).count("resync_blocks") == 512);
     }
+}
+
+#[test]
+fn a_copy_rests_three_times_as_long_as_it_worked_while_clients_are_active() {
+    let mut w = joining();
+    let (mut rests, mut worked) = (0, 0);
+    while w.completes.is_empty() {
+        assert!(rests + worked < 2000, "it ends all the same");
+        let ping = w.drive(3).hdr(MsgType::Ping, 1);
+        w.drive(3).send(Frame::bare(ping));
+        let idle = w.wire.is_empty() && w.drives.values().all(|d| d.dev.is_empty());
+        *(if idle { &mut rests } else { &mut worked }) += 1;
+        w.drive(3).advance(1_000);
+        w.run_devices();
+        w.collect();
+        w.deliver();
+    }
+    assert!(rests >= worked, "{rests} ms of rest for {worked} of work");
+    w.assert_equal(1, 3, 0..2);
+}
+
+#[test]
+fn without_clients_a_copy_never_rests() {
+    let mut w = joining();
+    w.drive(3).advance(200_000);
+    let before = w.drive(3).now;
+    w.settle();
+    assert_eq!(w.completes, [(3, 3)]);
+    assert!(w.drive(3).now - before < 1_000, "no timer was needed");
 }
 
 fn ask_digest(rig: &mut Rig, chunk: u64) {

@@ -277,6 +277,34 @@ fn a_suspect_drive_refuses_everything_and_asks_to_be_dropped() {
     assert_eq!(rig.write(1, 1, 0, 1), Status::Eio);
 }
 
+/// How often the drive asks to leave at the next few times at which it wants to be woken.
+fn asks_within(rig: &mut Rig, times: u64) -> usize {
+    rig.out.clear();
+    for _ in 0..times {
+        let at = rig.r.next_deadline().expect("it asks again");
+        rig.advance(at.saturating_sub(rig.now).max(1));
+    }
+    rig.out.iter().filter(|a| matches!(a, Action::LeavePg { .. })).count()
+}
+
+#[test]
+fn a_drive_that_cannot_serve_asks_again_until_the_map_dropped_it() {
+    let mut cfg = config(1);
+    cfg.suspect = true;
+    let mut suspect = Rig::open(cfg, drystone_store::testing::NaiveStore::new(1000));
+    suspect.map(map(1, 1, &[1, 2, 3], &[]));
+    let mut failed = Rig::active(1);
+    failed.r.store_mut().fail();
+    failed.event(Event::Tick);
+    for rig in [&mut suspect, &mut failed] {
+        assert!(asks_within(rig, 5) >= 2, "the call may have been lost with a leader");
+        rig.map(map(9, 9, &[2, 3], &[]));
+        rig.out.clear();
+        rig.advance(30_000_000);
+        assert!(!rig.has(|a| matches!(a, Action::LeavePg { .. })));
+    }
+}
+
 #[test]
 fn a_failed_device_answers_eio_and_asks_to_be_dropped() {
     let mut rig = Rig::active(1);

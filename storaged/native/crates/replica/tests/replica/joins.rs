@@ -2,6 +2,7 @@
 
 use crate::rig::*;
 use drystone_replica::{Action, Event};
+use drystone_store::api::ObjectStore;
 use drystone_types::*;
 
 #[test]
@@ -185,4 +186,23 @@ fn l1_a_joiner_that_knows_the_generation_only_from_the_store_grants_credits_with
     let answer = rig.call(layer);
     assert_eq!(answer.hdr.status, Status::Ok);
     assert!(answer.hdr.credits >= 257);
+}
+
+#[test]
+fn b2_a_drive_that_leaves_stamps_what_is_not_stable() {
+    let mut rig = Rig::active(3);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    rig.map(map(2, 2, &[1, 2], &[]));
+    let named = rig.r.store().changed_chunks(PG, Epoch(2), None, 10);
+    assert_eq!(named.len(), 1, "the delta of its next join must look at the write that nobody else may have");
+}
+
+#[test]
+fn b2_a_drive_that_left_before_it_was_opened_stamps_what_is_not_stable() {
+    let mut rig = Rig::active(3);
+    assert_eq!(rig.write(1, 1, 0, 1), Status::Ok);
+    let mut rig = rig.restart(2);
+    rig.map(map(2, 2, &[1, 2], &[]));
+    let named = rig.r.store().changed_chunks(PG, Epoch(2), None, 10);
+    assert_eq!(named.len(), 1);
 }

@@ -4,7 +4,7 @@ use crate::rig::*;
 use crate::world::World;
 use drystone_replica::{Action, Control, Event, Report, StuckWhy};
 use drystone_store::api::{AppendError, Record};
-use drystone_store::testing::NaiveStore;
+use drystone_store::testing::{Hidden, NaiveStore};
 use drystone_types::*;
 
 const KEY: ObjKey = ObjKey { layer: LAYER, chunk: 0 };
@@ -231,6 +231,29 @@ fn a_scrub_has_bad_blocks_healed_too() {
     rig.run();
     rig.event(Event::DriveDown { drive: DriveId(1) });
     assert!(rig.has(done), "{:?}", rig.out);
+}
+
+#[test]
+fn what_a_source_knows_no_version_of_is_copied_from_a_member_that_does() {
+    let mut w = World::new();
+    for seq in 1..=4 {
+        w.write(&[1, 2, 3], 1, seq, seq - 1, seq as u8);
+    }
+    for d in [1, 2, 3] {
+        let hdr = Header { block: 3, count: 1, seq: 5, ..w.drive(d).hdr(MsgType::Zero, 1) };
+        assert_eq!(w.drive(d).call(Frame::bare(hdr)).hdr.status, Status::Ok);
+    }
+    w.stable(&[1, 2, 3], 1, Version::new(1, 5));
+    w.map(map(2, 2, &[1, 2], &[]));
+    w.drives.insert(3, Rig::open(config(3), NaiveStore::new(100_000)));
+    // The header of data whose checksum is in memory, and that of zeros.
+    [1, 3].iter().for_each(|b| w.drive(1).r.store_mut().hide_header(KEY, *b, Hidden::Version));
+    w.map(map(3, 3, &[1, 2], &[joiner(3, 3, 0)]));
+    w.drive(3).generations(3, &[(VOL, Gen(1), 1)]);
+    w.settle();
+    w.settle();
+    assert_eq!(w.completes, [(3, 3)]);
+    w.assert_equal(2, 3, 0..1);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod behind;
 mod clients_first;
+mod compares;
 mod fences;
 mod full;
 mod fuzz;

@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use crate::world::World;
-use drystone_replica::{Action, Config, Control, ControlResult, Event, LeaveWhy, Report};
+use drystone_replica::{Action, Config, Control, ControlResult, Event, LeaveWhy, PeerId, PeerInfo, PeerRole, Report};
 use drystone_store::api::{AppendError, MetaKey, ObjectStore, Record};
 use drystone_types::*;
 
@@ -90,7 +90,8 @@ fn a_joiner_that_cannot_log_a_generation_fails_and_never_admits_the_old_writer()
         rig.generations(3, &[(VOL, Gen(4), 44)]);
         assert!(rig.has(|a| matches!(a, Action::Report(Report::DriveFailed(_)))), "{why:?}");
         assert!(rig.has(|a| matches!(a, Action::LeavePg { why: LeaveWhy::DriveFailed, .. })), "{why:?}");
-        assert_eq!(rig.r.next_deadline(), None, "a failed drive must not wake for what it does not do any more");
+        let next = rig.r.next_deadline().unwrap();
+        assert!(next > rig.now + 1_000_000, "a failed drive only wakes to ask again, at {next}");
         assert_eq!(rig.write(1, 10, 5, 1), Status::Eio);
         assert_eq!(rig.write(4, 1, 5, 1), Status::Eio);
         // The list may count as applied by then: what a restart finds must not admit generation 1 either,
@@ -160,14 +161,26 @@ fn l3_credits_after_a_restart_never_exceed_what_the_drive_has() {
 }
 
 #[test]
-fn a_quiesce_that_is_not_in_the_log_is_no_proof() {
+fn a_peers_quiesce_that_is_not_in_the_log_is_no_proof() {
     let mut rig = Rig::active(1);
+    let peer = PeerId(8);
+    let info = PeerInfo { role: PeerRole::Server, uuid: Uuid([8; 16]) };
+    rig.event(Event::PeerUp { peer, info });
     rig.r.store_mut().refuse(Some((|r| matches!(r, Record::Meta(MetaKey::Adopt(_), _)), AppendError::Full)));
-    let quiesce = Control::Quiesce { pg: PG, epoch: Epoch(1) };
-    assert!(matches!(rig.control(quiesce.clone()), ControlResult::Failed(_)));
-    rig.out.clear();
+    let frame = Frame::with_meta(rig.hdr(MsgType::Quiesce, 0), Vec::new());
+    assert_eq!(rig.call_from(peer, frame.clone()).hdr.status, Status::Retry);
     rig.r.store_mut().refuse(None);
-    assert_eq!(rig.control(quiesce), ControlResult::Done);
+    assert_eq!(rig.call_from(peer, frame).hdr.status, Status::Ok);
+}
+
+/// The drop compares the open nonce of the process that promised: a device that hangs must not keep its own drive in.
+#[test]
+fn a_managers_quiesce_does_not_wait_for_the_device() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 0, 8), Status::Ok);
+    rig.r.store_mut().refuse(Some((|r| matches!(r, Record::Meta(MetaKey::Adopt(_), _)), AppendError::Full)));
+    assert_eq!(rig.control(Control::Quiesce { pg: PG, epoch: Epoch(1) }), ControlResult::Done);
+    assert_eq!(rig.read(1, 0).hdr.status, Status::Retry);
 }
 
 #[test]

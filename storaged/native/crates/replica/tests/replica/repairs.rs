@@ -20,6 +20,67 @@ fn a_rotten_block_answers_bad_checksum_and_is_healed_from_a_peer() {
     assert!(w.actions.iter().any(|(d, a)| *d == 1 && matches!(a, Action::Report(Report::Healed { block: 5, .. }))));
 }
 
+/// Block 5 was written twice and is stable; drive 1 has lost its bytes and everything that tells its version.
+fn headless() -> World {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 4);
+    w.write(&[1, 2, 3], 1, 2, 5, 5);
+    w.stable(&[1, 2, 3], 1, Version::new(1, 2));
+    (1..=3).for_each(|d| w.drive(d).advance(2_000_000));
+    w.settle();
+    w.drive(1).r.store_mut().lose_header(KEY, 5);
+    w
+}
+
+#[test]
+fn a_block_whose_header_and_summary_are_lost_is_healed_by_agreement_on_stable() {
+    for and_another in [false, true] {
+        let mut w = headless();
+        if and_another {
+            w.drive(2).r.store_mut().lose_header(KEY, 5);
+        }
+        assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::BadChecksum);
+        w.settle();
+        assert_eq!((w.drive(1).byte(1, 5), w.drive(1).count("healed")), (Some(5), 1));
+        w.assert_equal(1, 3, 0..1);
+    }
+}
+
+#[test]
+fn a_peer_with_a_version_above_stable_is_not_believed_where_ours_is_unknown() {
+    let mut w = headless();
+    // The next write has reached the others and is on its way here: theirs is not what was here.
+    w.write(&[2, 3], 1, 3, 5, 6);
+    assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::BadChecksum);
+    w.settle();
+    assert_eq!((w.drive(1).count("healed"), w.drive(1).count("unhealed")), (0, 1));
+    // It comes, and replaces what was lost.
+    w.write(&[1], 1, 3, 5, 6);
+    w.settle();
+    assert_eq!((w.drive(1).byte(1, 5), w.drive(1).count("unhealed")), (Some(6), 0));
+    w.assert_equal(1, 2, 0..1);
+}
+
+#[test]
+fn a_write_during_the_repair_of_an_unknown_version_cancels_it() {
+    let mut w = headless();
+    assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::BadChecksum);
+    w.drive(1).run();
+    w.write(&[1], 1, 3, 5, 6);
+    w.settle();
+    assert_eq!((w.drive(1).byte(1, 5), w.drive(1).count("healed")), (Some(6), 0));
+}
+
+#[test]
+fn a_block_whose_version_is_unknown_at_every_copy_is_reported_and_healed_by_nobody() {
+    let mut w = headless();
+    (2..=3).for_each(|d| w.drive(d).r.store_mut().lose_header(KEY, 5));
+    assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::BadChecksum);
+    w.settle();
+    assert_eq!((w.drive(1).count("healed"), w.drive(1).count("unhealed")), (0, 1));
+    assert!(w.actions.iter().any(|(d, a)| *d == 1 && matches!(a, Action::Report(Report::Unrepaired { block: 5, .. }))));
+}
+
 #[test]
 fn i8_a_write_during_the_repair_cancels_it() {
     let mut w = World::new();

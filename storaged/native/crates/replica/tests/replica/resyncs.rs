@@ -402,3 +402,15 @@ fn i9_a_chunk_whose_copy_met_no_space_stays_void() {
     let listed = w.drive(3).seal(2).entries;
     assert!(listed.iter().all(|e| e.1 != 300), "a void block is reported");
 }
+
+#[test]
+fn what_is_left_to_copy_is_told_until_the_copy_is_complete() {
+    let mut w = dropped();
+    w.drives.insert(3, Rig::open(config(3), NaiveStore::new(100_000)));
+    assert_eq!(w.drive(3).r.resync_bytes_left(), 0);
+    w.rejoin(2, 0);
+    assert!(w.drive(3).r.resync_bytes_left() > 0);
+    w.settle();
+    assert_eq!(w.completes, [(3, 3)]);
+    assert_eq!(w.drive(3).r.resync_bytes_left(), 0);
+}

@@ -20,7 +20,7 @@ pub(crate) use crate::attach::roll::BAD;
 use crate::attach::seal::{SealEntry, SealPart};
 use crate::drive::{Dx, SEAL};
 use crate::engine::Sequencer;
-use crate::pg::PgIx;
+use crate::pg::{DxList, Pg, PgIx};
 use crate::slab::Slab;
 
 /// How far one PG is.
@@ -133,7 +133,7 @@ impl Sequencer {
                 if work.phase != Phase::Sealing {
                     continue;
                 }
-                for dx in pg.members().filter(|dx| !work.replies.iter().any(|r| r.0 == *dx)) {
+                for dx in self.sealed_members(pg).into_iter().filter(|dx| !work.replies.iter().any(|r| r.0 == *dx)) {
                     if let Some(m) = missing.get_mut(usize::from(dx)) {
                         *m = true;
                     }
@@ -151,16 +151,23 @@ impl Sequencer {
     fn check_sealed_all(&mut self, pgs: &[PgIx]) {
         for ix in pgs {
             let Some(pg) = self.pg(*ix) else { continue };
-            let members: SmallVec<[Dx; 4]> = pg.members().collect();
+            let members = self.sealed_members(pg);
             // A PG without an in-sync member can only be waited for, never skipped.
             let lost = pg.insync.is_empty();
+            let some = !self.on(Rule::A2Majority);
             let Some(work) = self.attach.as_mut().and_then(|a| a.pg(*ix)) else { continue };
-            let all = members.iter().all(|dx| work.replies.iter().any(|r| r.0 == *dx));
+            let replied = members.iter().filter(|dx| work.replies.iter().any(|r| r.0 == **dx)).count();
+            let all = replied == members.len() || (some && replied > members.len() / 2);
             if work.phase == Phase::Sealing && all && !lost {
                 self.roll_pg(*ix);
             }
         }
         self.phase_changed();
+    }
+
+    /// Whom an attach seals: joiners too.
+    fn sealed_members(&self, pg: &Pg) -> DxList {
+        pg.members().filter(|dx| self.on(Rule::A2Joiners) || pg.insync.contains(dx)).collect()
     }
 
     fn phase_changed(&mut self) {

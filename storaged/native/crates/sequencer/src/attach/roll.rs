@@ -194,6 +194,7 @@ impl Sequencer {
             charged: DxList::new(),
             mapped: Mapped::Unasked,
             parked: false,
+            late: false,
             sent_at: 0,
         };
         let w = self.writes.insert(op);
@@ -245,7 +246,8 @@ impl Sequencer {
         let dead = |r: &u32| ended.contains(r);
         for w in self.writes.keys() {
             if self.writes.get(w).is_some_and(|op| matches!(op.owner, Owner::Roll(r) if dead(&r))) {
-                self.writes.remove(w);
+                let late = self.writes.remove(w).is_some_and(|op| op.late);
+                self.stall.late -= usize::from(late);
             }
         }
         for r in self.reads.keys() {

@@ -99,7 +99,8 @@ impl Sequencer {
         if part.epoch > epoch {
             self.need_map(map_rev.max(Rev(self.map_rev.0 + 1)));
         }
-        if (part.epoch != epoch && self.on(Rule::A3)) || !member {
+        // Without A1 the epochs of an older map would be compared: its switch takes this comparison along.
+        if (part.epoch != epoch && self.on(Rule::A3) && self.on(Rule::A1)) || !member {
             self.stats.seals_discarded += 1;
             return None;
         }

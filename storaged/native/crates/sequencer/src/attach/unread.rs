@@ -5,7 +5,7 @@
 //! not acknowledged); at the last copies the block stays as it is on disk, unreadable for now, and the attach goes on.
 
 use drystone_types::consts::Micros;
-use drystone_types::{Buf, Flags, MsgType};
+use drystone_types::{Buf, Flags, MsgType, Rule};
 
 use crate::api::ReportKind;
 use crate::attach::roll::BAD;
@@ -104,7 +104,8 @@ impl Sequencer {
         let (holders, gave_up) = (roll.holders.clone(), roll.gave_up.clone());
         let useless = |dx| holders.contains(dx) || gave_up.contains(dx) || holds.contains(dx);
         let last = self.pg(pg).is_some_and(|pg| pg.insync.iter().all(useless));
-        match next(&looks, last, now) {
+        let next = if self.on(Rule::A4Bad) { next(&looks, last, now) } else { Next::Lost };
+        match next {
             Next::Lost => self.roll_fetched(r, BAD, Buf::empty()),
             Next::Leave => self.roll_left(r),
             Next::Drop => {

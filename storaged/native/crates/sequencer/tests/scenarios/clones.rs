@@ -9,6 +9,11 @@ const GRAND: VolumeId = VolumeId(2);
 
 /// Blocks 0..4 in the parent, 4..6 in the grandparent; sizes end in block 5.
 fn clone() -> World {
+    clone_with(Config::default())
+}
+
+/// The same with these settings.
+pub fn clone_with(cfg: Config) -> World {
     let mut t = ticket(1);
     let parent = |lineage, layer, pool, size| ParentRef {
         lineage,
@@ -20,7 +25,7 @@ fn clone() -> World {
     };
     t.parents =
         vec![parent(PARENT, 31, 2, 5 * 4096 + 512), parent(PARENT, 30, 2, 1 << 20), parent(GRAND, 20, 1, 1 << 20)];
-    let mut w = World::idle(1, &t, Config::default());
+    let mut w = World::idle(1, &t, cfg);
     for d in 1..=3 {
         for (block, layer, pool) in [(0, 31, 2), (1, 30, 2), (2, 30, 2), (3, 31, 2), (4, 20, 1), (5, 20, 1), (6, 20, 1)]
         {

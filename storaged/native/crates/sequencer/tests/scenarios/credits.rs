@@ -207,3 +207,19 @@ fn l2_a_drive_that_was_full_is_asked_again_before_a_write_fails() {
     w.pass(200_000);
     assert!(w.ok(tag));
 }
+
+#[test]
+fn credits_of_a_drive_that_is_silent_on_its_own_connection_are_asked_for_and_counted_around() {
+    let mut w = granted(2);
+    w.hold(3);
+    let tag = w.write(0, &pattern(1, 4096));
+    w.pass(251_000);
+    assert!(w.ok(tag), "answered around");
+    let tag = w.write(4096, &pattern(2, 4096));
+    assert!(w.open(tag), "every slot is used");
+    for d in 1..=3 {
+        w.rep(d).granted = 4;
+    }
+    w.pass(400_000);
+    assert!(w.ok(tag), "its own connection is still silent");
+}

@@ -88,3 +88,46 @@ fn without_a5_the_volume_is_active_before_it_is_rolled_and_without_the_store() {
     assert_eq!(w.seq.state(), State::Active);
     assert!(w.rep(2).cells.is_empty());
 }
+
+#[test]
+fn without_w1_socket_a_range_is_free_before_its_answer_is_in_the_socket() {
+    for (rules, free) in [(Rules::ALL, false), (Rules::without(Rule::W1Socket), true)] {
+        let mut w = World::attached_with(1, &ticket(1), Config { rules, ..Config::default() });
+        w.answer = false;
+        let first = w.write(0, &pattern(1, 4096));
+        let second = w.write(0, &pattern(2, 4096));
+        assert!(w.ok(first));
+        assert_eq!(w.ok(second), free);
+        w.step(Event::Answered { tag: first });
+        assert!(w.ok(second));
+    }
+}
+
+#[test]
+fn without_presence_own_a_parent_answers_for_the_own_lineage() {
+    for (rules, parent_alone) in [(Rules::ALL, false), (Rules::without(Rule::PresenceOwn), true)] {
+        let mut w = crate::clones::clone_with(Config { rules, ..Config::default() });
+        w.read(0, 4096);
+        (1..=3).for_each(|d| w.hold(d));
+        let tag = w.io(Io::Read { offset: 0, len: 4096 });
+        let parents: Vec<_> = w.held.drain(..).filter(|ask| ask.2.hdr.layer != HEAD).collect();
+        for (drive, _, frame) in parents {
+            for answer in w.rep(drive.0).handle(&frame) {
+                w.step(Event::Frame { drive, frame: answer });
+            }
+        }
+        assert_eq!(!w.open(tag), parent_alone);
+    }
+}
+
+#[test]
+fn without_stable_zero_an_attach_calls_older_generations_stable_before_they_are_rolled() {
+    for (rules, zero) in [(Rules::ALL, true), (Rules::without(Rule::StableZero), false)] {
+        let mut w = World::idle(1, &ticket(2), Config { rules, ..Config::default() });
+        w.activate = false;
+        w.attach();
+        let sent = w.sent(MsgType::Seal);
+        assert!(!sent.is_empty());
+        assert!(sent.iter().all(|(_, frame)| (frame.hdr.stable == Version::ZERO) == zero));
+    }
+}

@@ -305,3 +305,59 @@ fn a_drive_that_never_takes_the_ticket_is_not_asked_in_a_tight_loop() {
     w.pass(100_000);
     assert!(w.ok(tag));
 }
+
+#[test]
+fn a_member_that_answered_around_is_asked_around_at_once_until_its_own_connection_speaks() {
+    let mut w = World::attached();
+    w.hold(3);
+    let tag = w.write(0, &pattern(1, 4096));
+    w.pass(251_000);
+    assert!(w.ok(tag));
+    assert_eq!(w.seq.stats().relays, 1);
+    let direct =
+        |w: &World| w.sent(MsgType::Write).iter().filter(|(d, f)| *d == 3 && !f.hdr.flags.has(Flags::RELAY)).count();
+    let before = direct(&w);
+    for n in 1..4 {
+        let tag = w.write(n * 4096, &pattern(1, 4096));
+        assert!(w.ok(tag), "nothing waits for a silence that is known");
+    }
+    assert_eq!((w.seq.stats().relays, direct(&w)), (4, before));
+    let pings = w.sent(MsgType::Ping).len();
+    assert_eq!(pings, 1, "one a second");
+    w.pass(1_100_000);
+    let tag = w.write(5 * 4096, &pattern(1, 4096));
+    assert!(w.ok(tag));
+    assert_eq!(w.sent(MsgType::Ping).len(), pings + 1);
+    w.hold.clear();
+    w.release(3);
+    let relays = w.seq.stats().relays;
+    let tag = w.write(6 * 4096, &pattern(1, 4096));
+    assert!(w.ok(tag));
+    assert_eq!(w.seq.stats().relays, relays, "its own connection is in use again");
+}
+
+#[test]
+fn the_time_in_which_writes_wait_is_counted_and_no_other() {
+    let mut w = World::attached();
+    for n in 0..8 {
+        let tag = w.write(n * 4096, &pattern(1, 4096));
+        assert!(w.ok(tag));
+    }
+    w.pass(5_000_000);
+    assert_eq!(w.seq.stats().stall_us, 0, "an idle volume waits for nothing");
+    for d in 1..=3 {
+        w.hold(d);
+    }
+    let tag = w.write(0, &pattern(2, 4096));
+    w.pass(2_000_000);
+    assert!(w.open(tag));
+    w.hold.clear();
+    for d in 1..=3 {
+        w.release(d);
+    }
+    assert!(w.ok(tag));
+    let counted = w.seq.stats().stall_us;
+    assert!((1_900_000..=2_000_000).contains(&counted), "{counted}");
+    w.pass(5_000_000);
+    assert_eq!(w.seq.stats().stall_us, counted);
+}

@@ -131,7 +131,12 @@ pub(super) fn open(
     Ok(move |cx: &mut Ctx| {
         let layout = replica.store().superblock().layout;
         let file = dev.is_file().then_some(layout);
-        let device = Device::new(cx.adopt(dev.into_fd()), file);
+        let device = Device::new(
+            cx.adopt(dev.into_fd()),
+            file,
+            #[cfg(feature = "fault-hooks")]
+            super::faults::Faults::new(&config.path),
+        );
         let handler = build(cx, config, replica, device, listener, events.clone());
         events.put(ready);
         handler
@@ -186,9 +191,15 @@ fn build(
         events,
         actions: Vec::new(),
         tick: None,
+        lease_margin: drystone_types::consts::Micros::MAX,
+        exercise: None,
+        exercise_due: false,
+        noted_at: None,
         stopping: false,
         closing: false,
         close_max: CLOSE_MAX,
+        #[cfg(feature = "fault-hooks")]
+        faults_took: 0,
     }
 }
 

@@ -10,6 +10,7 @@ use drystone_types::consts::Micros;
 use drystone_types::{Buf, BufMut};
 
 use super::ahead::Ahead;
+use super::meter::{DeviceStats, Meter, OpKind};
 use super::{CLASS_AHEAD, CLASS_DEV};
 
 /// One buffer of zeros, given to the kernel several times in one call.
@@ -19,31 +20,67 @@ const ZEROS: usize = 64 << 10;
 pub struct Device {
     fd: FdId,
     /// By operation id: when it started, for the age of the oldest one (§4.5: it counts as service
-    /// time), and what it writes.
-    running: BTreeMap<u64, (Micros, Range<u64>)>,
+    /// time), what it is, and what it writes.
+    running: BTreeMap<u64, (Micros, OpKind, Range<u64>)>,
+    meter: Meter,
     /// Only for files: block devices have no holes.
     ahead: Option<Ahead>,
     zeros: Buf,
     /// Writes that wait until the space under them is no longer being filled, oldest first.
     held: VecDeque<DevOp>,
+    #[cfg(feature = "fault-hooks")]
+    pub faults: super::faults::Faults,
 }
 
 impl Device {
     /// `file`: layout of a regular file, whose holes are filled ahead of small writes.
-    pub fn new(fd: FdId, file: Option<Layout>) -> Device {
+    pub fn new(
+        fd: FdId,
+        file: Option<Layout>,
+        #[cfg(feature = "fault-hooks")] faults: super::faults::Faults,
+    ) -> Device {
         let ahead = file.map(Ahead::new);
         let zeros = if ahead.is_some() { BufMut::zeroed(ZEROS).freeze() } else { Buf::empty() };
-        Device { fd, running: BTreeMap::new(), ahead, zeros, held: VecDeque::new() }
+        Device {
+            fd,
+            running: BTreeMap::new(),
+            meter: Meter::default(),
+            ahead,
+            zeros,
+            held: VecDeque::new(),
+            #[cfg(feature = "fault-hooks")]
+            faults,
+        }
     }
 
     pub fn start(&mut self, cx: &mut Ctx, op: DevOp) {
-        let now = cx.now_us();
+        self.note(cx.now_us(), &op);
+        #[cfg(feature = "fault-hooks")]
+        let Some(op) = self.faults.meets(cx, op) else {
+            return;
+        };
+        self.start_now(cx, op);
+    }
+
+    /// From here on its age counts. What was held keeps its age.
+    fn note(&mut self, now: Micros, op: &DevOp) {
+        let (id, kind, range) = match op {
+            DevOp::Write { id, offset, bufs, .. } => {
+                let len: usize = bufs.iter().map(Buf::len).sum();
+                (*id, OpKind::Write, *offset..*offset + len as u64)
+            }
+            DevOp::Read { id, .. } => (*id, OpKind::Read, 0..0),
+            DevOp::Flush { id } => (*id, OpKind::Flush, 0..0),
+            DevOp::Discard { id, .. } => (*id, OpKind::Discard, 0..0),
+        };
+        self.running.entry(id).or_insert((now, kind, range));
+    }
+
+    pub fn start_now(&mut self, cx: &mut Ctx, op: DevOp) {
         match op {
             DevOp::Write { id, offset, bufs, durable } => {
                 let len: usize = bufs.iter().map(Buf::len).sum();
                 let range = offset..offset + len as u64;
-                // A write that was held keeps its age.
-                self.running.entry(id).or_insert((now, range.clone()));
                 if self.ahead.as_ref().is_some_and(|a| a.blocks(&range)) {
                     self.held.push_back(DevOp::Write { id, offset, bufs, durable });
                     return;
@@ -54,19 +91,30 @@ impl Device {
                 }
             }
             DevOp::Read { id, offset, len } => {
-                self.running.insert(id, (now, 0..0));
                 let len = len as usize;
                 cx.read(self.fd, UserToken::new(CLASS_DEV, id), BufMut::with_len(len), 0..len, offset);
             }
             DevOp::Flush { id } => {
-                self.running.insert(id, (now, 0..0));
                 cx.sync(self.fd, UserToken::new(CLASS_DEV, id));
             }
             DevOp::Discard { id, offset, len } => {
-                self.running.insert(id, (now, 0..0));
                 cx.discard(self.fd, UserToken::new(CLASS_DEV, id), offset, len);
             }
         }
+    }
+
+    /// A read that is not the store's: its completion comes with this token.
+    pub fn read_raw(&mut self, cx: &mut Ctx, token: UserToken, buf: BufMut, offset: u64) {
+        #[cfg(feature = "fault-hooks")]
+        let Some(buf) = self.faults.meets_raw(cx, token, buf, offset) else {
+            return;
+        };
+        self.read_raw_now(cx, token, buf, offset);
+    }
+
+    pub fn read_raw_now(&self, cx: &mut Ctx, token: UserToken, buf: BufMut, offset: u64) {
+        let len = buf.len();
+        cx.read(self.fd, token, buf, 0..len, offset);
     }
 
     fn fill_ahead(&mut self, cx: &mut Ctx, group: Range<u64>) {
@@ -74,7 +122,7 @@ impl Device {
         let Some(asked) = ahead.wrote(&group) else { return };
         // Unknown is as good as written: the log does not need this.
         let hole = cx.fd(self.fd).and_then(|file| next_hole(file, asked.clone()).ok().flatten());
-        if let Some(hole) = ahead.found(&asked, hole, self.running.values().map(|(_, range)| range)) {
+        if let Some(hole) = ahead.found(&asked, hole, self.running.values().map(|(_, _, range)| range)) {
             let bufs = (hole.start..hole.end).step_by(ZEROS).map(|at| {
                 let left = usize::try_from(hole.end - at).unwrap_or(ZEROS);
                 self.zeros.slice(0..left.min(ZEROS))
@@ -90,14 +138,27 @@ impl Device {
             ahead.filled();
         }
         for op in core::mem::take(&mut self.held) {
-            self.start(cx, op);
+            self.start_now(cx, op);
+        }
+    }
+
+    /// An operation of the store is over.
+    pub fn ended(&mut self, cx: &Ctx, id: u64) {
+        if let Some((at, kind, _)) = self.running.remove(&id) {
+            let now = cx.now_us();
+            self.meter.ended(now, kind, now.saturating_sub(at));
         }
     }
 
     /// The store's view of a completion; `None` for the close of the descriptor.
-    pub fn completed(&mut self, _cx: &mut Ctx, token: UserToken, result: OpResult) -> Option<(u64, DevResult)> {
-        self.running.remove(&token.id);
+    pub fn completed(&mut self, cx: &mut Ctx, token: UserToken, result: OpResult) -> Option<(u64, DevResult)> {
+        self.ended(cx, token.id);
         let result = match result {
+            #[cfg(feature = "fault-hooks")]
+            OpResult::Read { result: Ok(n), mut buf } if n == buf.len() => {
+                self.faults.read(token.id, &mut buf);
+                DevResult::Ok(buf.freeze())
+            }
             OpResult::Read { result, buf } => match result {
                 Ok(n) if n == buf.len() => DevResult::Ok(buf.freeze()),
                 Ok(_) => DevResult::Failed("the device ended before the data: it is shorter than its superblock says"),
@@ -118,8 +179,13 @@ impl Device {
         self.running.len()
     }
 
+    /// How fast the device answers.
+    pub fn stats(&mut self, now: Micros) -> DeviceStats {
+        self.meter.stats(now, self.running.len())
+    }
+
     /// Age of the oldest operation.
     pub fn oldest_us(&self, now: Micros) -> Micros {
-        self.running.values().map(|(at, _)| *at).min().map_or(0, |at| now.saturating_sub(at))
+        self.running.values().map(|(at, _, _)| *at).min().map_or(0, |at| now.saturating_sub(at))
     }
 }

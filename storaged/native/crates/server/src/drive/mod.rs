@@ -7,6 +7,10 @@
 mod ahead;
 mod config;
 mod dev;
+mod exercise;
+#[cfg(feature = "fault-hooks")]
+mod faults;
+mod meter;
 mod peers;
 #[cfg(test)]
 mod tests;
@@ -18,16 +22,18 @@ use std::sync::Arc;
 use drystone_link::{DialClasses, DialEvent, Dialer, Item, PeerUp};
 use drystone_reactor::{Ctx, Event as ConnEvent, Handler, OpResult, Remote, TimerId, UserToken};
 use drystone_replica::{Action, Control, ControlResult, Event, Replica};
-use drystone_store::api::ObjectStore;
-use drystone_store::LogStore;
+use drystone_store::api::{DevResult, ObjectStore};
+use drystone_store::{LogStats, LogStore};
 use drystone_types::consts::Micros;
 use drystone_types::{ClusterMap, DriveId, Frame, Gen, PoolId, Rev, VolumeId};
 
 pub use config::{spawn_drive, DriveConfig, DriveHandle};
+pub use meter::DeviceStats;
 
 use crate::events::{EventSink, ServerEvent};
 use crate::lease::{LeasePage, LeaseView};
 use dev::Device;
+use exercise::Exercise;
 use peers::Peers;
 
 const CLASS_DEV: u32 = 10;
@@ -35,12 +41,19 @@ const CLASS_AHEAD: u32 = 13;
 const CLASS_TICK: u32 = 11;
 const CLASS_SLOT: u32 = 12;
 const CLASS_CLOSE: u32 = 14;
+const CLASS_EXERCISE: u32 = 15;
+const CLASS_EXERCISE_END: u32 = 16;
+#[cfg(feature = "fault-hooks")]
+const CLASS_FAULT: u32 = 17;
 const DIAL: DialClasses = DialClasses { conn: 20, connect: 21, timer: 22 };
 /// The thread's slot in the lease page moves at least this often when nothing happens (§4.5).
 const SLOT_PERIOD: Micros = 100_000;
 /// The last checkpoint may take this long: the process that stops us waits 10 s.
 /// After it the thread ends without one, and the next open replays more of the log.
 const CLOSE_MAX: Micros = 8_000_000;
+/// The store's revision goes to the superblock at most this often: a restored backup that is older than what this drive
+/// saw is refused, but for the last minute, and maps come many times a second when much changes.
+const NOTE_PERIOD: Micros = 60_000_000;
 /// Internal id of the shutdown request; the process's own ids start above it.
 const SHUTDOWN: u64 = 0;
 
@@ -64,6 +77,11 @@ pub enum DriveCommand {
         /// What.
         req: Control,
     },
+    /// Reads and writes that show how well the device does; [`ServerEvent::Exercised`] follows.
+    Exercise {
+        /// Echoed; ids from 1.
+        id: u64,
+    },
     /// Counters and space.
     Stats(std::sync::mpsc::Sender<DriveStats>),
     /// Write clean state and end.
@@ -81,6 +99,17 @@ pub struct DriveStats {
     pub oldest_io_us: u64,
     /// Connected peers.
     pub peers: u64,
+    /// How fast the device answers.
+    pub device: DeviceStats,
+    /// The least time that the read lease still had at the end of a turn since these figures were last asked for; 0 =
+    /// there was a turn without a lease.
+    pub lease_margin_us: u64,
+    /// Bytes that this drive's copies still lack, estimated.
+    pub resync_bytes_left: u64,
+    /// What garbage collection and checkpoints did, and segments by state.
+    pub log: LogStats,
+    /// Connections that were refused, by reason.
+    pub refused: Vec<(&'static str, u64)>,
 }
 
 /// How the process reaches a drive's thread.
@@ -99,11 +128,20 @@ pub(crate) struct DriveHandler {
     events: EventSink,
     actions: Vec<Action>,
     tick: Option<(Micros, TimerId)>,
+    lease_margin: Micros,
+    exercise: Option<Exercise>,
+    /// A record of it is durable: the next one begins when the core is not busy with this one.
+    exercise_due: bool,
+    /// When the store's revision was last given to the superblock.
+    noted_at: Option<Micros>,
     stopping: bool,
     /// The log is being closed: only the device is listened to.
     closing: bool,
     /// [`CLOSE_MAX`], but in tests.
     close_max: Micros,
+    /// Slots that an ordered fullness has taken.
+    #[cfg(feature = "fault-hooks")]
+    faults_took: u64,
 }
 
 impl Handler for DriveHandler {
@@ -114,11 +152,13 @@ impl Handler for DriveHandler {
             DriveCommand::Map(map) => {
                 self.learn_drives(cx, &map);
                 self.step(cx, Event::Map(map));
+                self.note_store(cx);
             }
             DriveCommand::Generations { pool, revision, list } => {
                 self.step(cx, Event::Generations { pool, revision, list });
             }
             DriveCommand::Control { id, req } => self.step(cx, Event::Control { id, req }),
+            DriveCommand::Exercise { id } => self.exercise(cx, id),
             DriveCommand::Stats(reply) => {
                 let _ = reply.send(self.stats(cx));
             }
@@ -131,14 +171,13 @@ impl Handler for DriveHandler {
 
     fn on_completion(&mut self, cx: &mut Ctx, token: UserToken, result: OpResult) {
         if token.class == CLASS_DEV {
-            match self.device.completed(cx, token, result) {
-                // Nobody hears about it any more; the log alone still needs it.
-                Some((id, result)) if self.closing => self.replica.store_mut().complete(id, result, &mut Vec::new()),
-                Some((id, result)) => self.step(cx, Event::Dev { id, result }),
-                None => {}
+            if let Some((id, result)) = self.device.completed(cx, token, result) {
+                self.dev_done(cx, id, result);
             }
         } else if token.class == CLASS_AHEAD {
             self.device.filled(cx);
+        } else if token.class == CLASS_EXERCISE {
+            self.exercise_read(cx, token, &result);
         } else if self.dialer.owns(token) {
             self.dialer.on_completion(cx, token, result);
         } else {
@@ -153,9 +192,14 @@ impl Handler for DriveHandler {
                 self.step(cx, Event::Tick);
             }
             CLASS_CLOSE => cx.stop(),
+            CLASS_EXERCISE_END => self.exercise_late(token.id),
             CLASS_SLOT => {
                 cx.timer(SLOT_PERIOD, UserToken::new(CLASS_SLOT, 0));
+                #[cfg(feature = "fault-hooks")]
+                self.look_for_faults(cx);
             }
+            #[cfg(feature = "fault-hooks")]
+            CLASS_FAULT => self.fault_due(cx, token.id),
             _ if self.dialer.owns(token) => self.dialer.on_timer(cx, token),
             _ => self.peers.on_timer(cx, token),
         }
@@ -174,6 +218,10 @@ impl Handler for DriveHandler {
         self.take_lease(cx);
         self.take_frames(cx);
         self.take_dialled(cx);
+        // Before the flush, which hands the next record to the device.
+        while core::mem::take(&mut self.exercise_due) {
+            self.exercise_on(cx);
+        }
         let mut actions = core::mem::take(&mut self.actions);
         self.replica.flush(cx.now_us(), &mut actions);
         self.actions = actions;
@@ -196,8 +244,19 @@ impl DriveHandler {
         self.perform(cx);
     }
 
+    fn dev_done(&mut self, cx: &mut Ctx, id: u64, result: DevResult) {
+        if self.closing {
+            // Nobody hears about it any more; the log alone still needs it.
+            self.replica.store_mut().complete(id, result, &mut Vec::new());
+        } else {
+            self.step(cx, Event::Dev { id, result });
+        }
+    }
+
     fn take_lease(&mut self, cx: &mut Ctx) {
-        if let Some(until) = self.lease.end_turn(self.page.valid_until(self.slot, cx.now_us())) {
+        let until = self.page.valid_until(self.slot, cx.now_us());
+        self.lease_margin = self.lease_margin.min(until.saturating_sub(cx.now_us()));
+        if let Some(until) = self.lease.end_turn(until) {
             self.tell_lease(cx, until);
         }
     }
@@ -278,6 +337,30 @@ impl DriveHandler {
         }
     }
 
+    #[cfg(feature = "fault-hooks")]
+    fn look_for_faults(&mut self, cx: &mut Ctx) {
+        if let Some(full) = self.device.faults.look(cx) {
+            let slots = if full { self.replica.store().space().grantable } else { self.faults_took };
+            self.faults_took = slots;
+            let slots = i64::try_from(slots).unwrap_or(i64::MAX);
+            self.replica.store_mut().grant(if full { slots } else { -slots });
+        }
+    }
+
+    #[cfg(feature = "fault-hooks")]
+    fn fault_due(&mut self, cx: &mut Ctx, id: u64) {
+        match self.device.faults.due(id) {
+            faults::Due::Nothing => {}
+            faults::Due::Start(op) => self.device.start_now(cx, op),
+            faults::Due::StartRaw(token, buf, offset) => self.device.read_raw_now(cx, token, buf, offset),
+            faults::Due::DoneRaw(token, result) => self.on_completion(cx, token, result),
+            faults::Due::Done(id, result) => {
+                self.device.ended(cx, id);
+                self.dev_done(cx, id, result);
+            }
+        }
+    }
+
     fn send_drive(&mut self, cx: &mut Ctx, drive: DriveId, frame: Frame) {
         if !self.dialer.send(cx, drive, frame) {
             let mut actions = core::mem::take(&mut self.actions);
@@ -287,6 +370,9 @@ impl DriveHandler {
     }
 
     fn control_done(&mut self, cx: &mut Ctx, id: u64, result: ControlResult) {
+        if id == exercise::RECORD {
+            return self.exercise_written(cx, result == ControlResult::Done);
+        }
         if id == SHUTDOWN && self.stopping {
             // Everything is durable and nothing is answered: that is news for others. A checkpoint now
             // makes the next open short.
@@ -320,6 +406,17 @@ impl DriveHandler {
         }
     }
 
+    /// What this drive has seen of the metadata store: an older store is refused at the next open.
+    fn note_store(&mut self, cx: &Ctx) {
+        let now = cx.now_us();
+        if self.closing || self.noted_at.is_some_and(|at| now.saturating_sub(at) < NOTE_PERIOD) {
+            return;
+        }
+        self.noted_at = Some(now);
+        let (incarnation, revision) = self.replica.store_seen();
+        self.replica.store_mut().note_store(incarnation, revision);
+    }
+
     fn arm_tick(&mut self, cx: &mut Ctx) {
         let wanted = self.replica.next_deadline();
         if self.tick.map(|(at, _)| at) == wanted {
@@ -331,9 +428,14 @@ impl DriveHandler {
         self.tick = wanted.map(|at| (at, cx.timer_at(at, UserToken::new(CLASS_TICK, 0))));
     }
 
-    fn stats(&self, cx: &Ctx) -> DriveStats {
+    fn stats(&mut self, cx: &Ctx) -> DriveStats {
         let s = self.replica.store().space();
         DriveStats {
+            device: self.device.stats(cx.now_us()),
+            lease_margin_us: core::mem::replace(&mut self.lease_margin, Micros::MAX),
+            resync_bytes_left: self.replica.resync_bytes_left(),
+            log: self.replica.store().log_stats(),
+            refused: self.peers.refused(),
             counters: self.replica.stats().list(),
             space: [s.total, s.live, s.grantable, s.granted, s.reserve],
             oldest_io_us: self.device.oldest_us(cx.now_us()),

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use drystone_frame::{PeerIdentity, Role};
-use drystone_link::{fresh_nonce, queue_frame, Item, Keys, LinkDecoder};
-use drystone_reactor::{ConnConfig, ConnId, Conns, Ctx, Event, FdId, OpResult, TimerId, UserToken};
+use drystone_frame::{HelloError, PeerIdentity, Role};
+use drystone_link::{fresh_nonce, queue_frame, Item, Keys, LinkDecoder, LinkError};
+use drystone_reactor::{CloseReason, ConnConfig, ConnId, Conns, Ctx, Event, FdId, OpResult, TimerId, UserToken};
 use drystone_replica::{PeerId, PeerInfo, PeerRole};
 use drystone_types::consts::Micros;
 use drystone_types::{Frame, Uuid};
@@ -33,17 +33,27 @@ pub struct Peers {
     conns: Conns<LinkDecoder>,
     half_open: BTreeMap<ConnId, TimerId>,
     scratch: Vec<u8>,
+    refused: BTreeMap<&'static str, u64>,
 }
 
 impl Peers {
     pub fn new(cx: &mut Ctx, listener: FdId, gate: Gate) -> Peers {
         cx.accept(listener, UserToken::new(CLASS_LISTEN, 0));
         let conns = Conns::new(CLASS_CONN, ConnConfig::default());
-        Peers { gate, listener, conns, half_open: BTreeMap::new(), scratch: Vec::new() }
+        Peers { gate, listener, conns, half_open: BTreeMap::new(), scratch: Vec::new(), refused: BTreeMap::new() }
     }
 
     pub fn len(&self) -> usize {
         self.conns.len()
+    }
+
+    /// Connections that were refused, by reason; every reason, also those that nobody met.
+    pub fn refused(&self) -> Vec<(&'static str, u64)> {
+        REASONS.iter().map(|r| (*r, self.refused.get(r).copied().unwrap_or(0))).collect()
+    }
+
+    fn refuse(&mut self, reason: &'static str) {
+        *self.refused.entry(reason).or_default() += 1;
     }
 
     #[cfg(test)]
@@ -65,6 +75,7 @@ impl Peers {
 
     fn accepted(&mut self, cx: &mut Ctx, fd: FdId) {
         if self.conns.len() >= PEERS_MAX || self.half_open.len() >= HALF_OPEN_MAX {
+            self.refuse(TOO_MANY);
             cx.close(fd, UserToken::new(CLASS_REFUSED, 0));
             return;
         }
@@ -79,6 +90,7 @@ impl Peers {
         match token.class {
             CLASS_HELLO if self.half_open.remove(&ConnId(token.id)).is_some() => {
                 self.conns.close(cx, ConnId(token.id));
+                self.refuse(TOO_SLOW);
             }
             CLASS_LISTEN => {
                 cx.accept(self.listener, UserToken::new(CLASS_LISTEN, 0));
@@ -89,6 +101,9 @@ impl Peers {
 
     pub fn next(&mut self, cx: &mut Ctx) -> Option<(PeerId, Event<LinkDecoder>)> {
         let (id, event) = self.conns.next(cx)?;
+        if let Event::Closed(CloseReason::Protocol(why)) = &event {
+            self.refuse(reason_of(why));
+        }
         if matches!(event, Event::Item(Item::Up(_)) | Event::Closed(_)) {
             if let Some(timer) = self.half_open.remove(&id) {
                 cx.cancel_timer(timer);
@@ -107,6 +122,23 @@ impl Peers {
 
     pub fn flush(&mut self, cx: &mut Ctx) {
         self.conns.flush(cx);
+    }
+}
+
+/// Reasons of [`Peers::refused`].
+const REASONS: [&str; 8] =
+    ["malformed", "wrong_cluster", "protocol", "key_epoch", "bad_proof", "bad_frame", TOO_SLOW, TOO_MANY];
+const TOO_SLOW: &str = "too_slow";
+const TOO_MANY: &str = "too_many";
+
+fn reason_of(why: &LinkError) -> &'static str {
+    match why {
+        LinkError::Hello(HelloError::Malformed | HelloError::Refused(_)) => "malformed",
+        LinkError::Hello(HelloError::WrongCluster) => "wrong_cluster",
+        LinkError::Hello(HelloError::NoCommonProtocol) => "protocol",
+        LinkError::Hello(HelloError::UnknownKeyEpoch) => "key_epoch",
+        LinkError::Hello(HelloError::BadProof) => "bad_proof",
+        LinkError::Frame(_) => "bad_frame",
     }
 }
 

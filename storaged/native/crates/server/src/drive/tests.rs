@@ -273,3 +273,80 @@ fn a_device_that_hangs_while_closing_does_not_keep_the_thread() {
     assert!(closed(&events));
     assert!(!report.clean && report.suspect.is_none(), "the next open reads the log instead: {report:?}");
 }
+
+impl Served {
+    fn stats(&self) -> DriveStats {
+        let (reply, answer) = mpsc::channel();
+        self.tell(DriveCommand::Stats(reply));
+        answer.recv_timeout(DEADLINE).unwrap()
+    }
+    fn exercised(&self, wanted: u64) -> (u64, u64) {
+        let mut found = None;
+        until("an exercise", || {
+            for event in self.source.take() {
+                if let ServerEvent::Exercised { id, result, .. } = event {
+                    assert_eq!(id, wanted);
+                    found = Some(result.unwrap());
+                }
+            }
+            found.is_some()
+        });
+        found.unwrap()
+    }
+}
+
+#[test]
+fn an_exercise_reads_and_writes_answers_once_and_leaves_the_drive_as_it_was() {
+    let mut served = Served::start("exercise");
+    served.is_answered(1);
+    for id in 1..3 {
+        served.tell(DriveCommand::Exercise { id });
+        let (p99_us, errors) = served.exercised(id);
+        assert_eq!(errors, 0);
+        assert!(p99_us > 0);
+    }
+    let figures = served.stats();
+    assert!(figures.device.write.count() >= 128, "each record is durable before the next");
+    assert!(figures.device.ops > 0 && figures.device.p99_us > 0);
+    assert_eq!(figures.device.queue_depth, 0);
+    let log = figures.log;
+    let all = log.free + log.open + log.closed + log.emptied + log.discarding + log.checkpoint + log.stuck;
+    assert!(all > 0 && log.open > 0, "{log:?}");
+    served.is_answered(2);
+    served.tell(DriveCommand::Stop);
+    let (_, _, report) = served.ended();
+    assert!(report.clean && report.suspect.is_none(), "{report:?}");
+}
+
+#[test]
+fn strangers_are_refused_by_reason() {
+    let served = Served::start("strangers");
+    let addr = served.client.peer();
+    let mut stranger = me(MASTER);
+    stranger.who.cluster = Uuid([8; 16]);
+    let _ = Peer::connect(addr).introduce(&stranger);
+    let mut noise = Peer::connect(addr);
+    noise.raw(&[0; 512]);
+    until("both are refused", || served.stats().refused.iter().map(|(_, n)| n).sum::<u64>() == 2);
+    let refused: BTreeMap<&str, u64> = served.stats().refused.into_iter().collect();
+    assert_eq!((refused["wrong_cluster"], refused["malformed"]), (1, 1), "{refused:?}");
+    served.tell(DriveCommand::Stop);
+    served.ended();
+}
+
+#[test]
+fn the_newest_revision_of_the_store_is_on_the_device_soon_after_its_map() {
+    let served = Served::start("revision");
+    let map = ClusterMap { cluster: CLUSTER, incarnation: 1, revision: Rev(77), ..ClusterMap::default() };
+    served.tell(DriveCommand::Map(Arc::new(map)));
+    // The thread is killed, so to say: what the device holds at that moment is what counts.
+    until("the superblock has it", || {
+        let copy = served.path.with_extension("copy");
+        std::fs::copy(&served.path, &copy).unwrap();
+        let found = drystone_store::inspect(&mut OpenDrive::open(&copy, None).unwrap());
+        std::fs::remove_file(&copy).unwrap();
+        found.is_ok_and(|sb| sb.store_rev == 77)
+    });
+    served.tell(DriveCommand::Stop);
+    served.ended();
+}

@@ -13,7 +13,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("seal replies spanning an epoch change", Some(Rule::A3), spanning),
         Scenario::new("map read before the generation bump", None, stale_map),
         Scenario::new("CAS succeeded but reply lost", None, lost_reply),
-        Scenario::new("P11 an unstable write held only by a joiner", None, only_joiner),
+        Scenario::new("P11 an unstable write held only by a joiner", Some(Rule::RollFromJoiner), only_joiner),
         Scenario::new("restart that forgets stable", None, forgets_stable),
     ]
 }

@@ -1,7 +1,7 @@
 //! Duplicates, trims and copies that meet crashes.
 
 use drystone_store::api::{Held, ObjectStore};
-use drystone_types::{LayerId, MsgType, ObjKey};
+use drystone_types::{LayerId, MsgType, ObjKey, Rule};
 
 use super::{Scenario, Script};
 use crate::event::End;
@@ -13,7 +13,7 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("P10 a duplicate after its trim was forgotten", None, duplicate_after_trim),
         Scenario::new("B8 a duplicate after a restart forgot the stable value", None, duplicate_after_restart),
-        Scenario::new("P20 a restarted joiner and an old duplicate", None, joiner_forgets),
+        Scenario::new("P20 a restarted joiner and an old duplicate", Some(Rule::JoinBits), joiner_forgets),
         Scenario::new("B6 a copy yields to a write that a power cut takes", None, copy_yields),
         Scenario::new("B7 a queued group survives drop and re-join", None, queued_group),
     ]
@@ -52,8 +52,7 @@ fn duplicate_after_trim(s: &mut Script) {
         let key = ObjKey { layer: LayerId(10), chunk: 0 };
         w.drives[2].replica.as_ref().is_some_and(|r| r.store().held(key, 1) == Held::Absent)
     });
-    s.w.redeliver_held();
-    s.run(100_000);
+    s.redeliver(0, 2);
     s.read_each(0, 1);
 }
 
@@ -64,13 +63,12 @@ fn duplicate_after_restart(s: &mut Script) {
     trim(s);
     s.run(200_000);
     let gone = hole_is_gone(s, 2);
-    s.demand("the hole went before its stable value was durable", !gone);
     s.w.stop_server(2, true);
     s.restart(2);
     s.run(500_000);
-    s.w.redeliver_held();
-    s.run(100_000);
+    s.redeliver(0, 2);
     s.read_each(0, 1);
+    s.demand("the hole went before its stable value was durable", !gone);
 }
 
 /// Which blocks were written since the join is known after a restart too.
@@ -88,9 +86,7 @@ fn joiner_forgets(s: &mut Script) {
     s.w.stop_server(2, true);
     s.restart(2);
     s.run(300_000);
-    s.demand("no duplicate was kept", !s.w.held.is_empty());
-    s.w.redeliver_held();
-    s.run(100_000);
+    s.redeliver(0, 2);
     s.unhook();
     s.promote(2);
     s.push();

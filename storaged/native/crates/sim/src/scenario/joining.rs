@@ -10,11 +10,13 @@ use crate::world::HookVerdict;
 /// Scenarios of this file.
 pub fn all() -> Vec<Scenario> {
     vec![
-        Scenario::new("phantom write on a dropped drive", Some(Rule::SourceWins), phantom),
-        Scenario::new("acks from two epochs", Some(Rule::R1), old_epoch_ack),
+        Scenario::new("phantom write on a dropped drive", Some(Rule::SourceWins), phantom)
+            .noticing(&[Rule::CopyDurable]),
+        Scenario::new("acks from two epochs", Some(Rule::R1), old_epoch_ack).noticing(&[Rule::W2]),
         Scenario::new("re-sent write during join, then copy", Some(Rule::R5), resent_then_copy),
         Scenario::new("B1 an OK leaves after the epoch moved", Some(Rule::R6c), late_ok),
-        Scenario::new("P2 relayed duplicate, then power cut", Some(Rule::R6b), duplicate_then_cut),
+        Scenario::new("P2 relayed duplicate, then power cut", Some(Rule::R6b), duplicate_then_cut)
+            .noticing(&[Rule::R6]),
         Scenario::new("trim while a drive is out", None, trim_while_out),
         Scenario::new("B2 delta resync and a write admitted before", Some(Rule::AdoptRestamps), delta_skips),
     ]

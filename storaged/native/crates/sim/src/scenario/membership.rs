@@ -13,10 +13,11 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("P9 a server hangs under a live beacon", None, hung_server),
         Scenario::new("a server restarts under a live beacon", Some(Rule::MeetServer), restarted_server),
         Scenario::new("the last of three servers reads on while the beacons live", None, last_server),
-        Scenario::new("P21 votes are promises", None, votes_are_promises),
+        Scenario::new("P21 votes are promises", None, votes_are_promises)
+            .noticing(&[Rule::VotePromise, Rule::VoteWait]),
         Scenario::new("B13 the drop takes longer than any timer", None, slow_drop),
         Scenario::new("B11 a lapsed lease is not taken again under the old map", None, lapsed_lease),
-        Scenario::new("P17 a deposed manager", None, deposed),
+        Scenario::new("P17 a deposed manager", Some(Rule::LeaderKey), deposed),
         Scenario::new("P19 a client ahead of its servers", None, client_ahead),
         Scenario::new("P19 a client behind its servers", None, client_behind),
     ]
@@ -194,7 +195,7 @@ fn deposed(s: &mut Script) {
     s.w.call(Proc::Manager(old), Request::Swap(base, Box::new(conditions), vec![(0, Change::Drop(id))]));
     s.run(100_000);
     let kept = s.w.meta.pg(0).is_some_and(|r| r.is_insync(id));
-    s.demand("a deposed manager changed the map", kept && s.count("store.swap_refused") > 0);
+    s.must("P17", "a deposed manager changed the map", kept && s.count("store.swap_refused") > 0);
     s.write_wait(0, 1);
     s.read_each(0, 1);
 }

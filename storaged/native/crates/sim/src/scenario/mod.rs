@@ -14,22 +14,33 @@ mod script;
 pub use script::Script;
 
 mod attaching;
+mod cold;
+mod compares;
 mod copies;
 mod crashes;
 mod fencing;
+mod heads;
 mod joining;
 mod membership;
+mod rebuild;
 mod recovery;
+mod relay;
+mod rules_log;
+mod rules_membership;
+mod rules_replica;
+mod rules_sequencer;
+mod rules_store;
 mod space;
 mod spread;
+mod store_back;
 mod unreadable;
 
 /// One scripted schedule.
 pub struct Scenario {
     /// Name, as in the engine design.
     pub name: &'static str,
-    /// Rule whose absence it shows, if it was made for one.
-    pub breaks_without: Option<Rule>,
+    /// Rules whose absence it shows.
+    pub breaks_without: Vec<Rule>,
     /// The schedule.
     pub play: fn(&mut Script),
     /// The world it is played in.
@@ -39,7 +50,12 @@ pub struct Scenario {
 impl Scenario {
     /// A schedule in the quiet world.
     pub fn new(name: &'static str, breaks_without: Option<Rule>, play: fn(&mut Script)) -> Scenario {
-        Scenario { name, breaks_without, play, plan: Plan::quiet }
+        Scenario { name, breaks_without: breaks_without.into_iter().collect(), play, plan: Plan::quiet }
+    }
+    /// The same, which also shows the absence of these.
+    pub fn noticing(mut self, rules: &[Rule]) -> Scenario {
+        self.breaks_without.extend(rules);
+        self
     }
     /// The same in another world.
     pub fn in_world(self, plan: fn() -> Plan) -> Scenario {
@@ -50,7 +66,13 @@ impl Scenario {
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     let files = [fencing::all, joining::all, attaching::all, recovery::all, copies::all, crashes::all, membership::all];
-    files.into_iter().chain([space::all, spread::all, unreadable::all]).flat_map(|f| f()).collect()
+    files
+        .into_iter()
+        .chain([space::all, spread::all, unreadable::all, rebuild::all, relay::all, cold::all])
+        .chain([rules_membership::all, rules_sequencer::all, rules_replica::all, rules_store::all, rules_log::all])
+        .chain([heads::all, store_back::all, compares::all])
+        .flat_map(|f| f())
+        .collect()
 }
 
 /// Plays a scenario and checks what every seed checks at its end.

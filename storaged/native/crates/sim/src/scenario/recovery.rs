@@ -1,6 +1,6 @@
 //! Attaches that must find, or must not believe, what an earlier client left.
 
-use drystone_types::{Flags, MsgType, Version};
+use drystone_types::{Flags, MsgType, Rule, Version};
 
 use super::script::VOL;
 use super::{Scenario, Script};
@@ -11,8 +11,8 @@ use crate::world::{FrameFacts, HookVerdict};
 /// Scenarios of this file.
 pub fn all() -> Vec<Scenario> {
     vec![
-        Scenario::new("P3 a ROLL says that everything is stable", None, roll_says_stable),
-        Scenario::new("P4 a copied block is still unstable", None, copied_unstable),
+        Scenario::new("P3 a ROLL says that everything is stable", Some(Rule::RollStable), roll_says_stable),
+        Scenario::new("P4 a copied block is still unstable", Some(Rule::CopyUnstable), copied_unstable),
         Scenario::new("B9 a joiner asks for the generations it missed", None, missed_generations),
         Scenario::new("zombie write after a join", None, zombie_write_after_join),
         Scenario::new("B12 a block that was never written, read by a stale client", None, stale_hole),
@@ -35,6 +35,8 @@ fn write_on_first_only(s: &mut Script) {
 /// The stable field of a ROLL is ignored: whoever died after it left blocks that the next one must unify.
 fn roll_says_stable(s: &mut Script) {
     write_on_first_only(s);
+    s.write(0, 2);
+    s.run(20_000);
     s.w.kill_client(0);
     s.discard_held();
     s.hook(|f| is_write(f) && f.hdr.flags.has(Flags::ROLL));
@@ -46,18 +48,22 @@ fn roll_says_stable(s: &mut Script) {
     }
     s.release(|f| f.hdr.drive.0 == 2);
     s.run(50_000);
-    s.demand("the ROLL was not taken", s.is_unstable(1, 1));
+    let taken = s.is_unstable(1, 1) && s.is_unstable(1, 2);
     s.w.kill_client(c);
     s.unhook();
     s.discard_held();
     let next = s.attach();
     s.until_active(next);
     s.read_each(next, 1);
+    s.read_each(next, 2);
+    s.demand("the ROLL was not taken", taken);
 }
 
 /// The only holder of an unacknowledged write fills a joiner and dies: the joiner must report it.
 fn copied_unstable(s: &mut Script) {
     s.write_wait(0, 1);
+    // Nothing else is unstable: a roll of an older version would hide what is missing.
+    s.run(2_000_000);
     s.drop_quiesced(2);
     s.push();
     s.hook(|f| is_write(f) && f.drive != 0);
@@ -78,7 +84,7 @@ fn copied_unstable(s: &mut Script) {
     s.push();
     s.promote(2);
     s.push();
-    s.demand("the copy is not marked unstable", s.is_unstable(2, 1));
+    let marked = s.is_unstable(2, 1);
     s.drop_dead(0, true);
     s.unhook();
     s.push();
@@ -86,6 +92,7 @@ fn copied_unstable(s: &mut Script) {
     s.until_active(c);
     s.read_each(c, 1);
     s.restart(0);
+    s.demand("the copy is not marked unstable", marked);
 }
 
 /// A drive is away while a volume changes hands; it joins and must refuse the old owner.

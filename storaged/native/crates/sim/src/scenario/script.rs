@@ -90,16 +90,41 @@ impl Script {
     pub fn read_each(&mut self, c: usize, block: u64) {
         let pg = self.pg_of(block);
         for d in 0..self.w.drives.len() {
-            let insync = self.w.meta.pg(pg).is_some_and(|r| r.is_insync(self.w.drives[d].id));
-            if insync {
+            let id = self.w.drives[d].id;
+            // One that promised to answer no reads in this epoch keeps its word.
+            let stopped = self.w.drives[d].quiesced.get(&pg).copied();
+            let answers = self.w.meta.pg(pg).is_some_and(|r| r.is_insync(id) && stopped != Some(r.epoch));
+            if answers {
+                // Its own answer may come around through another one.
                 self.hook(move |f| {
-                    f.to_server && f.hdr.kind == MsgType::Read && f.from == End::Client(c) && f.drive != d
+                    f.to_server && f.hdr.kind == MsgType::Read && f.from == End::Client(c) && f.hdr.drive != id
                 });
                 let op = self.read(c, block);
                 self.wait(op);
                 self.unhook();
             }
         }
+    }
+    /// The same for a run of blocks; gives how many were compared.
+    pub fn read_each_run(&mut self, c: usize, first: u64, count: u64) -> u64 {
+        let (pg, mut reads) = (self.pg_of(first), 0);
+        for d in 0..self.w.drives.len() {
+            let id = self.w.drives[d].id;
+            let insync = self.w.meta.pg(pg).is_some_and(|r| r.is_insync(id)) && self.w.drives[d].replica.is_some();
+            if insync {
+                self.hook(move |f| {
+                    f.to_server && f.hdr.kind == MsgType::Read && f.from == End::Client(c) && f.hdr.drive != id
+                });
+                let op = self.issue(c, What::Read, first, count);
+                // Where this copy cannot give it, another one does.
+                self.run(20_000);
+                self.unhook();
+                self.release(|_| true);
+                self.wait(op);
+                reads += count;
+            }
+        }
+        reads
     }
     /// PG of a block that was written, by what the drives hold.
     pub fn pg_of(&self, block: u64) -> u32 {
@@ -110,6 +135,12 @@ impl Script {
     pub fn demand(&mut self, what: &str, held: bool) {
         if !held {
             self.w.fail("SCRIPT", what.to_owned());
+        }
+    }
+    /// Demands what a rule of the protocol promises, by the name of its oracle.
+    pub fn must(&mut self, oracle: &str, what: &str, held: bool) {
+        if !held {
+            self.w.fail(oracle, what.to_owned());
         }
     }
     /// A counter of the run, those of cores that still run not included.
@@ -137,6 +168,13 @@ impl Script {
     pub fn release(&mut self, which: impl Fn(&Frame) -> bool) {
         self.w.release_held(which);
         self.run(2_000);
+    }
+    /// Delivers what was held for a drive again, once its asker has a connection.
+    pub fn redeliver(&mut self, c: usize, d: usize) {
+        self.until("a connection", move |w| w.conn_up(End::Client(c), d).is_some());
+        self.demand("no duplicate was kept", !self.w.held.is_empty());
+        self.w.redeliver_held();
+        self.run(100_000);
     }
     /// Forgets held frames.
     pub fn discard_held(&mut self) {
@@ -227,6 +265,7 @@ impl Script {
         if w.failure.is_none() {
             w.compare_frozen();
             w.compare_copies();
+            w.final_space();
         }
         Verdict {
             seed: w.seed,

@@ -1,6 +1,6 @@
 //! One volume over two PGs of the same drives.
 
-use drystone_types::{Flags, MsgType};
+use drystone_types::{Flags, MsgType, Rule};
 
 use super::{Scenario, Script};
 use crate::meta::Change;
@@ -10,9 +10,10 @@ use crate::plan::Plan;
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("B3 RECOVERED of one PG while another is divergent", None, divergent).in_world(two_pgs),
-        Scenario::new("P16 a write that does not end bounds the lists", None, bounded_lists).in_world(two_pgs),
+        Scenario::new("P16 a write that does not end bounds the lists", Some(Rule::W3), bounded_lists)
+            .in_world(two_pgs),
         Scenario::new("P16 a PG below min_insync holds nobody else up", None, below_min_insync).in_world(two_pgs),
-        Scenario::new("P16 the last STABLE of an idle volume is lost", None, idle_stable),
+        Scenario::new("P16 the last STABLE of an idle volume is lost", Some(Rule::StableAgain), idle_stable),
     ]
 }
 
@@ -21,7 +22,7 @@ fn two_pgs() -> Plan {
 }
 
 /// First blocks of a chunk in PG 0 and of one in PG 1.
-fn one_of_each(s: &mut Script) -> [u64; 2] {
+pub(super) fn one_of_each(s: &mut Script) -> [u64; 2] {
     for chunk in 0..8 {
         s.write_wait(0, chunk * 1024);
     }
@@ -77,7 +78,7 @@ fn bounded_lists(s: &mut Script) {
     s.run(1_000_000);
     widest = widest.max(width(s));
     s.demand("a write ended without one of its members", s.w.history.op(waits).is_some());
-    s.demand("the list is not bounded", widest <= VERSIONS_MAX);
+    s.must("W3", "the list is not bounded", widest <= VERSIONS_MAX);
     s.demand("the bound was not reached", widest >= VERSIONS_MAX - 64);
     s.unhook();
     s.release(|_| true);
@@ -138,5 +139,5 @@ fn idle_stable(s: &mut Script) {
     s.w.break_conn(conn.unwrap_or_default(), false);
     s.unhook();
     s.run(3_000_000);
-    s.demand("the last STABLE was not repeated", !s.is_unstable(2, 1));
+    s.must("P16", "the last STABLE was not repeated", !s.is_unstable(2, 1));
 }

@@ -1,7 +1,7 @@
 //! Devices that fail to read for a while when a volume is attached.
 
 use drystone_store::api::{BlockKind, Held, ObjectStore};
-use drystone_types::{LayerId, MsgType, ObjKey};
+use drystone_types::{LayerId, MsgType, ObjKey, Rule};
 
 use super::{Scenario, Script};
 use crate::event::End;
@@ -11,7 +11,7 @@ use crate::world::{FrameFacts, HookVerdict};
 /// Scenarios of this file.
 pub fn all() -> Vec<Scenario> {
     vec![
-        Scenario::new("a device error at attach loses nothing", None, device_error),
+        Scenario::new("a device error at attach loses nothing", Some(Rule::A4Bad), device_error),
         Scenario::new("a device error at attach and a joiner that is behind", None, device_error_and_older_copy),
         Scenario::new("a device that recovers during the attach", None, device_recovers),
     ]
@@ -62,7 +62,7 @@ fn device_error(s: &mut Script) {
     reads_fail(s, 0, true);
     let c = s.attach();
     s.until_active(c);
-    s.demand("the block was given up", !is_bad(s, 2) && !is_bad(s, 0));
+    s.must("A4", "the block was given up", !is_bad(s, 2) && !is_bad(s, 0));
     // The copy runs, and waits for what cannot be read.
     s.unhook();
     s.run(3_000_000);

@@ -21,6 +21,8 @@ pub struct Cell {
     pub forgotten: bool,
     /// Version.
     pub version: Version,
+    /// Epoch of the PG in which it was written here; a move keeps it.
+    pub epoch: Epoch,
     /// Checksum of data.
     pub csum: u64,
 }
@@ -132,6 +134,7 @@ impl Model {
                 kind: b.kind,
                 forgotten: b.forget,
                 version: b.version,
+                epoch: before.filter(|_| b.source.is_some()).map_or(b.pg_epoch, |c| c.epoch),
                 csum,
             };
             let applies = match b.source {
@@ -187,8 +190,10 @@ fn value_of(group: &Group, value: &MetaValue, slot: u64) -> Vec<u8> {
         MetaValue::Slots { len, .. } => {
             let first = (slot - group.header.slot) as usize;
             let count = (*len as usize).div_ceil(SLOT);
-            let bytes = group.slots.iter().skip(first).take(count).flat_map(|b| b.as_slice().iter().copied());
-            bytes.take(*len as usize).collect()
+            let mut bytes = Vec::with_capacity(count * SLOT);
+            group.slots.iter().skip(first).take(count).for_each(|b| bytes.extend_from_slice(b.as_slice()));
+            bytes.truncate(*len as usize);
+            bytes
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The store under the simulated drives, and what a restart finds of it.
 
 use drystone_store::api::{DevOp, ObjectDigest, ObjectStore, StoreEvent};
-use drystone_types::{DriveId, VolumeId};
+use drystone_types::{DriveId, Rules, VolumeId};
 
 use crate::device::Device;
 
@@ -11,9 +11,11 @@ mod log;
 mod naive;
 
 #[cfg(not(feature = "naive"))]
-pub use log::{blank_device, counters, flip, image, open, refuse_reads, Store};
+pub use log::{blank_device, counters, flip, image, last_nonce, open, refuse_reads, rot, unreadable_for_good, Store};
+#[cfg(not(feature = "naive"))]
+pub(crate) use log::{FOOTER, GROUP};
 #[cfg(feature = "naive")]
-pub use naive::{blank_device, counters, flip, image, open, refuse_reads, Store};
+pub use naive::{blank_device, counters, flip, image, last_nonce, open, refuse_reads, rot, unreadable_for_good, Store};
 
 /// What is known when a drive is opened.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +28,38 @@ pub struct Opening {
     pub slots: u64,
     /// It is in no in-sync set, so a suspicion is over.
     pub clear_suspect: bool,
+    /// Its device has not kept what was written, so it may begin anew.
+    pub doubtful: bool,
+    /// Rules in force.
+    pub rules: Rules,
+}
+
+/// What a log is made of, beside data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Structure {
+    /// Headers of groups.
+    Header,
+    /// Footers of closed segments, and what is before them.
+    Summary,
+    /// The newest checkpoint.
+    Checkpoint,
+    /// Superblocks.
+    Superblock,
+}
+
+impl Structure {
+    /// All of them.
+    pub const ALL: [Structure; 4] =
+        [Structure::Header, Structure::Summary, Structure::Checkpoint, Structure::Superblock];
+    /// Name of the counter of its damaged sectors.
+    pub fn counter(self) -> &'static str {
+        match self {
+            Structure::Header => "rot.header",
+            Structure::Summary => "rot.summary",
+            Structure::Checkpoint => "rot.checkpoint",
+            Structure::Superblock => "rot.superblock",
+        }
+    }
 }
 
 /// Carries out a device operation at once.

@@ -2,7 +2,7 @@
 
 use drystone_store::api::ObjectStore;
 use drystone_store::testing::NaiveStore;
-use drystone_types::{Epoch, LayerId, ObjKey, PgId};
+use drystone_types::{DriveId, Epoch, LayerId, ObjKey, PgId};
 
 use crate::device::Device;
 use crate::rng::Rng;
@@ -20,6 +20,11 @@ pub fn open(_dev: &mut Device, image: Option<Store>, opening: &super::Opening) -
         None => NaiveStore::new(opening.slots),
     };
     Ok((store, false))
+}
+
+/// Nonce of the last open, as the medium shows it: this one shows nothing by itself.
+pub fn last_nonce(_dev: &mut Device, _drive: DriveId, known: u64) -> u64 {
+    known
 }
 
 /// What stays of a store when its process ends.
@@ -45,6 +50,16 @@ pub fn refuse_reads(store: &mut Store, _dev: &mut Device, on: bool) {
     for (key, block) in stored(store) {
         store.unreadable(key, block, on);
     }
+}
+
+/// The naive store has no structures that could rot.
+pub fn rot(_store: &Store, _dev: &mut Device, _what: super::Structure, _rng: &mut Rng) -> u64 {
+    0
+}
+
+/// Its device holds nothing that could be unreadable.
+pub fn unreadable_for_good(_dev: &mut Device, _rng: &mut Rng) -> u64 {
+    0
 }
 
 /// Every block that holds data in the heads of all volumes.

@@ -4,6 +4,7 @@
 use crate::api::{DevOp, DevResult};
 use crate::dev::{DevError, DevGeometry, SyncDev};
 use crate::loc::SLOT;
+use crate::testing::journal::{Change, Journal};
 use drystone_types::{Buf, BufMut};
 use std::collections::BTreeMap;
 
@@ -41,19 +42,43 @@ pub struct CrashDev {
     pub protected: bool,
     /// Bytes read.
     pub bytes_read: u64,
+    journal: Option<Journal>,
 }
 
 impl CrashDev {
     /// A blank device.
     pub fn new(bytes: usize) -> CrashDev {
+        CrashDev::of(vec![0; bytes])
+    }
+    /// A device with these contents, all of them durable.
+    pub fn of(contents: Vec<u8>) -> CrashDev {
         CrashDev {
-            media: vec![0; bytes],
-            visible: vec![0; bytes],
+            visible: contents.clone(),
+            media: contents,
             cached: BTreeMap::new(),
             flying: BTreeMap::new(),
             lies: false,
             protected: false,
             bytes_read: 0,
+            journal: None,
+        }
+    }
+    /// Writes down from now on what happens here; what is in the cache becomes durable.
+    pub fn record(&mut self) {
+        self.sync();
+        self.journal = Some(Journal { base: self.media.clone(), changes: Vec::new() });
+    }
+    /// The recording, which ends.
+    pub fn take_journal(&mut self) -> Option<Journal> {
+        self.journal.take()
+    }
+    /// Changes recorded so far.
+    pub fn recorded(&self) -> usize {
+        self.journal.as_ref().map_or(0, |j| j.changes.len())
+    }
+    fn note(&mut self, change: impl FnOnce() -> Change) {
+        if let Some(journal) = &mut self.journal {
+            journal.changes.push(change());
         }
     }
     /// Contents as reads see them, to break bits on purpose; a change is durable.
@@ -68,6 +93,13 @@ impl CrashDev {
     }
     /// Takes an operation.
     pub fn start(&mut self, op: DevOp) {
+        match &op {
+            DevOp::Write { id, offset, bufs, .. } => self.note(|| Change::Start(*id, *offset, bufs.clone())),
+            DevOp::Discard { id, offset, len } => {
+                self.note(|| Change::Start(*id, *offset, vec![Buf::copy_from(&vec![0; *len as usize])]));
+            }
+            DevOp::Read { .. } | DevOp::Flush { .. } => {}
+        }
         let (DevOp::Write { id, .. } | DevOp::Read { id, .. } | DevOp::Flush { id } | DevOp::Discard { id, .. }) = &op;
         self.flying.insert(*id, op);
     }
@@ -83,7 +115,9 @@ impl CrashDev {
     pub fn finish(&mut self, id: u64) -> DevResult {
         match self.flying.remove(&id) {
             Some(DevOp::Write { offset, bufs, durable, .. }) => {
-                self.store(offset, &bufs, (durable || self.protected) && !self.lies);
+                let durable = (durable || self.protected) && !self.lies;
+                self.store(offset, &bufs, durable);
+                self.note(|| Change::End(id, durable));
                 DevResult::Ok(Buf::empty())
             }
             Some(DevOp::Read { offset, len, .. }) => {
@@ -103,6 +137,7 @@ impl CrashDev {
                 if at + len as usize <= self.visible.len() {
                     self.store(offset, &[zeros], false);
                 }
+                self.note(|| Change::End(id, false));
                 DevResult::Ok(Buf::empty())
             }
             None => DevResult::Failed("no such operation"),
@@ -129,6 +164,7 @@ impl CrashDev {
     fn sync(&mut self) {
         if !self.lies {
             core::mem::take(&mut self.cached).into_keys().for_each(|s| self.keep(s));
+            self.note(|| Change::Flush);
         }
     }
     /// Power fails: of everything that is not durable any subset of sectors survives.
@@ -155,6 +191,9 @@ impl CrashDev {
             }
         }
         self.visible.clone_from(&self.media);
+        if let Some(journal) = &mut self.journal {
+            journal.changes.push(Change::Cut(self.media.clone()));
+        }
     }
 }
 
@@ -173,7 +212,9 @@ impl SyncDev for CrashDev {
         if offset as usize + buf.len() > self.visible.len() {
             return Err(DevError("write behind the end"));
         }
-        self.store(offset, &[Buf::copy_from(buf)], false);
+        let buf = Buf::copy_from(buf);
+        self.store(offset, core::slice::from_ref(&buf), false);
+        self.note(|| Change::Cached(offset, buf));
         Ok(())
     }
     fn flush(&mut self) -> Result<(), DevError> {

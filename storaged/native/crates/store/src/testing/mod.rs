@@ -2,10 +2,12 @@
 //! in memory that loses and tears writes at a power cut.
 
 mod crash_dev;
+mod journal;
 mod mem_dev;
 mod naive;
 mod naive_query;
 
 pub use crash_dev::{CrashDev, Rng};
+pub use journal::{Change, Image, Journal, Keep, Replay};
 pub use mem_dev::MemDev;
-pub use naive::NaiveStore;
+pub use naive::{Hidden, NaiveStore};

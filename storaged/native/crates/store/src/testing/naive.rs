@@ -66,10 +66,23 @@ pub struct NaiveStore {
     failed: bool,
     /// Blocks that the device cannot read now.
     pub(super) unreadable: BTreeSet<(ObjKey, u16)>,
+    pub(super) headless: BTreeSet<(ObjKey, u16)>,
+    pub(super) hidden: BTreeMap<(ObjKey, u16), Hidden>,
     /// Records that are refused, and why.
     pub(super) refused: Option<Refused>,
     /// Whether a scrub is to wait.
     pub scrub_held: bool,
+    /// A scrub that a test has running.
+    pub scrubs: Option<ScrubProgress>,
+}
+
+/// What a digest knows of a block whose header it cannot read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hidden {
+    /// The checksum, as one that is in memory: no version.
+    Version,
+    /// The version, as one that a summary tells: no checksum.
+    Csum,
 }
 
 impl NaiveStore {
@@ -96,6 +109,15 @@ impl NaiveStore {
             b.csum ^= 1;
             b.data = Buf::empty();
         }
+    }
+    /// Loses a block's bytes and, once it is settled, everything that says which version it had; until it is replaced.
+    pub fn lose_header(&mut self, key: ObjKey, block: u16) {
+        self.corrupt(key, block);
+        self.headless.insert((key, block));
+    }
+    /// A digest cannot read the header of a block, whose bytes can be read: it shows what else is known of it.
+    pub fn hide_header(&mut self, key: ObjKey, block: u16, hidden: Hidden) {
+        self.hidden.insert((key, block), hidden);
     }
     /// The device cannot read a block (`true`), or can again: it reads as `Failed` meanwhile.
     pub fn unreadable(&mut self, key: ObjKey, block: u16, on: bool) {

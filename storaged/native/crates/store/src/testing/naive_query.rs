@@ -1,6 +1,6 @@
 //! The trait over the maps of `NaiveStore`.
 
-use super::naive::{Block, NaiveStore};
+use super::naive::{Block, Hidden, NaiveStore};
 use crate::api::*;
 use drystone_csum::block_csum;
 use drystone_types::consts::{BLOCK_SIZE, CHUNK_BLOCKS};
@@ -64,15 +64,21 @@ impl NaiveStore {
     }
     fn digest_of(&self, key: ObjKey) -> Vec<DigestRun> {
         let mut runs: Vec<DigestRun> = Vec::new();
+        let durable = self.objects.get(&key).and_then(|o| self.stable.get(&o.vol)).map_or(Version::ZERO, |s| s.1);
         for (at, b) in self.objects.get(&key).into_iter().flat_map(|o| &o.blocks) {
+            let lost = b.data.is_empty() && b.version <= durable && self.headless.contains(&(key, *at));
+            let hidden = self.hidden.get(&(key, *at));
+            let lost = lost || hidden == Some(&Hidden::Version);
+            let version = if lost { Version::ZERO } else { b.version };
+            let csum = if hidden == Some(&Hidden::Csum) { 0 } else { b.csum };
             let joins =
-                runs.last().is_some_and(|r| r.first + r.count == *at && r.kind == b.kind && r.version == b.version);
+                runs.last().is_some_and(|r| r.first + r.count == *at && r.kind == b.kind && r.version == version);
             if !joins {
-                runs.push(DigestRun { first: *at, count: 0, kind: b.kind, version: b.version, csums: Vec::new() });
+                runs.push(DigestRun { first: *at, count: 0, kind: b.kind, version, csums: Vec::new() });
             }
             if let Some(r) = runs.last_mut() {
                 r.count += 1;
-                r.csums.extend((b.kind == BlockKind::Data).then_some(b.csum));
+                r.csums.extend((b.kind == BlockKind::Data).then_some(csum));
             }
         }
         runs
@@ -238,6 +244,9 @@ impl ObjectStore for NaiveStore {
     /// The naive scrub is one step: this is only remembered.
     fn hold_scrub(&mut self, hold: bool) {
         self.scrub_held = hold;
+    }
+    fn scrub_progress(&self) -> Option<ScrubProgress> {
+        self.scrubs
     }
     fn pg_of(&self, key: ObjKey) -> Option<PgId> {
         self.objects.get(&key).map(|o| o.pg)

@@ -1,10 +1,12 @@
 //! A small cluster-less world: one drive, its device, and helpers to make records.
 #![allow(dead_code)]
 
+pub mod acked;
+
 use drystone_csum::block_csum;
 use drystone_store::api::*;
 use drystone_store::testing::{CrashDev, Rng};
-use drystone_store::{format, Config, FormatParams, LogStore, OpenParams, OpenReport};
+use drystone_store::{format, Config, DevError, DevGeometry, FormatParams, LogStore, OpenParams, OpenReport, SyncDev};
 use drystone_types::*;
 
 pub const SEG: u64 = 256 << 10;

@@ -1,0 +1,27 @@
+"""Judge kept journals again: ``python -m tests.e2e.nemesis.rejudge FOLDER…``, one a volume."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.e2e.nemesis.check import Verdict, check
+from tests.e2e.nemesis.collect import Collected, collect
+
+
+def judge(folder: Path) -> tuple[Collected, Verdict]:
+    """What the journals of one volume tell, and whether it can be true."""
+    found = collect(folder)
+    return found, check(found.history)
+
+
+def main() -> int:
+    """Print a verdict of each; 1 when any is not clean."""
+    verdicts = {Path(name): judge(Path(name))[1] for name in sys.argv[1:]}
+    for folder, verdict in verdicts.items():
+        print(verdict.words(folder.name))
+    return 0 if verdicts and all(verdict.clean for verdict in verdicts.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
