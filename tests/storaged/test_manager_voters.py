@@ -32,9 +32,13 @@ async def test_the_next_change_waits_for_who_uses_an_older_list(mgr):
             await until(lambda: voters_of(made[0])[0] == version + 1, "the first change")
             await mgr.services.voters.settle()
             assert voters_of(made[0])[0] == version + 1, "node-2 did not say that it knows"
+            waits = [i for i in (await mgr.status())["issues"] if "does not vote" in i]
+            assert len(waits) == 1
+            assert "node node-4 does not vote on silence yet" in waits[0]
             report = pb.ReportSilenceRequest(voters_version=version + 1)
             await made[1].call("ReportSilence", report)
             await until(lambda: len(voters_of(made[0])[1]) == 4, "the second change")
+            assert not [i for i in (await mgr.status())["issues"] if "does not vote" in i]
         finally:
             for peer in extra:
                 await peer.close()

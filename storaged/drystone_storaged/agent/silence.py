@@ -18,7 +18,8 @@ from drystone_storaged.agent.pump import Event
 from drystone_storaged.proto import control_pb2
 
 REPEAT_S: Final = 1.0  # while somebody is silent, the interface's figure
-REPORT_TIMEOUT_S: Final = 1.0  # the next report replaces one that was not answered
+REPORT_TIMEOUT_S: Final = 1.0
+RETRY_S: Final = 1.0  # after a report that was not answered; the next one replaces it
 
 _log = get_logger(__name__)
 
@@ -73,10 +74,16 @@ class Silence:
         self._core.suspects(max(0, suspects.revision - 1), keys)
 
     async def run(self) -> None:
-        """Report on every change, and each second while not empty, until cancelled."""
+        """Report on every change, and each second while not empty, until cancelled.
+
+        One that was not answered is said again: the manager changes nothing about the voters
+        before it heard from every node, and while a node does not vote its loss may not be decided.
+        """
+        answered = True
         while True:
+            wait_s = (REPEAT_S if self.silent else None) if answered else RETRY_S
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REPEAT_S if self.silent else None):
+                async with asyncio.timeout(wait_s):
                     await self._changed.wait()
             self._changed.clear()
             request = control_pb2.ReportSilenceRequest(
@@ -91,6 +98,9 @@ class Silence:
                 )
             except DrystoneError as error:
                 _log.info("silence_not_reported", code=error.code)
+                answered = False
+            else:
+                answered = True
 
 
 class Votes:

@@ -311,6 +311,7 @@ class StatusService:
             away,
             self._stats,
             self._refusals,
+            known.voters,
             waiting,
             unreached=self._unreached(),
             claimed=self._sessions.claimed_twice(),

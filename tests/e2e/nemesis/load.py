@@ -40,6 +40,7 @@ class Connection:
         self._lock = threading.Lock()
         self._target = Target(task.uri, task.attach, task.generation)
         self._nbd = _nbd(task.uri)
+        self._busy = False  # with a request, under the lock: then its thread closes what it used
         self._kept = 0
         self.counts: dict[str, int] = dict.fromkeys(("ok", "error", "lost", "damaged", "acked"), 0)
 
@@ -47,6 +48,8 @@ class Connection:
         """From the next request on go elsewhere; what is open is given up."""
         with self._lock:
             old, self._nbd, self._target = self._nbd, _nbd(target.uri), target
+            if not self._busy:
+                old.close()
         old.retire()
 
     def abandon(self) -> None:
@@ -73,11 +76,14 @@ class Connection:
     def _perform(self, wish: Wish) -> bool:
         with self._lock:
             nbd, target = self._nbd, self._target
+            self._busy = True
         try:
             return self._connected(nbd, target) and self._asked(nbd, target, wish)
         finally:
-            if nbd is not self._nbd:  # another attachment in the meantime
-                nbd.close()
+            with self._lock:
+                self._busy = False
+                if nbd is not self._nbd:  # another attachment in the meantime
+                    nbd.close()
 
     def _asked(self, nbd: Nbd, target: Target, wish: Wish) -> bool:
         value = 0

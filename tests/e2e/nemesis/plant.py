@@ -173,8 +173,11 @@ class Plant:
                 atomic_write_text(path, f"{answer['token']}\n")
 
     def _all_up(self) -> bool:
-        drives = self.rest.items("/v1/drives")
-        return sum(each["state"] == "up" for each in drives) == len(self._lab.server_groups)
+        wanted = len(self._lab.server_groups)
+        up = sum(each["state"] == "up" for each in self.rest.items("/v1/drives"))
+        # The loss of a node is decided by those who vote.
+        voters = sum(each["voter"] for each in self.rest.items("/v1/nodes"))
+        return up == wanted == voters
 
     def _last_words(self, name: str) -> str:
         return (self._lab.log / f"{name}.log").read_text(errors="replace")[-1500:]

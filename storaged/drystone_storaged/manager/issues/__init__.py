@@ -20,6 +20,7 @@ from drystone_storaged.manager.issues.nodes import (
     of_clients,
     of_nodes,
     of_paths,
+    of_voters,
 )
 from drystone_storaged.manager.issues.pools import of_pools
 from drystone_storaged.manager.issues.records import of_records
@@ -40,6 +41,7 @@ def find_problems(
         *of_differences(at),
         *of_nodes(at),
         *of_beacons(at),
+        *of_voters(at),
         *of_clients(at),
         *of_paths(at),
         *of_claims(at),

@@ -28,6 +28,8 @@ class Seen:
     """Storage nodes whose beacon is a process of its own that is not connected."""
     stats: DriveStats
     refusals: Refusals
+    voters: Collection[str] = ()
+    """Uuids of the storage nodes that vote on silence; empty = the first list is still made."""
     waiting: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Consuming nodes without a session, with the names of the volumes attached there."""
     unreached: Sequence[tuple[str, int]] = ()

@@ -90,6 +90,24 @@ def of_beacons(at: Moment) -> Iterator[Problem]:
         )
 
 
+def of_voters(at: Moment) -> Iterator[Problem]:
+    """Nodes that are there and are not on the list of voters; before the first list all are."""
+    if not at.seen.voters:
+        return
+    gone = {*at.away, *at.seen.beacons_away}
+    found = (n.name for n in at.servers if n.uuid not in at.seen.voters and n.name not in gone)
+    for name in sorted(found):
+        yield Problem(
+            "not_voting",
+            Severity.WARNING,
+            f"node {name} does not vote on silence yet",
+            "nothing for a few seconds; then see the logs of the beacons (`silence_not_reported`)",
+            "the list of voters changes by one node at a time, when every node uses the newest "
+            "one; until then a node that falls silent may not be dropped",
+            (f"node {name}",),
+        )
+
+
 def of_clients(at: Moment) -> Iterator[Problem]:
     """Block daemons that are away with volumes."""
     for name, volumes in sorted(at.seen.waiting.items()):
