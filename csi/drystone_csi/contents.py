@@ -6,7 +6,9 @@ old bytes, must never lead to a format.
     never --CAS--> formatting{fs, nonce} --mkfs, sync--> CAS --> fs{type}
 
 A crash between the two leaves ``formatting``, which says: nobody ever used what is there, so
-the next stage may format again, under a nonce of its own. Nothing is mounted before ``fs``.
+the next stage may format again, under a nonce of its own. Nothing is mounted before ``fs``: what
+was mounted, or is no file system of ours, is therefore of later than the record, which an older
+copy of the metadata store brought back, and is left alone.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ class Contents:
                 code="not_formatted",
                 hint="use it once in a writable mode",
             )
+        if content.state is ContentState.FORMATTING:
+            await self._require_unused(volume, device)
         await self._format(volume, device, fs, options)
         return fs
 
@@ -87,6 +91,17 @@ class Contents:
         await self._manager.set_content(volume.id, volume.content, attempt)
         await self._devices.format(device, fs, volume.size, options)
         await self._manager.set_content(volume.id, attempt, Content(ContentState.FS, fs))
+
+    async def _require_unused(self, volume: Volume, device: str) -> None:
+        found = await self._devices.probe(device)
+        if found is not None and await self._devices.used(device, found):
+            raise ConflictError(
+                f"volume {volume.id} is recorded as being formatted, and holds {found.kind} that "
+                "was used: the record is older than what is there, and nothing is formatted",
+                code="content_conflict",
+                hint="look at it before anything else (docs/runbooks/metadata-lost.md, "
+                "A record that says formatting)",
+            )
 
     async def _existing(self, volume: Volume, device: str, wanted: FileSystem | None) -> FileSystem:
         """What is recorded, or was made by the owner of a raw volume, must be there."""

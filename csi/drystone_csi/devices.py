@@ -32,6 +32,7 @@ GROW_STEP: Final = 1 << 20
 
 _BLKID_BLANK: Final = 2  # the documented exit code for "nothing found"
 _FSCK_FINE: Final = (0, 1)  # clean, or repaired
+_ANY_CODE: Final = range(256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,32 @@ class Devices:
         await self._runner.run(argv, timeout_s=FORMAT_TIMEOUT_S)
         await self._runner.run(("sync", "--", device), timeout_s=FORMAT_TIMEOUT_S)
 
+    async def used(self, device: str, found: Signature) -> bool:
+        """Whether somebody certainly used what a probe found: it is not ours, or was mounted once.
+
+        False proves nothing: what a crash left half made, or an xfs that was never unmounted in
+        order, does not say.
+        """
+        if found.kind == FileSystem.EXT4:
+            told = await self._told(("dumpe2fs", "-h", device), ":", _ANY_CODE)
+            last = told.get("Last mount time", "n/a")
+            return told.get("Mount count", "0") != "0" or last != "n/a"
+        if found.kind == FileSystem.XFS:
+            # Made with 0; the first mount that ends in order writes where its log ended.
+            told = await self._told(
+                ("xfs_db", "-r", "-c", "sb 0", "-c", "p lsn", device), "=", _ANY_CODE
+            )
+            return told.get("lsn", "0") not in {"0", "null"}
+        return True
+
+    async def _told(
+        self, argv: Sequence[str], mark: str, codes: Sequence[int] = (0,)
+    ) -> dict[str, str]:
+        """What a tool says line by line; nothing if it ended with an error that is allowed."""
+        result = await self._runner.run(argv, timeout_s=PROBE_TIMEOUT_S, codes=codes)
+        pairs = (line.split(mark, 1) for line in result.stdout.splitlines() if mark in line)
+        return {key.strip(): value.strip() for key, value in pairs} if not result.code else {}
+
     async def check(self, device: str, fs: FileSystem) -> None:
         """Repair what can be repaired without a question. The device must not be mounted.
 
@@ -116,9 +143,7 @@ class Devices:
         await self._runner.run(("resize2fs", device), timeout_s=GROW_TIMEOUT_S)
 
     async def _ext4_size(self, device: str) -> int:
-        result = await self._runner.run(("dumpe2fs", "-h", device), timeout_s=PROBE_TIMEOUT_S)
-        pairs = (line.split(":", 1) for line in result.stdout.splitlines() if ":" in line)
-        values = {key: value.strip() for key, value in pairs}
+        values = await self._told(("dumpe2fs", "-h", device), ":")
         try:
             return int(values["Block count"]) * int(values["Block size"])
         except (KeyError, ValueError) as error:

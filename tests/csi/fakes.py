@@ -225,6 +225,7 @@ class FakeHost:
 
     def __init__(self) -> None:
         self.disks: dict[str, str] = {}  # device -> what blkid would say
+        self.used: set[str] = set()  # devices whose file system was mounted
         self.table: list[dict[str, str]] = []
         self.log: list[str] = []
         self.fails: dict[str, Completed] = {}
@@ -264,12 +265,19 @@ class FakeHost:
 
     def _mkfs_ext4(self, words):
         self.disks[words[-1]] = "ext4"
+        self.used.discard(words[-1])
 
     def _mkfs_xfs(self, words):
         self.disks[words[-1]] = "xfs"
+        self.used.discard(words[-1])
 
     def _dumpe2fs(self, words):
-        return "Block count:              262144\nBlock size:               4096\n"
+        count = int(words[-1] in self.used)
+        mounted = f"Last mount time:          n/a\nMount count:              {count}\n"
+        return f"Block count:              262144\nBlock size:               4096\n{mounted}"
+
+    def _xfs_db(self, words):
+        return f"lsn = {'0x100000002' if words[-1] in self.used else '0'}\n"
 
     def _blockdev(self, words):
         return f"{GIB}\n"
@@ -301,6 +309,7 @@ class FakeHost:
             return Completed(32, "", "wrong fs type")
         number = f"7:{source.removeprefix('/dev/fake')}"
         fs = self.disks[source]
+        self.used.add(source)
         self.table.append(
             {
                 "target": target,

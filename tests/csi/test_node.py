@@ -18,7 +18,7 @@ from drystone_common.errors import (
     NotFoundError,
     UnavailableError,
 )
-from drystone_csi.model import Content, ContentState
+from drystone_csi.model import RAW, Content, ContentState
 from drystone_csi.proto import csi_pb2
 from drystone_csi.status import status_of
 from drystone_storaged.attach.command import Completed
@@ -140,6 +140,55 @@ async def test_a_format_that_was_cut_off_is_done_again_under_a_new_nonce(driver)
         "content formatting->formatting",
         "content formatting->fs",
     ]
+
+
+@pytest.mark.parametrize("found", ["ext4", "xfs", "crypto_LUKS", "table gpt"])
+async def test_a_record_that_says_formatting_of_what_was_used_since_formats_nothing(driver, found):
+    """It comes from an older copy of the metadata store."""
+    volume = await driver.published()
+    old = Content(ContentState.FORMATTING, "ext4", "old")
+    record = driver.record(volume)
+    await driver.manager.set_content(record.id, record.content, old)
+    driver.host.disks[DEVICE] = found
+    driver.host.used.add(DEVICE)
+    with pytest.raises(ConflictError, match="was used") as caught:
+        await driver.stage(volume)
+    assert caught.value.code == "content_conflict"
+    assert not driver.host.ran("mkfs.ext4")
+    assert driver.record(volume).content == old
+    assert driver.targets == []
+
+
+@pytest.mark.parametrize("tool", ["dumpe2fs", "xfs_db"])
+async def test_a_half_made_file_system_that_cannot_be_looked_at_is_made_again(driver, tool):
+    volume = await driver.published()
+    cut_off = Content(ContentState.FORMATTING, "ext4", "old")
+    record = driver.record(volume)
+    await driver.manager.set_content(record.id, record.content, cut_off)
+    driver.host.disks[DEVICE] = "ext4" if tool == "dumpe2fs" else "xfs"
+    whole = driver.host._tool
+
+    def half(name, words):
+        if name == tool and not driver.host.ran("mkfs.ext4"):
+            return Completed(1, "", "bad magic number")
+        return whole(name, words)
+
+    driver.host._tool = half
+    await driver.stage(volume)
+    assert len(driver.host.ran("mkfs.ext4")) == 1
+
+
+async def test_a_recovered_volume_is_raw_and_its_file_system_is_mounted_as_it_is(driver):
+    volume = await driver.published()
+    record = driver.record(volume)
+    await driver.manager.set_content(record.id, record.content, RAW)
+    with pytest.raises(DataError, match="blank"):
+        await driver.stage(volume)
+    driver.host.disks[DEVICE] = "ext4"
+    driver.host.used.add(DEVICE)
+    await driver.stage(volume)
+    assert not driver.host.ran("mkfs.ext4")
+    assert driver.targets == [driver.staging]
 
 
 async def test_a_formatter_that_lost_the_race_does_not_mount(driver):
