@@ -14,6 +14,7 @@ from drystone_common.errors import (
     UnavailableError,
 )
 from drystone_storaged.cluster import keys
+from drystone_storaged.cluster.codec import decode, encode
 from drystone_storaged.cluster.drives import EvidenceExpiredError
 from drystone_storaged.cluster.leadership import Leadership, NotLeaderError
 from drystone_storaged.cluster.membership import PgRef
@@ -27,8 +28,9 @@ from drystone_storaged.cluster.records import (
     DriveState,
     FailureDomain,
     Node,
+    Order,
 )
-from drystone_storaged.cluster.store import Compare
+from drystone_storaged.cluster.store import Compare, Put
 from drystone_storaged.cluster.volumes import VolumeSpec
 from tests.storaged.cluster_env import GIB, caller, cluster
 
@@ -194,6 +196,18 @@ async def test_content_moves_only_forwards_and_by_compare_and_set(env):
     assert (await env.volumes.set_content(volume.id, mine, done)).content == done
     with pytest.raises(InvalidArgumentError):
         await env.volumes.set_content(volume.id, done, never)
+
+
+async def test_an_order_whose_number_is_taken_is_left_as_it_is(env):
+    """A recovered store may hold orders above the counter that was in the copy."""
+    one, two = await env.add_volume(), await env.add_volume("two")
+    await env.volumes.delete(one.id)
+    (first,) = [decode(Order, kv.value) for kv in (await env.store.range(keys.ORDERS)).items]
+    taken = Order(first.id + 1, one.pool, 4_711)
+    await env.store.txn([], [Put(keys.order(taken.pool, taken.id), encode(taken))])
+    await env.volumes.delete(two.id)
+    orders = [decode(Order, kv.value) for kv in (await env.store.range(keys.ORDERS)).items]
+    assert {o.layer for o in orders} == {one.head, taken.layer, two.head}
 
 
 async def test_a_volume_in_use_is_not_deleted(env):

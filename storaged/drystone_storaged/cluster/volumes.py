@@ -237,22 +237,27 @@ class VolumeService:
             csi = _csi_key(volume)
             if csi:
                 ops.append(Delete(csi))
+            compares = [Compare.mod(stored.key, stored.mod_revision)]
             for link in volume.chain:
-                ops += await self._free(volume, link.layer)
-            done = await self._store.txn([Compare.mod(stored.key, stored.mod_revision)], ops)
+                absent, puts = await self._free(volume, link.layer)
+                compares.append(absent)
+                ops += puts
+            done = await self._store.txn(compares, ops)
             return True if done.succeeded else None
 
         await retrying(attempt, f"volume {number:016x}")
 
-    async def _free(self, volume: Volume, layer_id: int) -> Sequence[Op]:
+    async def _free(self, volume: Volume, layer_id: int) -> tuple[Compare, Sequence[Op]]:
+        """What frees a layer, unless the order's number is taken: that one is carried out first."""
         found = await read_record(self._store, keys.layer(layer_id), Layer)
         layer = found[0] if found else Layer(
             layer_id, volume.id, volume.pool, volume.seed, volume.size, LayerState.HEAD
         )  # fmt: skip
         number = await self._ids.take("order")
-        return [
+        key = keys.order(volume.pool, number)
+        return Compare.absent(key), [
             Put(keys.layer(layer_id), encode(replace(layer, state=LayerState.DELETED))),
-            Put(keys.order(volume.pool, number), encode(Order(number, volume.pool, layer_id))),
+            Put(key, encode(Order(number, volume.pool, layer_id))),
         ]
 
 
