@@ -2,7 +2,8 @@
 
 One placement group. What each drive holds durably (contents, stamps, notes) is kept apart from what
 is true (the records of the store), and every record that ever was is remembered as a copy. Notes
-lag behind as they do in the engine: they are made when the test says so, joins at once.
+lag behind as they do in the engine: they are made when the test says so, joins and orderly leaves
+at once. Drives come after a copy was made, so that it does not know them, and need not be scanned.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from drystone_storaged.cluster.pgmap import Joiner, OutSince, PgRecord
 from drystone_storaged.cluster.records import (
     ChainLink,
     Cluster,
+    Content,
+    ContentState,
     Drive,
     DriveState,
     FailureDomain,
@@ -33,7 +36,23 @@ from drystone_storaged.cluster.scans import (
 CLUSTER = "00000000-0000-0000-0000-00000000000c"
 REF = PgRef(1, 0)
 VOLUME = Volume(11, "v", 1, 1 << 20, 7, (ChainLink(12),))
-__all__ = ["CLUSTER", "REF", "VOLUME", "Cluster", "Disk", "World"]
+CONTENTS = {
+    ContentState.NEVER: Content(),
+    ContentState.FORMATTING: Content(ContentState.FORMATTING, "ext4", "n"),
+    ContentState.FS: Content(ContentState.FS, "ext4"),
+    ContentState.RAW: Content(ContentState.RAW),
+}
+__all__ = ["CLUSTER", "REF", "VOLUME", "Cluster", "Copy", "Disk", "World"]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The store as it was once."""
+
+    record: PgRecord
+    generation: int
+    content: ContentState
+    drives: frozenset[int]
 
 
 @dataclass
@@ -66,7 +85,10 @@ class World:
     acked: set[int] = field(default_factory=set)
     issued: int = 0
     disks: dict[int, Disk] = field(default_factory=dict)
-    copies: list[tuple[PgRecord, int]] = field(default_factory=list)
+    content: ContentState = ContentState.NEVER
+    settled: set[int] = field(default_factory=set)
+    stable: bool = True
+    copies: list[Copy] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.disks = {n: Disk(n) for n in range(1, self.drives + 1)}
@@ -86,19 +108,37 @@ class World:
         joiners = tuple(Joiner(d, e, 0) for d, e in sorted(self.joining.items()))
         out = tuple(OutSince(d, 1, 5) for d in sorted(self.out))
         record = PgRecord(self.epoch, tuple(sorted(self.insync)), joiners, out, self.target)
-        self.copies.append((record, self.generation))
+        self.copies.append(Copy(record, self.generation, self.content, frozenset(self.disks)))
+
+    def copy(self, number: int) -> Copy:
+        return self.copies[number % len(self.copies)]
 
     def write(self, *, reaches: set[int] | None = None) -> None:
         """A write; without ``reaches`` it is acknowledged, else it got that far and no further."""
         self.issued += 1
+        self.stable = False
         for number in self.members if reaches is None else reaches & self.members:
             self.disks[number].holds.add(self.issued)
             self.disks[number].stamp = max(self.disks[number].stamp, self.epoch)
         if reaches is None:
             self.acked.add(self.issued)
 
-    def drop(self, drive: int, *, knows: bool) -> None:
-        """``knows``: it adopts its own drop, and stamps what is not stable with that epoch."""
+    def idle(self) -> None:
+        """The owner tells everybody that all is acknowledged, unless something is in flight."""
+        known = self.acked | self.settled
+        self.stable = all(self.disks[d].holds <= known for d in self.members)
+
+    def add(self, drive: int) -> None:
+        """A drive is taken into use: copies that were made before do not know it."""
+        if drive not in self.disks:
+            self.disks[drive] = Disk(drive)
+            self.save()
+
+    def drop(self, drive: int, *, knows: bool, notes: bool = False) -> None:
+        """``knows``: it adopts its own drop, and stamps what is not stable with that epoch.
+
+        ``notes``: and says so in its log, which versions before did not.
+        """
         if drive in self.joining:
             del self.joining[drive]
         elif drive in self.insync and len(self.insync) > 1:
@@ -107,12 +147,14 @@ class World:
             return
         self.epoch += 1
         self.out.add(drive)
-        if knows and self.disks[drive].holds:
+        if knows and self.disks[drive].holds and not self.stable:
             self.disks[drive].stamp = self.epoch
+        if notes:
+            self.disks[drive].noted = (self.epoch, StoredRole.OUT)
         self.save()
 
     def join(self, drive: int) -> None:
-        if drive in self.members:
+        if drive in self.members or drive not in self.disks:
             return
         self.epoch += 1
         self.joining[drive] = self.epoch
@@ -134,7 +176,7 @@ class World:
 
     def retarget(self, drive: int) -> None:
         """Data shall move: the last place of the target goes to another drive."""
-        if drive not in self.target:
+        if drive not in self.target and drive in self.disks:
             self.target = (*self.target[:-1], drive)
             self.save()
 
@@ -149,23 +191,44 @@ class World:
         for number in self.insync:
             self.disks[number].holds = set(union)
             self.disks[number].stamp = self.epoch
+        self.settled |= union
         for number in self.members:
             self.disks[number].sealed = self.generation
         self.save()
+
+    def format(self) -> None:
+        """The consumer begins to make a file system; a crash may leave it there."""
+        if self.content in {ContentState.NEVER, ContentState.FORMATTING}:
+            self.content = ContentState.FORMATTING
+            self.save()
+            self.write()
+
+    def formatted(self) -> None:
+        if self.content is ContentState.FORMATTING:
+            self.content = ContentState.FS
+            self.save()
 
     def stop_in_order(self) -> None:
         for drive in self.members:
             self.note(drive)
 
-    def inputs(self, copy: int, without: frozenset[int] = frozenset()) -> Inputs:
-        """That copy of the store, and scans of all drives that are not left out."""
-        record, generation = self.copies[copy % len(self.copies)]
-        disks = [d for n, d in self.disks.items() if n not in without]
+    def inputs(
+        self,
+        copy: int,
+        without: frozenset[int] = frozenset(),
+        missing: frozenset[int] | None = None,
+    ) -> Inputs:
+        """That copy of the store, and scans of all drives but those ``missing`` (``without``)."""
+        old = self.copy(copy)
+        left = without if missing is None else missing
+        disks = [d for n, d in self.disks.items() if n not in left]
         scans = [
             NodeScan(CLUSTER, f"n{d.number}", f"{d.number:032x}", 9, (_scan(d),)) for d in disks
         ]
-        volume = replace(VOLUME, generation=generation, clean=False)
-        return Inputs(backup(record, self.disks, (volume,)), tuple(scans), without, 99, 77)
+        volume = replace(
+            VOLUME, generation=old.generation, clean=False, content=CONTENTS[old.content]
+        )
+        return Inputs(backup(old.record, old.drives, (volume,)), tuple(scans), without, 99, 77)
 
 
 def backup(record: PgRecord, drives: object, volumes: tuple[Volume, ...] = ()) -> Backup:
@@ -190,8 +253,12 @@ def _scan(disk: Disk) -> ScannedDrive:
     highest = max(epoch, disk.stamp)
     pg = ScannedPg(1, 0, epoch, role, highest, highest, objects=len(disk.holds))
     ticket = ScannedTicket(1, disk.sealed, 1 << 20, 1, 7, (12,))
-    volume = ScannedVolume(11, disk.sealed, disk.sealed, ticket if disk.sealed else None)
+    volume = ScannedVolume(
+        11, disk.sealed, disk.sealed, ticket if disk.sealed else None,
+        layers=(12,) if disk.holds else (), end_block=len(disk.holds),
+    )  # fmt: skip
+    known = disk.sealed or disk.holds
     return ScannedDrive(
         stored(disk.number).uuid, disk.number, CLUSTER, "/d", "h:1", f"s{disk.number}", 1 << 30, 5,
-        1, 40, pgs=() if disk.blank else (pg,), volumes=(volume,) if disk.sealed else (),
+        1, 40, pgs=() if disk.blank else (pg,), volumes=(volume,) if known else (),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from drystone_storaged.cluster.records import (
     AttachMode,
     AttachState,
     ChainLink,
+    Content,
     ContentState,
     DriveState,
     Layer,
@@ -135,7 +136,7 @@ def test_nobody_who_noted_the_newest_epoch_is_refused_and_never_guessed():
     distrusted = scanned(3, pg(9, distrusted=True))
     for last in (joiner, stamped, distrusted):
         made = inputs(node(1, scanned(1)), node(2, scanned(2)), node(3, last))
-        one_refusal(made, "none noted that it was in sync in it")
+        one_refusal(made, "noted that it was in sync in it")
 
 
 def test_a_drive_that_was_dropped_and_stamped_its_drop_does_not_count():
@@ -145,6 +146,123 @@ def test_a_drive_that_was_dropped_and_stamped_its_drop_does_not_count():
     assert record.insync == (1, 2)
     assert [o.drive for o in record.out] == [3]
     assert "in sync are [1, 2], the copy says [1, 2, 3]" in found.notes[0]
+
+
+def test_drives_that_left_say_so_and_where_the_data_went_must_be_found():
+    """The last of them was in sync in epoch 24, and says that the group went on without it."""
+    left = [node(n, scanned(n, pg(22 + n, StoredRole.OUT))) for n in (1, 2, 3)]
+    one_refusal(inputs(*left), "the newest epoch on any drive is 25")
+    one_refusal(inputs(*left), "drive 3: out in epoch 25")
+    stays = node(4, scanned(4, pg(25)))
+    assert plan(inputs(*left, stays)).pgs[REF].insync == (4,)
+
+
+def test_what_a_drive_that_is_given_up_says_counts_against_older_copies():
+    old = (node(1, scanned(1)), node(2, scanned(2)))
+    newer = node(3, scanned(3, pg(9), suspect="HeaderLost"))
+    one_refusal(inputs(*old, newer, without=(3,)), "drive 3, given up: in-sync in epoch 9")
+    known = PgRecord(9, (3,), target=(1, 2, 3))
+    one_refusal(inputs(*old, without=(3,), record=known), "only drives [3] were in sync")
+    same = replace(known, epoch=6, insync=(2, 3))
+    assert plan(inputs(*old, without=(3,), record=same)).pgs[REF].insync == (1, 2)
+    nobody = plan(inputs(newer, without=(1, 2, 3), drives={4: stored(4)}))
+    assert not nobody.pgs
+    blank = node(4, replace(scanned(4), pgs=(), volumes=()))
+    empty = plan(inputs(newer, blank, without=(1, 2, 3), record=replace(known, target=(4,))))
+    assert (empty.refusals, empty.pgs[REF].insync) == ((), (4,))
+    assert "only drives that are given up had it" in "\n".join(empty.notes)
+
+
+def test_two_drives_with_one_number_are_refused_and_both_are_named():
+    twin = scanned(3, uuid="another", path="/twin")
+    whole_ = [node(n, scanned(n)) for n in (1, 2, 3)]
+    text = "number 3 is on two drives"
+    one_refusal(inputs(*whole_, node(4, twin)), text)
+    one_refusal(inputs(*whole_[:2], node(3, scanned(3), twin)), "/d3 of n3")
+    one_refusal(inputs(*whole_, node(4, twin), without=(3,)), text)
+    fresh = replace(twin, number=0)
+    foreign = replace(twin, cluster="another", uuid="c")
+    assert plan(inputs(*whole_, node(4, fresh, replace(fresh, uuid="b"), foreign))).refusals == ()
+
+
+CONTENT = {
+    "never": Content(),
+    "formatting": Content(ContentState.FORMATTING, "ext4", "n"),
+    "fs": Content(ContentState.FS, "ext4"),
+    "raw": Content(ContentState.RAW),
+}
+NOTHING = ScannedVolume(11, 3, 3)
+NEWER = ScannedVolume(11, 9, 9)
+
+
+@pytest.mark.parametrize(
+    ("was", "seen", "without", "becomes"),
+    [
+        ("formatting", HELD, (), "raw"),
+        ("formatting", replace(HELD, sealed_generation=3, ticket=None), (), "raw"),
+        ("formatting", NEWER, (), "raw"),
+        ("formatting", ScannedVolume(11, 2, 2), (), "raw"),  # its attachment reached nobody
+        ("formatting", NOTHING, (3,), "raw"),
+        ("formatting", NOTHING, (), "never"),
+        ("never", HELD, (), "raw"),
+        ("never", NEWER, (), "never"),
+        ("never", NEWER, (3,), "raw"),
+        ("never", NOTHING, (), "never"),
+        ("fs", HELD, (), "fs"),
+        ("raw", NOTHING, (), "raw"),
+    ],
+)
+def test_content_of_a_copy_never_lets_a_volume_be_formatted_that_may_hold_something(
+    was, seen, without, becomes
+):
+    volume = replace(ATTACHED, content=CONTENT[was])
+    scans = [node(n, scanned(n, volumes=(seen,))) for n in (1, 2, 3) if n not in without]
+    found = plan(inputs(*scans, volumes=(volume,), without=without))
+    assert found.refusals == ()
+    (new,) = found.volumes.volumes
+    assert new.content == CONTENT[becomes]
+    told = any("is not formatted again" in line for line in found.notes)
+    assert told is (becomes == "raw" != was)
+
+
+def test_a_volume_that_was_never_attached_may_be_formatted_whoever_is_given_up():
+    scans = [node(n, scanned(n, volumes=())) for n in (1, 2)]
+    first = plan(inputs(*scans, volumes=(VOLUME,), without=(3,)))
+    (volume,) = first.volumes.volumes
+    assert volume.content.state is ContentState.NEVER
+    again = plan(inputs(*scans, volumes=(volume,), without=(3,), drives=first.drives))
+    assert again.volumes.volumes[0].content.state is ContentState.NEVER
+
+
+def test_a_drive_that_a_recovery_gave_up_before_it_was_cut_short_is_still_missed():
+    volume = replace(ATTACHED, content=CONTENT["formatting"])
+    scans = [node(n, scanned(n, volumes=(NOTHING,))) for n in (1, 2)]
+    begun = plan(inputs(*scans, volumes=(volume,), without=(3,)))
+    drives = {n: stored(n) for n in (1, 2)} | {3: begun.drives[3]}
+    again = plan(inputs(*scans, volumes=(volume,), drives=drives))
+    assert again.volumes.volumes[0].content.state is ContentState.RAW
+
+
+def test_orders_of_a_recovery_share_no_number_with_later_ones():
+    gone = replace(VOLUME, id=31, name="gone", chain=(ChainLink(32), ChainLink(33)))
+    scans = [node(n, scanned(n, freed=(32,))) for n in (1, 2, 3)]
+    kept = Order(5_007, 1, 42)
+    made = inputs(
+        *scans, volumes=(ATTACHED, gone), orders=(kept,), counters={"order": 9_001, "task": 3}
+    )
+    found = plan(made)
+    numbers = [o.id for o in found.volumes.orders]
+    assert len(set(numbers)) == 3
+    assert all(n >= 9_001 for n in numbers if n != kept.id)
+    assert found.counters["order"] > max(numbers)
+    assert found.counters["task"] == 3
+    assert plan(whole()).counters["order"] >= 1
+
+
+def test_the_layer_of_a_head_that_is_missing_is_written_again():
+    layer = Layer(12, 11, 1, 7, 1 << 20, LayerState.HEAD)
+    assert plan(whole()).volumes.layers == (layer,)
+    assert plan(whole(layers={12: layer})).volumes.layers == ()
 
 
 def test_copies_that_must_be_equal_and_are_not_are_refused():
@@ -192,7 +310,7 @@ def test_volumes_come_and_go_as_the_drives_saw_it():
     assert new.generation > 2
     assert [(o.layer, o.confirmed) for o in found.orders] == [(42, ()), (32, ())]
     assert {layer.id: layer.state for layer in found.layers} == {
-        22: LayerState.HEAD, 32: LayerState.DELETED,
+        12: LayerState.HEAD, 22: LayerState.HEAD, 32: LayerState.DELETED,
     }  # fmt: skip
 
 

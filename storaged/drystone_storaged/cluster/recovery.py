@@ -21,6 +21,7 @@ from drystone_storaged.cluster.records import (
     Voters,
 )
 from drystone_storaged.cluster.recovery_drives import (
+    any_given_up,
     check_drives,
     check_scans,
     drive_notes,
@@ -81,7 +82,14 @@ def plan(inputs: Inputs) -> Recovery:
     decisions = _decide_pgs(inputs, scanned, usable)
     refusals += [d.refusal for d in decisions.values() if d.refusal]
     refusals += unknown_pools(backup, live)
-    records = Records(backup.volumes, backup.layers, backup.orders, frozenset(backup.pools))
+    records = Records(
+        backup.volumes,
+        backup.layers,
+        backup.orders,
+        frozenset(backup.pools),
+        next_order=backup.counters.get("order", 1),
+        given_up=any_given_up(inputs),
+    )
     volumes = plan_volumes(records, tuple(scanned.values()), inputs.nonce)
     notes = [d.note for d in decisions.values() if d.note]
     return Recovery(
@@ -151,6 +159,7 @@ def _counters(
     pools = [p.pool for d in scanned.values() for p in d.pgs]
     counters = {
         "object": max(objects) + 1,
+        "order": max([0, *(o.id for o in volumes.orders)]) + 1,
         "drive": max([0, *backup.drives, *scanned]) + 1,
         "pool": max([0, *backup.pools, *pools]) + 1,
     }

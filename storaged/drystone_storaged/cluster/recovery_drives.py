@@ -32,7 +32,28 @@ def check_scans(inputs: Inputs) -> list[str]:
         f"drive {uuid} is in two scans: one of the two is a copy of the other"
         for uuid in sorted({u for u in uuids if uuids.count(u) > 1})
     ]
-    return found
+    return found + _check_numbers(inputs)
+
+
+def _check_numbers(inputs: Inputs) -> list[str]:
+    """One number on two drives: given twice by a store that went back without a recovery."""
+    places: dict[int, dict[str, str]] = {}
+    for scan in inputs.scans:
+        for drive in scan.drives:
+            if _in_use(inputs, drive):
+                place = f"{drive.path} of {scan.node} ({drive.uuid})"
+                places.setdefault(drive.number, {}).setdefault(drive.uuid, place)
+    return [
+        f"number {number} is on two drives: {', '.join(found.values())}; nobody can tell which of "
+        "them the copies of data name: take out the one that does not belong, and scan again"
+        for number, found in sorted(places.items())
+        if len(found) > 1
+    ]
+
+
+def _in_use(inputs: Inputs, drive: ScannedDrive) -> bool:
+    """Whether a drive is of this cluster and was ever in use."""
+    return bool(drive.number) and drive.cluster == inputs.backup.cluster
 
 
 def known_drives(inputs: Inputs) -> dict[int, ScannedDrive]:
@@ -40,7 +61,8 @@ def known_drives(inputs: Inputs) -> dict[int, ScannedDrive]:
     found: dict[int, ScannedDrive] = {}
     for scan in inputs.scans:
         for drive in scan.drives:
-            if drive.number and drive.cluster == inputs.backup.cluster:
+            if _in_use(inputs, drive):
+                # Of two with one number either: `check_scans` refuses them, and nothing is written.
                 found[drive.number] = drive
     return found
 
@@ -98,6 +120,12 @@ def _check_unread(inputs: Inputs) -> list[str]:
                     f"that and scan again, or give it up (--without {drive.id})"
                 )
     return found
+
+
+def any_given_up(inputs: Inputs) -> bool:
+    """Whether what drives held is lost, by this recovery or by one before that was cut short."""
+    lost = (d.state is DriveState.GONE and d.reason == LOST for d in inputs.backup.drives.values())
+    return bool(inputs.without) or any(lost)
 
 
 def unknown_pools(backup: Backup, live: Mapping[int, ScannedDrive]) -> list[str]:

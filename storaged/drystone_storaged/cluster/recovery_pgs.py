@@ -4,7 +4,9 @@ A drive notes its role with the epoch in which it has it, at most a second late 
 stop; a change that was acknowledged in an epoch is stamped with it, durably, on every member. So a
 drive that noted *in sync* in the highest epoch that any drive shows holds everything that was
 acknowledged, as long as no drive is missing. A drive that was dropped may carry stamps of the epoch
-of its drop: a stamp alone makes nobody in sync.
+of its drop: a stamp alone makes nobody in sync. One that left notes that too, with the epoch it
+left in: whoever was in sync before is not known to be so since. Drives that are given up count for
+nothing but this: what they show may be newer than all that is left, which is then no answer.
 """
 
 from __future__ import annotations
@@ -28,6 +30,17 @@ class Claim:
     drive: int
     pg: ScannedPg
     counts: bool = True
+
+    @property
+    def newest(self) -> int:
+        """The highest epoch of which the drive shows a trace."""
+        return max(self.pg.epoch, self.pg.highest_epoch)
+
+    def __str__(self) -> str:
+        given_up = "" if self.counts else ", given up"
+        distrusted = ", distrusted" if self.pg.distrusted else ""
+        role = f"{self.pg.role.value} in epoch {self.pg.epoch}"
+        return f"drive {self.drive}{given_up}: {role}{distrusted}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,8 @@ def decide(
         return Decision(None, refusal=f"{name} ran out of epochs")
     note = ""
     if counted:
-        insync, refusal = _in_sync(name, counted, clean=clean)
+        insync, refusal = _in_sync(name, claims, clean=clean)
+        refusal = refusal or _passed_over(name, record, claims, usable)
         if refusal:
             return Decision(None, refusal=refusal)
     else:
@@ -66,28 +80,26 @@ def decide(
         insync = list(dict.fromkeys(wanted))[: max(1, len(record.target))]
         if not insync:
             return Decision(None, refusal=f"{name}: every drive that had it is given up")
-        if gone.intersection((*record.members(), *record.target)):
+        if claims or gone.intersection((*record.members(), *record.target)):
             note = f"{name}: only drives that are given up had it, it goes on empty"
     changed = _record(record, insync, usable, ceiling + EPOCH_GAP, now_s)
     return Decision(changed, note=note or _told(name, record, changed))
 
 
-def _in_sync(name: str, claims: list[Claim], *, clean: bool) -> tuple[list[int], str]:
-    newest = max(c.pg.highest_epoch for c in claims)
+def _in_sync(name: str, claims: tuple[Claim, ...], *, clean: bool) -> tuple[list[int], str]:
+    newest = max(c.newest for c in claims)
     found = [
         c
         for c in claims
-        if c.pg.epoch == newest and c.pg.role is StoredRole.IN_SYNC and not c.pg.distrusted
+        if c.counts
+        and c.pg.epoch == newest
+        and c.pg.role is StoredRole.IN_SYNC
+        and not c.pg.distrusted
     ]
     if not found:
-        said = ", ".join(
-            f"drive {c.drive}: {c.pg.role.value} in epoch {c.pg.epoch}"
-            + (", distrusted" if c.pg.distrusted else "")
-            for c in claims
-        )
         return [], (
-            f"{name}: the newest epoch on any drive is {newest}, and none noted that it was in "
-            f"sync in it ({said})"
+            f"{name}: the newest epoch on any drive is {newest}, and none that is kept noted that "
+            f"it was in sync in it ({'; '.join(str(c) for c in claims)})"
         )
     empty = [c.drive for c in found if not c.pg.objects]
     if clean and empty and len(empty) < len(found):
@@ -96,6 +108,19 @@ def _in_sync(name: str, claims: list[Claim], *, clean: bool) -> tuple[list[int],
             f"drives {[c.drive for c in found if c.pg.objects]} do"
         )
     return [c.drive for c in found], ""
+
+
+def _passed_over(
+    name: str, record: PgRecord, claims: tuple[Claim, ...], usable: frozenset[int]
+) -> str:
+    """The copy may know a later epoch than any drive that is left, with all of its data gone."""
+    newest = max(c.newest for c in claims)
+    if record.epoch <= newest or usable.intersection(record.insync):
+        return ""
+    return (
+        f"{name}: in epoch {record.epoch} only drives {sorted(record.insync)} were in sync, says "
+        f"the copy, and all of them are given up; what is left is of epoch {newest}"
+    )
 
 
 def _record(

@@ -23,7 +23,7 @@ from drystone_storaged.cluster.volumes import BLOCK, SIZE_MAX
 GENERATION_GAP: Final = 1 << 12
 """A generation may have been given to a client whose seals reached no drive that was scanned."""
 
-ORDER_GAP: Final = 1_000  # orders leave no trace on drives
+ORDER_GAP: Final = 1_000  # orders leave no trace on drives, and ids are taken by the thousand
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,9 @@ class Records:
     layers: Mapping[int, Layer]
     orders: tuple[Order, ...]
     pools: frozenset[int]
+    next_order: int = 1
+    given_up: bool = False
+    """Whether drives are: what they held is not seen."""
 
 
 def plan_volumes(records: Records, drives: tuple[ScannedDrive, ...], nonce: int) -> VolumePlan:
@@ -86,8 +89,12 @@ def plan_volumes(records: Records, drives: tuple[ScannedDrive, ...], nonce: int)
     refusals: list[str] = []
     raised: list[Volume] = []
     for volume in kept:
-        new, note, refusal = _raise(volume, seen.get(volume.id, _Seen()), nonce)
-        raised.append(new)
+        one = seen.get(volume.id, _Seen())
+        new, note, refusal = _raise(volume, one, nonce)
+        content = content_after(volume, one, given_up=records.given_up)
+        if content.state is ContentState.RAW and volume.content.state is not content.state:
+            notes.append(_not_formatted(volume))
+        raised.append(replace(new, content=content))
         notes += [note] if note else []
         refusals += [refusal] if refusal else []
     known = {v.id for v in volumes}
@@ -100,12 +107,14 @@ def plan_volumes(records: Records, drives: tuple[ScannedDrive, ...], nonce: int)
         found += [volume_or_none] if volume_or_none is not None else []
         notes.append(what)
     ids = [*known, *layers, *seen, *(layer for one in seen.values() for layer in one.ids)]
-    gone, again = _orders(deleted, records.orders, seen, freed, known)
+    gone, again = _orders(records, deleted, seen, freed, known)
+    # A recovery that was cut short may have left a volume without it.
+    heads = [_head(v) for v in (*raised, *found) if v.head not in layers]
     return VolumePlan(
         tuple(raised),
         tuple(found),
         deleted,
-        (*(_head(v) for v in found), *gone),
+        (*heads, *gone),
         again,
         tuple(notes),
         tuple(refusals),
@@ -119,6 +128,32 @@ def _merged(drives: tuple[ScannedDrive, ...]) -> dict[int, _Seen]:
         for volume in drive.volumes:
             seen[volume.volume] = seen.get(volume.volume, _Seen()).with_(volume)
     return seen
+
+
+def content_after(volume: Volume, seen: _Seen, *, given_up: bool) -> Content:
+    """What the volume holds, as far as formatting goes: nothing that may be there is formatted.
+
+    A copy that was made before or amid a format says so for ever, and the consumer would format
+    what was used since. Raw is what nobody formats, and a file system that is there is still
+    mounted. Never is safe where no drive saw anything: whoever formats looks whether it is blank.
+    """
+    state = volume.content.state
+    if state not in {ContentState.NEVER, ContentState.FORMATTING}:
+        return volume.content
+    # Drives that were given up may have held what a volume was used for that others saw attached.
+    used = bool(seen.layers or seen.end_block) or (given_up and seen.generation > 0)
+    if state is ContentState.FORMATTING:
+        # What formats is attached: other generations are of somebody later, or were seen nowhere.
+        used = used or seen.generation != volume.generation
+    return Content(ContentState.RAW if used else ContentState.NEVER)
+
+
+def _not_formatted(volume: Volume) -> str:
+    was = "in a format" if volume.content.state is ContentState.FORMATTING else "never formatted"
+    return (
+        f"volume {volume.name} was {was} in the copy and may hold data since: it is not formatted "
+        "again, a file system that is there is used; if it is blank, make a new volume"
+    )
 
 
 def _raise(volume: Volume, seen: _Seen, nonce: int) -> tuple[Volume, str, str]:
@@ -189,17 +224,17 @@ def _head(volume: Volume) -> Layer:
 
 
 def _orders(
+    records: Records,
     deleted: tuple[Volume, ...],
-    orders: tuple[Order, ...],
     seen: Mapping[int, _Seen],
     freed: frozenset[int],
     known: set[int],
 ) -> tuple[tuple[Layer, ...], tuple[Order, ...]]:
     """Free again what was deleted: who confirmed before may have copied it back since."""
-    again = [replace(order, confirmed=()) for order in orders]
-    number = max([0, *(o.id for o in orders)]) + ORDER_GAP
+    again = [replace(order, confirmed=()) for order in records.orders]
+    number = max([records.next_order, *(o.id for o in records.orders)]) + ORDER_GAP
     layers: list[Layer] = []
-    listed = {o.layer for o in orders}
+    listed = {o.layer for o in records.orders}
     lost = [
         Layer(layer, number_, one.ticket.pool, one.ticket.seed, one.ticket.size, LayerState.DELETED)
         for number_, one in sorted(seen.items())

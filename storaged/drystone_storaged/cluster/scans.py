@@ -10,10 +10,15 @@ from enum import StrEnum
 
 
 class StoredRole(StrEnum):
-    """What a drive noted of itself in the epoch that it noted last."""
+    """What a drive noted of itself in the epoch that it noted last.
+
+    ``OUT``: it left in that epoch. Versions before noted no leave: their drives go on saying what
+    they were.
+    """
 
     IN_SYNC = "in-sync"
     JOINING = "joining"
+    OUT = "out"
     UNKNOWN = "unknown"
 
 

@@ -21,7 +21,7 @@ from drystone_storaged.cluster.leadership import KEEPALIVE_S, Leadership
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.nodes import name_key
 from drystone_storaged.cluster.pgmap import SHARD_PGS, PgRecord, encode_shard
-from drystone_storaged.cluster.records import Pool, Volume
+from drystone_storaged.cluster.records import Layer, Pool, Volume
 from drystone_storaged.cluster.recovery import Recovery
 from drystone_storaged.cluster.store import Delete, MetadataStore, Op, Put
 from drystone_storaged.cluster.store_guarded import GuardedStore
@@ -129,10 +129,12 @@ def _groups(found: Recovery, pools: Mapping[int, Pool]) -> list[list[Op]]:
         bound = Put(name_key("server", node.name), f"server/{uuid}".encode())
         groups.append([bound, Put(keys.node(uuid), encode(node))])
     groups += [[Put(keys.volume(v.id), encode(v))] for v in found.volumes.volumes]
-    groups += [_new_volume(v) for v in found.volumes.found]
-    groups += [_gone_volume(v) for v in found.volumes.deleted]
-    groups += [[Put(keys.layer(layer.id), encode(layer))] for layer in found.volumes.layers]
+    heads = {layer.id: layer for layer in found.volumes.layers}
+    groups += [_new_volume(v, heads.pop(v.head, None)) for v in found.volumes.found]
+    groups += [[Put(keys.layer(layer.id), encode(layer))] for layer in heads.values()]
     groups += [[Put(keys.order(o.pool, o.id), encode(o))] for o in found.volumes.orders]
+    # Last: whoever begins again learns from the volume what is to be freed.
+    groups += [_gone_volume(v) for v in found.volumes.deleted]
     groups += [
         [Put(keys.id_counter(kind), str(number).encode())]
         for kind, number in sorted(found.counters.items())
@@ -141,13 +143,14 @@ def _groups(found: Recovery, pools: Mapping[int, Pool]) -> list[list[Op]]:
     return groups
 
 
-def _new_volume(volume: Volume) -> list[Op]:
+def _new_volume(volume: Volume, head: Layer | None) -> list[Op]:
     number = format_id(volume.id).encode()
-    return [
+    ops: list[Op] = [
         Put(keys.name("volume", volume.name), number),
         Put(keys.volume(volume.id), encode(volume)),
         Put(keys.pool_use(volume.pool), number),
     ]
+    return ops if head is None else [*ops, Put(keys.layer(head.id), encode(head))]
 
 
 def _gone_volume(volume: Volume) -> list[Op]:
