@@ -153,6 +153,12 @@ class World:
             self.disks[drive].noted = (self.epoch, StoredRole.OUT)
         self.save()
 
+    def learn(self, drive: int) -> None:
+        """One that was dropped while it was away opens again, and reads the map."""
+        disk = self.disks.get(drive)
+        if disk and disk.noted[0] and drive not in self.members:
+            disk.noted = (max(disk.noted[0], self.epoch), StoredRole.OUT)
+
     def join(self, drive: int) -> None:
         if drive in self.members or drive not in self.disks:
             return

@@ -98,8 +98,8 @@ def _in_sync(name: str, claims: tuple[Claim, ...], *, clean: bool) -> tuple[list
     ]
     if not found:
         return [], (
-            f"{name}: the newest epoch on any drive is {newest}, and none that is kept noted that "
-            f"it was in sync in it ({'; '.join(str(c) for c in claims)})"
+            f"{name}: the newest epoch on any drive is {newest}, and of those that are kept none "
+            f"noted that it was in sync in it ({'; '.join(str(c) for c in claims)})"
         )
     empty = [c.drive for c in found if not c.pg.objects]
     if clean and empty and len(empty) < len(found):

@@ -10,15 +10,12 @@ from enum import StrEnum
 
 
 class StoredRole(StrEnum):
-    """What a drive noted of itself in the epoch that it noted last.
-
-    ``OUT``: it left in that epoch. Versions before noted no leave: their drives go on saying what
-    they were.
-    """
+    """What a drive noted of itself in the epoch that it noted last."""
 
     IN_SYNC = "in-sync"
     JOINING = "joining"
     OUT = "out"
+    """It left in this epoch, or learnt at an open that it had."""
     UNKNOWN = "unknown"
 
 
