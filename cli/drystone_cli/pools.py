@@ -169,6 +169,8 @@ def mark_lost(
     """Give up the data of a placement group whose copies are all gone for good.
 
     What other copies still have is taken for the truth; what was only on the lost ones is lost.
+
+    Example: drystone pool mark-lost default/17 --yes
     """
     found = re.fullmatch(r"(?:([^/]{1,63})/)?([0-9]{1,4})", pg)
     if found is None:
