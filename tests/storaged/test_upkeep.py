@@ -160,6 +160,32 @@ async def test_an_ejected_drive_whose_places_went_to_others_says_so(mgr):
         assert told == "the places that it had are given to other drives"
 
 
+async def test_while_data_waits_nobody_is_told_to_forget_a_node(mgr):
+    async with peers(mgr, 3, 0) as made:
+
+        async def alone():
+            return all(r.insync == (1,) for r in await records(made[0]))
+
+        for peer in made[1:]:
+            await peer.die()
+        await until(alone, "the drops")
+        await mgr.services.upkeep.look()  # the down drives are seen
+        await made[0].die()
+
+        async def waits():
+            found = {p["code"] for p in (await mgr.status())["problems"]}
+            return {"pgs_unavailable", "node_away"} <= found
+
+        await until(waits, "data that waits")
+        jump(mgr, 1000)
+        await mgr.services.upkeep.look()
+        assert mgr.services.upkeep.outlook.held
+        todo = (await problem(mgr, "recreation_held"))["todo"]
+        assert "(node-1, node-2, node-3)" in todo
+        assert "quorum-lost" in todo
+        assert "forget" not in "".join(p["todo"] for p in (await mgr.status())["problems"])
+
+
 async def problem(mgr: Manager, code: str) -> dict:
     found = (await mgr.status())["problems"]
     return next(each for each in found if each["code"] == code)
