@@ -203,8 +203,12 @@ async def test_a_new_drive_gets_its_share_by_itself(mgr):
         found = shares(await records(made[0]))
         assert max(found.values()) - min(found.values()) <= 2
         assert any(c.WhichOneof("kind") == "quiesce" for p in made[:3] for c in p.commands)
-        pool = (await mgr.http.get("/v1/pools/default")).json()
-        assert pool["moves"] == {"left": 0, "running": 0}
+
+        async def told():
+            pool = (await mgr.http.get("/v1/pools/default")).json()
+            return pool["moves"] == {"left": 0, "running": 0}
+
+        await until(told, "nothing is left to move, as of the next look")
 
 
 async def test_a_pool_that_is_balanced_by_hand_waits_until_somebody_asks(mgr):
