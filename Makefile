@@ -43,7 +43,7 @@ etcd: ## Build the etcd server for tests and `local up --metadata etcd` into you
 test: setup ## Run everything that gates a change: lint, Rust, simulator, Python, csi-sanity, nemesis, Kubernetes.
 	@scripts/run_tests.sh
 
-sim: env ## Run the simulator. SEED=n replays one seed with its trace; SEEDS=n FROM=m runs a range.
+sim: env ## Run the simulator: schedules, figures, damage, mutations, 300 seeds. SEEDS=n FROM=m: these seeds; SEED=n: only that one, with its trace.
 	@scripts/sim.sh
 
 crash-replay: env ## Cut recorded runs of a drive at every flush, compare with what was acked. POINTS=n: how many.

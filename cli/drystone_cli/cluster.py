@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -16,16 +16,13 @@ from drystone_cli.output import (
     done,
     emit,
     fields,
-    progress,
     size,
     table,
 )
 from drystone_cli.problems import blocks
-from drystone_cli.tasks import goes_on
-from drystone_common.errors import DrystoneError, ExitCode, InvalidArgumentError
-from drystone_storaged.agent.rest import LOOK_S, Rest, segment
-
-POLL_S: Final = 0.2
+from drystone_cli.tasks import wait_for_tasks
+from drystone_common.errors import ExitCode, InvalidArgumentError
+from drystone_storaged.agent.rest import LOOK_S, segment
 
 
 class Role(StrEnum):
@@ -118,6 +115,8 @@ def forget(
 
     A node that is connected, or whose drives are in placement groups, is refused. So is one
     without which fewer than min_insync copies of something could come back, unless --force.
+
+    Example: drystone node forget node-3 --yes
     """
     if not yes:
         raise InvalidArgumentError(
@@ -184,6 +183,8 @@ def forget_drive(
 
     A drive that is up, or counts as an in-sync copy, is refused. Its number never returns: if it
     is found again it is not served. A blank file or device in its place becomes a new drive.
+
+    Example: drystone drive forget 7 --yes
     """
     if not yes:
         raise InvalidArgumentError(
@@ -205,6 +206,8 @@ def scrub(
 ) -> None:
     """Read everything on a drive back and compare it with its checksums; bad blocks are healed.
 
+    With --wait it ends with 9 where some could not be healed.
+
     Example: drystone drive scrub --all --wait
     """
     if (drive is None) == (not every):
@@ -217,24 +220,13 @@ def scrub(
         else:
             chosen = [str(d["id"]) for d in rest.items("/v1/drives") if d["state"] == "up"]
         tasks = [rest.post(f"/v1/drives/{segment(each)}/scrub") for each in chosen]
+        ends: list[dict[str, Any]] = []
         if wait:
-            tasks = _wait_all(rest, tasks)
+            tasks = wait_for_tasks(rest, tasks, "scrub")
+            ends = [rest.get(f"/v1/drives/{segment(each)}") for each in chosen]
     rows = [(t["id"], t["state"], t.get("message") or "") for t in tasks]
     emit(output, {"items": tasks}, table(("TASK", "STATE", "RESULT"), rows))
-
-
-def _wait_all(rest: Rest, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Wait for all of them together: they run at the same time."""
-    with goes_on(tasks), progress("scrub") as advance:
-        while any(task["state"] not in ("done", "failed") for task in tasks):
-            done, total = (sum(int(t[key]) for t in tasks) for key in ("done", "total"))
-            advance(done, total, "")
-            time.sleep(POLL_S)
-            tasks = [rest.get(f"/v1/tasks/{task['id']}") for task in tasks]
-    failed = [t for t in tasks if t["state"] == "failed"]
-    if failed:
-        raise DrystoneError(f"scrub failed: {failed[0].get('message') or 'no reason given'}")
-    return tasks
+    compares.require_healed(ends)
 
 
 def _status_text(found: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -18,6 +18,12 @@ BlocksOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="With --blocks: write a line for every block here.")
 ]
+
+
+NEXT: Final = (
+    "stop the server that has it open; `drystone node devices NODE` says what is on it if it is no "
+    "drive of ours; see `dmesg` if it cannot be read"
+)
 
 
 class UnreadableDriveError(DrystoneError):
@@ -51,7 +57,7 @@ def inspect(
         if blocks or out is not None:
             found["blocks"] = json.loads(drive_blocks(str(path), None if out is None else str(out)))
     except NativeError as refused:
-        raise UnreadableDriveError(str(refused)) from refused
+        raise UnreadableDriveError(str(refused), hint=NEXT) from refused
     emit(output, found, _text(found))
 
 

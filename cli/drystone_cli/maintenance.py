@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -59,8 +59,8 @@ def maintenance(
 
 
 def text(found: dict[str, Any], now: float) -> str:
-    """One phrase of a maintenance; the time is that of this machine."""
-    until = datetime.fromtimestamp(found["until_s"]).astimezone()
-    form = "%H:%M" if abs(found["until_s"] - now) < 12 * 3600 else "%Y-%m-%d %H:%M"
+    """One phrase of a maintenance; the time is UTC, as that of problems beside it."""
+    until = datetime.fromtimestamp(found["until_s"], UTC)
+    form = "%H:%M UTC" if abs(found["until_s"] - now) < 12 * 3600 else "%Y-%m-%d %H:%M UTC"
     reason = f" ({found['reason']})" if found.get("reason") else ""
     return f"maintenance until {until.strftime(form)}{reason}"

@@ -18,7 +18,7 @@ from drystone_cli.output import (
     table,
 )
 from drystone_cli.tasks import wait_for_task
-from drystone_common.errors import InvalidArgumentError
+from drystone_common.errors import ConflictError, InvalidArgumentError
 from drystone_storaged.agent.rest import Rest, segment
 
 POLL_S: Final = 0.5
@@ -72,7 +72,8 @@ def evacuate_drive(
 ) -> None:
     """Move everything that a drive holds to others, so that it can be removed.
 
-    It serves until the others have everything: no copy is missing at any time.
+    It serves until the others have everything: no copy is missing at any time. With --wait it ends
+    with 4 where somebody else calls it off.
 
     Example: drystone drive evacuate 7 --wait
     """
@@ -80,6 +81,8 @@ def evacuate_drive(
         found = [_ask(rest, f"/v1/drives/{segment(drive)}", cancel=cancel)]
         found = _wait_empty(rest, found, f"drive {drive}") if wait and not cancel else found
     emit(output, found[0], _drives_text(found))
+    if wait and not cancel:
+        _require_empty(found, f"drive {drive}")
 
 
 def evacuate_node(
@@ -96,6 +99,8 @@ def evacuate_node(
         found = _ask(rest, f"/v1/nodes/{segment(node)}", cancel=cancel)["drives"]
         found = _wait_empty(rest, found, f"node {node}") if wait and not cancel else found
     emit(output, {"node": node, "drives": found}, _drives_text(found))
+    if wait and not cancel:
+        _require_empty(found, f"node {node}")
 
 
 def _ask(rest: Rest, path: str, *, cancel: bool) -> dict[str, Any]:
@@ -124,9 +129,17 @@ def _wait_empty(rest: Rest, drives: list[dict[str, Any]], what: str) -> list[dic
     except KeyboardInterrupt:
         say("it goes on without you: see `drystone drive list`")
         raise
-    if any(d["held"] for d in drives):
-        say(f"{what}: the evacuation was called off")
     return drives
+
+
+def _require_empty(drives: list[dict[str, Any]], what: str) -> None:
+    """Whoever goes on to remove a drive must not take the end of the wait for its success."""
+    if left := sum(d["held"] for d in drives):
+        raise ConflictError(
+            f"{what}: the evacuation was called off, {left} placement groups are left",
+            code="evacuation_called_off",
+            hint="somebody else wants to keep it; begin again if it shall be emptied after all",
+        )
 
 
 def _plan_text(found: dict[str, Any]) -> str:

@@ -26,7 +26,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="Settings file (TOML).")]
+ServerConfigOption = Annotated[
+    Path, typer.Option("--config", help="Settings file of this node's server (TOML).")
+]
+ManagerConfigOption = Annotated[
+    Path, typer.Option("--config", help="Settings file of a manager (TOML).")
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Where the scan goes.", show_default="NODE.scan")
 ]
@@ -42,8 +47,12 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Yes, change the metadata
 
 
 @app.command("scan")
-def scan(config: ConfigOption, out: OutOption = None, output: OutputOption = Output.TABLE) -> None:
+def scan(
+    config: ServerConfigOption, out: OutOption = None, output: OutputOption = Output.TABLE
+) -> None:
     """Read all drives of this node into a file; its server is stopped. Nothing is changed.
+
+    It ends with 9 where a drive could not be read; the file is written all the same.
 
     Example: drystone recover scan --config /etc/drystone/server.toml --out node-1.scan
     """
@@ -61,6 +70,13 @@ def scan(config: ConfigOption, out: OutOption = None, output: OutputOption = Out
     path = out or Path(f"{found.node}.scan")
     write_scan(path, found)
     emit(output, _scan_json(found, path), _scan_text(found, path))
+    if found.unread:
+        raise DataError(
+            f"{len(found.unread)} drives that should be there were not read",
+            code="scan_incomplete",
+            hint="see the lines with NOT READ: cure that and scan again; only a drive that is "
+            "really lost is given up, with `recover metadata --without NUMBER`",
+        )
 
 
 def _scan_json(found: NodeScan, path: Path) -> dict[str, Any]:
@@ -88,7 +104,7 @@ def _scan_text(found: NodeScan, path: Path) -> str:
 
 @app.command("metadata")
 def metadata(  # noqa: PLR0917 - typer passes them by name
-    config: ConfigOption,
+    config: ManagerConfigOption,
     scan: ScanOption = None,
     without: WithoutOption = None,
     plan: PlanOption = False,
@@ -126,7 +142,10 @@ def metadata(  # noqa: PLR0917 - typer passes them by name
             hint="see the lines that begin with REFUSED",
         )
     if not plan:
-        say("the metadata store is recovered: start the managers, then the servers")
+        say(
+            "the metadata store is recovered: start one manager, then the beacons and servers, "
+            "then the other managers"
+        )
 
 
 def _manager_settings(config: Path) -> Any:

@@ -39,7 +39,9 @@ def pairs(drive: dict[str, Any]) -> list[tuple[str, object]]:
     for strike in drive.get("strikes", ()):
         at = datetime.fromtimestamp(strike["at_s"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         found.append(("strike", f"{at}, {strike['reason']}"))
-    if test := drive.get("retest"):
+    if drive.get("ejected"):
+        found.append(("retest", "none by itself, it is ejected"))
+    elif test := drive.get("retest"):
         last = f" (at last {test['last']})" if test["last"] else ""
         found.append(("retest", f"failed {test['tries']} times{last}" if last else "is due"))
     return found

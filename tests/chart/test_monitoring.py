@@ -53,6 +53,16 @@ def test_a_panel_shows_metrics_that_exist(expression):
     assert_known(expression)
 
 
+COUNTER = re.compile(r"(_total|_bucket|_sum|_count)$")
+
+
+@pytest.mark.parametrize("query", [*queries(), *(rule["expr"] for rule in ALERTS)])
+def test_a_rate_is_one_of_a_counter(query):
+    """Of a gauge that falls it would be taken for a counter that began anew, and rise."""
+    for name in re.findall(r"\b(?:rate|irate|increase)\(\s*(\w+)", query):
+        assert COUNTER.search(name), name
+
+
 def test_a_misspelt_query_or_metric_would_be_found():
     for broken in ("sum by (x) (up", "rat(up[5m])", "up{component=server}", "rate(up)"):
         with pytest.raises(ValueError, match=r"."):
@@ -155,6 +165,15 @@ def test_nothing_of_the_prometheus_operator_is_made_unasked():
 def expression(alert):
     (rule,) = [rule for rule in ALERTS if rule["alert"] == alert]
     return rule["expr"]
+
+
+def test_the_alert_about_anything_critical_has_a_line_for_each_code_that_is():
+    folder = ROOT / "storaged/drystone_storaged/manager/issues"
+    source = "\n".join(path.read_text() for path in sorted(folder.glob("*.py")))
+    critical = set(re.findall(r'Problem\(\s*"([a-z_]+)",\s*Severity\.CRITICAL', source))
+    assert len(critical) >= 4
+    part = PAGE.partition("\n## DrystoneClusterCritical\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", part, re.MULTILINE)) == critical
 
 
 def test_a_node_that_is_away_held_or_back_is_no_failover_that_waits():

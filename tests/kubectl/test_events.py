@@ -13,8 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drystone_cli import events
-from drystone_cli.happenings import Happening, merged, of_history, of_kubernetes, of_manager
+from drystone_cli.happenings import (
+    RECOUNTED_S,
+    Happening,
+    merged,
+    of_history,
+    of_kubernetes,
+    of_manager,
+)
 from drystone_cli.output import Output
+from drystone_common.errors import DeniedError, UnavailableError
 from tests.kubectl import cluster as made
 from tests.kubectl.cluster import NAME, NAMESPACE, manager
 
@@ -120,6 +128,67 @@ def test_what_managers_remember_stands_at_the_last_time_that_it_happened():
     (found,) = of_history([remembered(60, last_s=120, count=3)])
     assert (found.time, found.count, found.source) == ("1970-01-01T00:02:00Z", 3, "manager")
     assert (found.object, found.reason) == ("drive 1 on node-1", "drive_dropped")
+
+
+class Follower:
+    """Runs `events --follow` against answers of /v1/events in turn, one for each look."""
+
+    def __init__(self, monkeypatch, looks):
+        self.looks, self.asked = looks, []
+        monkeypatch.setattr(events, "manager", lambda _timeout: nullcontext(self))
+        monkeypatch.setattr(events, "time", SimpleNamespace(time=time.time, sleep=self.sleep))
+        monkeypatch.setattr("drystone_cli.events.target.chosen", lambda: None)
+
+    def get(self, _path):
+        if isinstance(self.looks[0], Exception):
+            raise self.looks[0]
+        return {"issues": []}
+
+    def items(self, path, **query):
+        if path != "/v1/events":
+            return []
+        self.asked.append(query["since_s"])
+        return [each for each in self.looks[0] if each["time_s"] >= query["since_s"]]
+
+    def sleep(self, _seconds):
+        self.looks.pop(0)
+        if not self.looks:
+            raise KeyboardInterrupt
+
+    def follow(self, since):
+        with pytest.raises(KeyboardInterrupt):
+            events.events(since=since, follow=True, output=Output.JSON)
+
+
+def test_who_follows_goes_on_through_a_change_of_managers(monkeypatch, capsys):
+    now = int(time.time())
+    away = UnavailableError("no manager leads", code="not_leader")
+    first = [remembered(now)]
+    looks = [first, away, away, [*first, remembered(now + 9, kind="leader_elected")]]
+    Follower(monkeypatch, looks).follow("1h")
+    told = capsys.readouterr()
+    lines = [json.loads(line) for line in told.out.splitlines()]
+    assert [each["reason"] for each in lines] == ["drive_dropped", "leader_elected"]
+    assert told.err.count("no manager leads") == 1
+
+
+def test_who_may_not_ask_is_refused_at_once_also_while_following(monkeypatch):
+    follower = Follower(monkeypatch, [DeniedError("no")])
+    with pytest.raises(DeniedError):
+        events.events(since="1h", follow=True, output=Output.JSON)
+    follower.looks = [UnavailableError("gone")]
+    with pytest.raises(UnavailableError):
+        events.events(since="1h", follow=False, output=Output.JSON)
+
+
+def test_who_follows_asks_only_for_what_is_new(monkeypatch, capsys):
+    now = int(time.time())
+    old, new = remembered(now - 86_000), remembered(now, kind="drive_joins")
+    follower = Follower(monkeypatch, [[old, new]] * 3)
+    follower.follow("1d")
+    assert follower.asked[0] < now - 86_000
+    assert follower.asked[1:] == [now - RECOUNTED_S] * 2
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_who_follows_sees_each_event_once_and_again_when_it_is_counted_up(monkeypatch, capsys):

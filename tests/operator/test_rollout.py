@@ -137,7 +137,7 @@ def test_every_metric_of_the_operator_is_documented():
     exposed = set(
         re.findall(r"^# HELP (drystone_operator_\w+)", metrics.render().decode(), re.MULTILINE)
     )
-    words = re.findall(r"`(drystone_operator_\w+)", section("operator.md", "Metrics"))
+    words = re.findall(r"`(drystone_operator_\w+)", section("metrics.md", "operator"))
     assert set(words) == exposed
 
 

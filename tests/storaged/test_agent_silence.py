@@ -29,7 +29,7 @@ class LossyControl:
 
 @contextlib.asynccontextmanager
 async def reporting(control: LossyControl):
-    reporter = Silence(FakeBeaconCore(), control)
+    reporter = Silence(FakeBeaconCore(), control)  # type: ignore[arg-type]
     task = asyncio.create_task(reporter.run())
     try:
         yield reporter

@@ -79,3 +79,4 @@ def test_the_command_prints_both_forms_and_a_refusal(drive, tmp_path):
     refused = run(app, ["drive", "inspect", str(tmp_path)])
     assert refused.exit_code != 0
     assert "neither a file" in str(refused.exception)
+    assert getattr(refused.exception, "hint", None)

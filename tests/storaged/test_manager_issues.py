@@ -194,7 +194,8 @@ async def test_a_full_drive_and_bad_blocks_are_told(mgr):
             )
         )
         found = await issues(mgr)
-        assert "drive 2 on node-2 is 89 % full" in found
+        assert "drive 2 on node-2 is 89 % full: add a drive" in found
+        assert "docs/runbooks/pool-full.md" in found
         assert "had 5 bad blocks, 3 healed from another copy, 2 not healed" in found
 
 

@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
+from drystone_cli.app import app
 from drystone_common.errors import DataError
 from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.records import (
@@ -351,3 +353,24 @@ def test_a_scan_travels_as_a_file_and_any_change_of_it_is_found(tmp_path):
         with pytest.raises(DataError) as caught:
             read_scan(path)
         assert caught.value.code == code
+        assert caught.value.hint
+
+
+def test_a_scan_without_a_drive_that_should_be_there_is_written_and_ends_with_9(
+    tmp_path, monkeypatch
+):
+    async def scanned_node(_settings, _parts):
+        return node(1, scanned(1), unread=unread)
+
+    monkeypatch.setattr("drystone_storaged.recover.scan.scan_node", scanned_node)
+    monkeypatch.setattr("drystone_cli.recover.load_settings", lambda *_args, **_kw: None)
+    out = tmp_path / "n.scan"
+    unread = [Unread("u", "/x", "why")]
+    argv = ["recover", "scan", "--config", "server.toml", "--out", str(out)]
+    found = CliRunner().invoke(app, argv)
+    assert "NOT READ: why" in found.output
+    assert isinstance(found.exception, DataError)
+    assert (found.exception.code, int(found.exception.exit_code)) == ("scan_incomplete", 9)
+    assert read_scan(out).unread == tuple(unread)
+    unread = []
+    assert CliRunner().invoke(app, argv).exit_code == 0

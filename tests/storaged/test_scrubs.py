@@ -6,7 +6,7 @@ import pytest
 
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.codec import decode, encode
-from drystone_storaged.cluster.records import Layer, LayerState, Scrubbed
+from drystone_storaged.cluster.records import Differing, Layer, LayerState, Scrubbed
 from drystone_storaged.cluster.store import Delete, Put
 from drystone_storaged.manager import compares
 from drystone_storaged.manager.scrub_plan import DAY_S
@@ -97,8 +97,52 @@ async def test_copies_that_differ_are_a_critical_problem_until_they_do_not(three
     assert "copies_differ" not in await problems(mgr)
     await mgr.services.take_over()
     assert "copies_differ" in await problems(mgr)
+    # What is critical comes first, whatever else is wrong: the operator shows the first one.
+    await mgr.services.env.store.txn([], [Put("/pool/strange", b"x")])
+    await made[2].die()
+    await until(lambda: _down(mgr), "the drive is down")
+    told = [p["severity"] for p in (await mgr.http.get("/v1/status")).json()["problems"]]
+    assert told == sorted(told)
+    assert set(told) == {"critical", "warning"}
+
+
+async def test_copies_that_differed_and_do_not_any_more_are_no_problem(three):
+    mgr, made = three
+    await put_layer(mgr, LayerState.HEAD)
+    finds(made, divergent=1, examples=[TOLD])
+    await compare(mgr)
+    assert "copies_differ" in await problems(mgr)
     finds(made)
     await compare(mgr)
+    assert "copies_differ" not in await problems(mgr)
+
+
+async def test_a_group_that_differed_and_could_not_be_compared_again_differs_still(three):
+    mgr, made = three
+    await put_layer(mgr, LayerState.HEAD)
+    finds(made, divergent=1, examples=[TOLD])
+    assert "8 differ" in (await compare(mgr))["message"]
+    # A drive is taken away for its repair: of its groups nothing new is known.
+    finds(made)
+    made[0].compared = lambda command: pb.CommandResult(id=command.id, code="failed", message="no")
+    message = (await compare(mgr))["message"]
+    asked_again = [c for c in asked(made[:1], "compare") if c.compare.drive == made[0].drive]
+    skipped = {c.compare.pg for c in asked_again}
+    assert 0 < len(skipped) < 8
+    assert "all equal" not in message
+    assert (
+        f"{len(skipped)} groups could not be compared, {len(skipped)} of which differed before"
+        in message
+    )
+    problem = (await problems(mgr))["copies_differ"]
+    assert f"{len(skipped)} blocks of pool default differ" in problem["text"]
+    assert f"group default/{min(skipped)}, layer" in problem["text"]
+    assert f"{len(skipped)} groups could not be compared" in problem["text"]
+    shown = (await mgr.http.get("/v1/pools/default")).json()["compare"]
+    assert (shown["divergent"], shown["skipped"]) == (len(skipped), len(skipped))
+    # It is back, with the right content.
+    finds(made)
+    assert "all equal" in (await compare(mgr))["message"]
     assert "copies_differ" not in await problems(mgr)
 
 
@@ -144,7 +188,8 @@ async def _down(mgr) -> bool:
 
 async def test_a_comparison_goes_on_where_the_last_leader_was(three):
     mgr, made = three
-    progress = compares.Progress(pg=5, chunks=5, blocks=50, divergent=1, examples=("x",))
+    differing = (Differing(2, 1, ("x",)),)
+    progress = compares.Progress(pg=5, chunks=5, blocks=50, differing=differing, skipped=(4,))
     (pool,) = (await mgr.services.feed.read()).pools.values()
     task = mgr.services.tasks._made(99, "compare", str(pool.id))
     await mgr.services.env.store.txn(
@@ -152,7 +197,8 @@ async def test_a_comparison_goes_on_where_the_last_leader_was(three):
     )
     await mgr.services.tasks.resume()
     shown = await ended(mgr, 99)
-    assert shown["message"].startswith("80 blocks of 8 groups compared, 1 differ: x")
+    assert shown["message"].startswith("80 blocks of 7 groups compared, 1 differ: x")
+    assert shown["message"].endswith("; 1 groups could not be compared")
     assert sorted(c.compare.pg for c in asked(made, "compare")) == [5, 6, 7]
 
 
@@ -210,6 +256,15 @@ async def test_nothing_begins_while_a_node_is_in_maintenance(three):
     await mgr.services.scrubs.look()
     assert not (await mgr.http.get("/v1/tasks")).json()["items"]
     assert not asked(made, "scrub")
+
+
+async def test_a_drive_that_is_down_is_not_scrubbed_and_the_answer_says_what_to_do(three):
+    mgr, made = three
+    await made[2].die()
+    await until(lambda: _down(mgr), "the drive is down")
+    answer = await mgr.http.post("/v1/drives/3/scrub")
+    assert (answer.status_code, answer.json()["code"]) == (409, "drive_not_up")
+    assert "drystone status" in answer.json()["hint"]
 
 
 @pytest.mark.parametrize("days", [-1, 366])

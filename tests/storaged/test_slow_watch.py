@@ -107,27 +107,30 @@ async def test_a_drive_that_is_slow_for_15_s_is_dropped_tested_and_returns_three
         assert await state_of(mgr) is DriveState.DOWN
         problems = [p["code"] for p in (await mgr.status())["problems"]]
         assert "drive_ejected" in problems
-        assert await retested(mgr) == "done"
+        before = (await mgr.services.health.load())[1]
+        test = await retested(mgr)
+        assert test["state"] == "done"
+        assert "it is ejected and stays out, `drystone drive retest 1 --forgive`" in test["message"]
         assert await state_of(mgr) is DriveState.DOWN
-        assert await retested(mgr, "?forgive=true") == "done"
+        assert (await mgr.services.health.load())[1] == before, "it did not fail"
+        test = await retested(mgr, "?forgive=true")
+        assert test["state"] == "done"
+        assert "ejected" not in test["message"]
         assert await state_of(mgr) is DriveState.UP
         assert (await shown(mgr))["strikes"] == []
 
 
-async def retested(mgr, query: str = "") -> str:
+async def retested(mgr, query: str = "") -> dict:
     """How a test ended that a person asked for."""
     answer = await mgr.http.post(f"/v1/drives/1/retest{query}")
     assert answer.status_code == 202, answer.text
     path = f"/v1/tasks/{answer.json()['id']}"
 
-    async def state() -> str:
-        return (await mgr.http.get(path)).json()["state"]
-
     async def ended() -> bool:
-        return await state() != "running"
+        return (await mgr.http.get(path)).json()["state"] != "running"
 
     await until(ended, "the test")
-    return await state()
+    return (await mgr.http.get(path)).json()
 
 
 async def _is(mgr, wanted: DriveState, number: int = 1) -> bool:

@@ -131,6 +131,64 @@ async def test_a_drive_without_another_domain_keeps_its_place(mgr):
         assert len(mgr.services.upkeep.outlook.stuck) == 64
         found = {p["code"]: p["text"] for p in (await mgr.status())["problems"]}
         assert "64 PGs of pool default" in found["no_other_domain"]
+        # An ejected one is told the same: three nodes cannot hold a third copy without it.
+        await mgr.services.health.edit(3, lambda now: replace(now, held=True, ejected=True))
+        ejected = await problem(mgr, "drive_ejected")
+        assert ejected["doing"].startswith("nothing of it is copied elsewhere: 64 PGs wait, no ")
+        await mgr.http.patch("/v1/pools/default", json={"out_time_s": 0})
+        ejected = await problem(mgr, "drive_ejected")
+        assert "64 PGs wait for a person (`out_time` 0)" in ejected["doing"]
+
+
+async def test_an_ejected_drive_whose_places_went_to_others_says_so(mgr):
+    async with peers(mgr, 4, 0) as made, copying(made):
+        await made[3].die()
+
+        async def dropped():
+            return all(4 not in r.insync for r in await records(made[0]))
+
+        await until(dropped, "the drop")
+        await mgr.services.health.edit(4, lambda now: replace(now, held=True, ejected=True))
+        assert "copied to other drives, where" in (await problem(mgr, "drive_ejected"))["doing"]
+
+        async def moved():
+            mgr.services.upkeep.bell.ring()
+            return shares(await records(made[0])) == {1: 64, 2: 64, 3: 64}
+
+        await until(moved, "its places with the others")
+        told = (await problem(mgr, "drive_ejected"))["doing"]
+        assert told == "the places that it had are given to other drives"
+
+
+async def test_while_data_waits_nobody_is_told_to_forget_a_node(mgr):
+    async with peers(mgr, 3, 0) as made:
+
+        async def alone():
+            return all(r.insync == (1,) for r in await records(made[0]))
+
+        for peer in made[1:]:
+            await peer.die()
+        await until(alone, "the drops")
+        await mgr.services.upkeep.look()  # the down drives are seen
+        await made[0].die()
+
+        async def waits():
+            found = {p["code"] for p in (await mgr.status())["problems"]}
+            return {"pgs_unavailable", "node_away"} <= found
+
+        await until(waits, "data that waits")
+        jump(mgr, 1000)
+        await mgr.services.upkeep.look()
+        assert mgr.services.upkeep.outlook.held
+        todo = (await problem(mgr, "recreation_held"))["todo"]
+        assert "(node-1, node-2, node-3)" in todo
+        assert "quorum-lost" in todo
+        assert "forget" not in "".join(p["todo"] for p in (await mgr.status())["problems"])
+
+
+async def problem(mgr: Manager, code: str) -> dict:
+    found = (await mgr.status())["problems"]
+    return next(each for each in found if each["code"] == code)
 
 
 async def test_a_new_drive_gets_its_share_by_itself(mgr):
@@ -145,8 +203,12 @@ async def test_a_new_drive_gets_its_share_by_itself(mgr):
         found = shares(await records(made[0]))
         assert max(found.values()) - min(found.values()) <= 2
         assert any(c.WhichOneof("kind") == "quiesce" for p in made[:3] for c in p.commands)
-        pool = (await mgr.http.get("/v1/pools/default")).json()
-        assert pool["moves"] == {"left": 0, "running": 0}
+
+        async def told():
+            pool = (await mgr.http.get("/v1/pools/default")).json()
+            return pool["moves"] == {"left": 0, "running": 0}
+
+        await until(told, "nothing is left to move, as of the next look")
 
 
 async def test_a_pool_that_is_balanced_by_hand_waits_until_somebody_asks(mgr):

@@ -17,6 +17,7 @@ from drystone_cli.problems import length
 from drystone_common.errors import (
     AlreadyExistsError,
     ConflictError,
+    DataError,
     DeadlineError,
     ExitCode,
     InvalidArgumentError,
@@ -163,7 +164,7 @@ def test_a_node_shows_its_maintenance(run):
     nodes = [statuses[0] | {"maintenance": record}]
     _, cli = run({"GET /v1/nodes": (200, {"items": nodes, "next_cursor": None})})
     shown = cli("node", "list").output
-    assert "up, maintenance until 1970" in shown
+    assert "up, maintenance until 1970-01-01 00:10 UTC" in shown
     assert "(x), overdue" in shown
 
 
@@ -262,9 +263,21 @@ def test_a_comparison_of_copies_is_waited_for_and_told_in_words(run):
             200, {"id": 5, "state": "done", "done": 8, "total": 8, "message": said},
         ),
     }  # fmt: skip
+    compared = {"divergent": 0, "skipped": 0}
+    answers["GET /v1/pools/default"] = (200, {"compare": compared})
     _, cli = run(answers)
-    assert cli("pool", "compare", "default", "--wait").stdout == f"pool default: {said} (task 5)\n"
+    found = cli("pool", "compare", "default", "--wait")
+    assert (found.stdout, found.exit_code) == (f"pool default: {said} (task 5)\n", 0)
     assert "running (task 5)" in cli("pool", "compare", "default").output
+    compared["skipped"] = 2
+    told = cli("pool", "compare", "default", "--wait").exception
+    assert isinstance(told, UnavailableError)
+    assert "2 groups of pool default could not be compared" in told.message
+    compared["divergent"] = 1
+    told = cli("pool", "compare", "default", "--wait").exception
+    assert isinstance(told, DataError)
+    assert told.code == "copies_differ"
+    assert cli("pool", "compare", "default").exit_code == 0, "nobody waited"
 
 
 @pytest.mark.parametrize(
@@ -282,10 +295,44 @@ def test_scrub_of_all_waits_for_every_task(run):
         "POST /v1/drives/1/scrub": (202, {"id": 5, "state": "running", "done": 0, "total": 9}),
         "GET /v1/tasks/5": (200, {"id": 5, "state": "done", "done": 9, "total": 9}),
     }
+    scrub = {"bad": 3, "left": 0}
+    answers["GET /v1/drives/1"] = (200, {"id": 1, "scrub": scrub})
     _, cli = run(answers)
     result = cli("drive", "scrub", "--all", "--wait")
     assert result.exit_code == 0, result.output
     assert "done" in result.output
+    scrub["left"] = 2
+    result = cli("drive", "scrub", "--all", "--wait")
+    assert "done" in result.output
+    assert isinstance(result.exception, DataError)
+    assert "2 of drive 1" in result.exception.message
+    assert cli("drive", "scrub", "--all").exit_code == 0, "nobody waited"
+
+
+def test_tasks_name_pools_groups_and_drives_as_commands_do(run):
+    def task(number, kind, subject):
+        return {"id": number, "kind": kind, "subject": subject, "state": "done", "done": 1,
+                "total": 1, "message": "m"}  # fmt: skip
+
+    listed = [
+        task(1, "compare", "4"), task(2, "rebalance", "9"), task(3, "mark-lost", "4.17.23"),
+        task(4, "scrub", "4"), task(5, "retest", "7"),
+    ]  # fmt: skip
+    answers = {
+        "GET /v1/tasks": (200, {"items": listed}),
+        "GET /v1/tasks/3": (200, listed[2]),
+        "GET /v1/pools": (200, {"items": [{"id": 4, "name": "fast"}]}),
+    }
+    _, cli = run(answers)
+    shown = cli("task", "list").output
+    for line, of in zip(
+        shown.splitlines()[1:], ("fast", "pool number 9", "fast/17", "drive 4", "drive 7"),
+        strict=True,
+    ):  # fmt: skip
+        assert of in line
+    assert "fast/17" in cli("task", "show", "3").output
+    raw = json.loads(cli("task", "list", "-o", "json").output)["items"]
+    assert raw[2]["subject"] == "4.17.23", "for programs it stays what it is"
 
 
 @pytest.mark.parametrize("argv", [("drive", "scrub"), ("drive", "scrub", "1", "--all")])

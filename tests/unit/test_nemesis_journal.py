@@ -234,3 +234,8 @@ def test_kept_journals_are_judged_again_by_hand(tmp_path, monkeypatch, capsys):
         saw(journal, 5, ZERO, 3, 4)
     assert rejudge.main() == 1
     assert "block 5: an acknowledged change is lost" in capsys.readouterr().out
+    for argv, code in ((["--help"], 0), ([], 2), ([str(tmp_path / "none")], 2)):
+        monkeypatch.setattr("sys.argv", ["rejudge", *argv])
+        with pytest.raises(SystemExit) as ended:
+            rejudge.main()
+        assert ended.value.code == code

@@ -249,8 +249,9 @@ def _out(drive: EngineDrive) -> Condition:
     """Why a drive is out that was slow."""
     if drive.ejected:
         text = (
-            f"Drive {drive.id} was slow or hung {drive.strikes} times in a day; what it held is "
-            "copied to other disks. Replace it (Remove), or say Retest if the cause is cured."
+            f"Drive {drive.id} was slow or hung {drive.strikes} times in a day. What it held is "
+            "copied to other disks where another failure domain has room (`drystone status`). "
+            "Replace it (Remove), or say Retest if the cause is cured."
         )
         return Condition("Ready", False, "Ejected", text)
     if drive.failed_tests:

@@ -250,11 +250,21 @@ class Drive:
 
 
 @dataclass(frozen=True, slots=True)
+class Differing:
+    """A placement group whose in-sync copies differ, in so many blocks."""
+
+    pg: int
+    blocks: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Scrubbed:
     """How the last scrub of a drive, or the last comparison of a pool's copies, ended.
 
     ``since_s``: when it was there first, for what was never scrubbed. ``left``: bad blocks that
-    were not healed. ``skipped``: groups that could not be compared.
+    were not healed. ``skipped``: groups that could not be compared. ``differing``: groups that
+    differed when they were compared last, ``divergent`` their blocks.
     """
 
     id: int
@@ -265,6 +275,7 @@ class Scrubbed:
     divergent: int = 0
     skipped: int = 0
     examples: tuple[str, ...] = ()
+    differing: tuple[Differing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from drystone_common.errors import DrystoneError, NotFoundError
+from drystone_common.errors import DataError, DrystoneError, NotFoundError
 from drystone_common.logs import get_logger
 from drystone_storaged.cluster import keys
+from drystone_storaged.cluster.codec import decode, encode
 from drystone_storaged.cluster.mapstate import MapState, read_state
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.records import (
+    Differing,
     Drive,
     DriveState,
     Layer,
@@ -44,55 +46,75 @@ class Progress:
     blocks: int = 0
     unstable: int = 0
     bad: int = 0
-    divergent: int = 0
-    skipped: int = 0
-    examples: tuple[str, ...] = ()
+    differing: tuple[Differing, ...] = ()
+    skipped: tuple[int, ...] = ()
+    """Groups that could not be compared."""
 
     @classmethod
     def of(cls, task: Task) -> Progress:
         """As the task says."""
-        if not task.cursor:
-            return cls()
-        found = json.loads(task.cursor)
-        return cls(**found | {"examples": tuple(found["examples"])})
+        return decode(cls, task.cursor.encode()) if task.cursor else cls()
 
     def after(self, seen: pb.Compared | None, pool: str) -> Progress:
         """With one more group; None = it could not be compared."""
         if seen is None:
-            return replace(self, pg=self.pg + 1, skipped=self.skipped + 1)
-        told = [_example(pool, self.pg, one) for one in seen.examples]
+            return replace(self, pg=self.pg + 1, skipped=(*self.skipped, self.pg))
+        differing = self.differing
+        if seen.divergent:
+            told = [_example(pool, self.pg, one) for one in seen.examples]
+            left = EXAMPLES_MAX - len(_examples(differing))
+            differing = (*differing, Differing(self.pg, seen.divergent, tuple(told[:left])))
         return Progress(
             self.pg + 1,
             self.chunks + seen.chunks,
             self.blocks + seen.blocks,
             self.unstable + seen.unstable,
             self.bad + seen.bad_here + seen.bad_there,
-            self.divergent + seen.divergent,
+            differing,
             self.skipped,
-            (*self.examples, *told)[:EXAMPLES_MAX],
         )
 
     def shown(self, task: Task, groups: int) -> Task:
         """The task with this progress, and what was found in words."""
-        cursor = json.dumps(asdict(self), separators=(",", ":"))
-        return replace(task, cursor=cursor, done=self.pg, total=groups, detail=self.words())
+        return replace(
+            task, cursor=encode(self).decode(), done=self.pg, total=groups, detail=self.words()
+        )
 
     def words(self) -> str:
         """What was found."""
-        text = f"{self.blocks} blocks of {self.pg - self.skipped} groups compared"
-        if self.divergent:
-            text += f", {self.divergent} differ: {'; '.join(self.examples)}"
+        text = f"{self.blocks} blocks of {self.pg - len(self.skipped)} groups compared"
+        if self.differing:
+            text += f", {_blocks(self.differing)} differ: {'; '.join(_examples(self.differing))}"
         else:
-            text += ", all equal"
+            text += ", these are equal" if self.skipped else ", all equal"
         text += f"; {self.bad} cannot be read at a copy and are healed there" if self.bad else ""
         text += f"; {self.unstable} were being written" if self.unstable else ""
-        text += f"; {self.skipped} groups could not be compared" if self.skipped else ""
+        text += f"; {len(self.skipped)} groups could not be compared" if self.skipped else ""
         return text
 
-    def record(self, pool: int, now_s: float) -> Scrubbed:
-        """What is remembered of it."""
-        now = int(now_s)
-        return Scrubbed(pool, now, now, self.bad, 0, self.divergent, self.skipped, self.examples)
+    def record(self, pool: int, now_s: float, before: Scrubbed | None) -> Scrubbed:
+        """What is remembered of it: a group that differed does until it is compared and equal."""
+        now, skipped = int(now_s), set(self.skipped)
+        kept = [one for one in (before.differing if before else ()) if one.pg in skipped]
+        found = tuple(sorted((*self.differing, *kept), key=lambda one: one.pg))
+        told = _examples((*self.differing, *kept))[:EXAMPLES_MAX]
+        return Scrubbed(pool, now, now, self.bad, 0, _blocks(found), len(skipped), told, found)
+
+
+def _blocks(found: Iterable[Differing]) -> int:
+    return sum(one.blocks for one in found)
+
+
+def _examples(found: Iterable[Differing]) -> tuple[str, ...]:
+    return tuple(text for one in found for text in one.examples)
+
+
+async def last(store: MetadataStore, pool: int) -> Scrubbed | None:
+    """How the last comparison of a pool ended; one that cannot be read counts as none."""
+    with contextlib.suppress(DataError):
+        found = await read_record(store, keys.compare(pool), Scrubbed)
+        return found[0] if found else None
+    return None
 
 
 def _example(pool: str, pg: int, one: pb.Divergent) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from drystone_common.errors import DrystoneError, NotFoundError, UnavailableError
@@ -30,6 +30,11 @@ log = get_logger(__name__)
 OTHERS_MAX: Final = 3  # a median of three; each of them does some hundred operations more
 AGAIN_S: Final = 5.0  # after a test that could not be made
 LOAD_S: Final = 1.0  # between two looks: rings come with every change of the map
+
+STILL_EJECTED: Final = (
+    "it is ejected and stays out, `drystone drive retest {} --forgive` brings it back"
+)
+NOT_BACK: Final = "it is still out, its server has not said that it is ready: it is tested again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +158,26 @@ class Retests:
                     code="drive_not_tested",
                     hint="its server is away, does not serve it, or tests it already",
                 )
-            await self._settle(drive, state.drive_revisions[number], outcome)
-            return outcome
+            return await self._settle(drive, state.drive_revisions[number], outcome)
 
-    async def _settle(self, drive: Drive, revision: int, outcome: Outcome) -> None:
+    async def _settle(self, drive: Drive, revision: int, outcome: Outcome) -> Outcome:
+        """What follows from it; gives it with the reason where a drive that passed stays out."""
         health, _ = await self._deps.health.of(drive.id)
         log.info("a drive was tested", drive=drive.id, passed=outcome.passed, found=outcome.text)
         if not health.held or drive.state is not DriveState.DOWN:
-            return
-        if outcome.passed and not health.ejected:
-            if await self._deps.health.bring_back(drive, revision):
-                self._note(drive, "drive_passed", f"passed its test ({outcome.text}), is back")
-            return
-        await self._deps.health.edit(
-            drive.id, lambda now: book.failed(now, outcome.text, self._deps.wall())
-        )
+            return outcome
         if not outcome.passed:
+            await self._deps.health.edit(
+                drive.id, lambda now: book.failed(now, outcome.text, self._deps.wall())
+            )
             self._note(drive, "drive_not_passed", f"failed its test: {outcome.text}", "Warning")
+            return outcome
+        if health.ejected:
+            return replace(outcome, text=f"{outcome.text}; {STILL_EJECTED.format(drive.id)}")
+        if await self._deps.health.bring_back(drive, revision):
+            self._note(drive, "drive_passed", f"passed its test ({outcome.text}), is back")
+            return outcome
+        return replace(outcome, text=f"{outcome.text}; {NOT_BACK}")
 
     def _note(self, drive: Drive, kind: str, text: str, level: str = "Normal") -> None:
         self._deps.events.note(kind, f"drive {drive.id} on {drive.node_name}", text, level)

@@ -24,6 +24,7 @@ from drystone_storaged.cluster.txn import read_all, read_record
 from drystone_storaged.cluster.volumes import VolumeService
 from drystone_storaged.manager.commander import Commander
 from drystone_storaged.manager.compares import PoolCompare
+from drystone_storaged.manager.compares import last as last_compare
 from drystone_storaged.manager.retest import Outcome
 from drystone_storaged.proto import control_pb2 as pb
 
@@ -226,7 +227,10 @@ class TaskService:
         parts = self._parts
         work = PoolCompare(parts.store, parts.commander, self._save, parts.monotonic)
         ended, progress = await work.run(task)
-        record = progress.record(int(task.subject), parts.wall())
+        before = await last_compare(parts.store, int(task.subject))
+        record = progress.record(int(task.subject), parts.wall(), before)
+        if kept := [one for one in record.differing if one.pg in progress.skipped]:
+            ended = replace(ended, detail=f"{ended.detail}, {len(kept)} of which differed before")
         await self._end(replace(ended, state="done"), keys.compare(record.id), record)
 
     async def _end(self, task: Task, key: str, record: Scrubbed) -> None:

@@ -91,7 +91,12 @@ def _identity(settings: ServerSettings) -> dict[str, str]:
     read_json(path)  # NotFoundError where there is none: a scan makes no identity
     found = IdentityFile(Path(settings.state_dir)).load_or_create(settings.name)
     if found.cluster is None:
-        raise DataError(f"{path} belongs to no cluster yet", code="not_registered")
+        raise DataError(
+            f"{path} belongs to no cluster yet",
+            code="not_registered",
+            hint="name the settings file of the server whose drives are to be read; a node that "
+            "never joined has nothing to scan",
+        )
     return {"name": found.name, "uuid": found.uuid.hex, "cluster": str(found.cluster)}
 
 
@@ -125,7 +130,11 @@ def _asked(native: Callable[[str], str], path: str) -> dict[str, Any]:
         # The module's own exception type is not importable where a fake stands in for it.
         if "open elsewhere" in str(error):
             raise in_use(path) from error
-        raise DataError(f"{path}: {error}", code="drive_unreadable") from error
+        raise DataError(
+            f"{path}: {error}",
+            code="drive_unreadable",
+            hint="see `dmesg` and the cables, then scan again",
+        ) from error
     return found
 
 

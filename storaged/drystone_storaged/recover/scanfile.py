@@ -23,6 +23,8 @@ KIND: Final = "drystone-scan"
 FILE_BYTES_MAX: Final = 1 << 30
 """A drive of the largest pools with a hundred thousand volumes takes some 40 MiB, a node 12."""
 
+MAKE_IT: Final = "make it with `drystone recover scan --config server.toml --out FILE`"
+
 _SCAN: Final = TypeAdapter(NodeScan)
 
 
@@ -52,7 +54,7 @@ def read_scan(path: Path) -> NodeScan:
         raise DataError(
             f"{path} is no scan of drives",
             code="scan_invalid",
-            hint="make it with `drystone recover scan --config server.toml --out FILE`",
+            hint=MAKE_IT,
         ) from error
     if outside.format != FORMAT:
         raise DataError(
@@ -76,7 +78,9 @@ def _parsed(path: Path, body: dict[str, Any]) -> NodeScan:
             UUID(text)
         bytes.fromhex(scan.node_uuid)
     except ValueError as error:
-        raise DataError(f"{path} does not hold a scan: {error}", code="scan_invalid") from error
+        raise DataError(
+            f"{path} does not hold a scan: {error}", code="scan_invalid", hint=MAKE_IT
+        ) from error
     return scan
 
 

@@ -211,7 +211,7 @@ class ServerMetrics:
                 ("capacity_bytes", "Usable bytes of the drive."),
                 ("used_bytes", "Bytes of live data and headers."),
                 ("reserved_bytes", "Bytes kept for cleaning and for granted writes."),
-                ("bad_blocks", "Blocks found bad since the open and not written anew."),
+                ("bad_blocks", "Blocks found bad since the open that no later write replaced."),
                 ("healed_blocks", "Of those, repaired from another copy."),
                 ("resync_bytes_left", "Bytes to copy until the drive is in sync."),
             )

@@ -25,7 +25,7 @@ from drystone_storaged.manager.issues.nodes import (
 from drystone_storaged.manager.issues.pools import of_pools
 from drystone_storaged.manager.issues.records import of_records
 from drystone_storaged.manager.issues.scrubs import of_differences, of_scrubs
-from drystone_storaged.manager.problems import Problem
+from drystone_storaged.manager.problems import Problem, Severity
 
 __all__ = ["Seen", "find_problems"]
 
@@ -33,9 +33,9 @@ __all__ = ["Seen", "find_problems"]
 def find_problems(
     state: MapState, servers: Sequence[Node], counts: Counter[str], seen: Seen
 ) -> list[Problem]:
-    """Every problem, the gravest kind first."""
+    """Every problem: all critical ones first, and of each gravity what explains others first."""
     at = look(state, servers, counts, seen)
-    return [
+    found = [
         *of_records(at),
         *of_groups(at),
         *of_differences(at),
@@ -51,3 +51,4 @@ def find_problems(
         *of_scrubs(at),
         *of_pools(at),
     ]
+    return sorted(found, key=lambda problem: problem.severity is not Severity.CRITICAL)

@@ -96,7 +96,8 @@ def _reported(drive: Drive, figures: DriveFigures) -> Iterator[Problem]:
             "drive_full",
             Severity.WARNING,
             f"{_where(drive)} is {spent} % full",
-            "delete volumes, or use a pool on other drives",
+            "add a drive (`drystone drive add NODE DEVICE`), or delete or trim volumes: see "
+            "docs/runbooks/pool-full.md",
             "it cleans up as it can; when nothing is left new space is refused, what is there "
             "can still be read and written anew",
             objects,

@@ -59,7 +59,8 @@ def _unavailable(at: Moment) -> Problem:
         f"{at.counts['unavailable']} PGs have no in-sync copy on a drive that is up, I/O to them "
         "waits",
         f"{remedy}; only if those drives are lost for good, give "
-        f"the newest data of each up (`drystone pool mark-lost {example} --yes`, and so on)",
+        f"the newest data of each such group up (`drystone pool mark-lost {example} --yes`; which "
+        "others: docs/runbooks/quorum-lost.md)",
         "it waits: nothing acknowledged is lost, and I/O goes on by itself with the first of "
         "those drives",
     )

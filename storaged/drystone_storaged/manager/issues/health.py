@@ -13,12 +13,12 @@ def against(at: Moment, drive: Drive) -> Problem | None:
     if health is None or drive.id not in at.down:
         return None
     if health.ejected:
-        return _ejected(drive, health)
+        return _ejected(at, drive, health)
     # One that is away with its node is not waited for because of a test.
     return _slow(drive, health) if health.held and drive.node_name not in at.away else None
 
 
-def _ejected(drive: Drive, health: DriveHealth) -> Problem:
+def _ejected(at: Moment, drive: Drive, health: DriveHealth) -> Problem:
     last = f", at last {health.strikes[-1].reason}" if health.strikes else ""
     return Problem(
         "drive_ejected",
@@ -27,9 +27,24 @@ def _ejected(drive: Drive, health: DriveHealth) -> Problem:
         f"{len(health.strikes)} times in a day{last}",
         f"replace the disk, then `drystone drive forget {drive.id} --yes`; if the cause was "
         f"another one and is cured, `drystone drive retest {drive.id} --forgive`",
-        "what it held is copied to other drives",
+        _elsewhere(at, drive),
         _objects(drive),
     )
+
+
+def _elsewhere(at: Moment, drive: Drive) -> str:
+    """Where the copies go that it had: not all of them may have a place."""
+    pools, short = at.state.pools, set(at.seen.outlook.stuck)
+    left = [ref for ref, record in at.state.known_pgs().items() if drive.id in record.target]
+    never = sum(not pools[ref.pool].out_time_s for ref in left)
+    stuck = sum(bool(pools[ref.pool].out_time_s) and ref in short for ref in left)
+    if not left:
+        return "the places that it had are given to other drives"
+    stay = [f"{never} PGs wait for a person (`out_time` 0)"] if never else []
+    stay += [f"{stuck} PGs wait, no other domain has a drive for them"] if stuck else []
+    if len(left) == never + stuck:
+        return f"nothing of it is copied elsewhere: {' and '.join(stay)}; the other copies serve"
+    return "; ".join(["what it held is copied to other drives, where there is room", *stay])
 
 
 def _slow(drive: Drive, health: DriveHealth) -> Problem:

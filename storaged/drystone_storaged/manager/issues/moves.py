@@ -12,13 +12,15 @@ def of_moves(at: Moment) -> Iterator[Problem]:
     """What the last look of the upkeep left undone."""
     outlook = at.seen.outlook
     if outlook.held:
+        shown = f" ({names(at.away)})" if at.away else ""
         yield Problem(
             "recreation_held",
             Severity.WARNING,
             "drives are away for longer than `out_time`, and more than one node is while data "
             "waits for them",
-            "start the nodes that are away; of one that is lost for good "
-            "`drystone node forget NODE --yes`",
+            # None of them is to be forgotten while somebody waits for data.
+            f"start the nodes that are away{shown}; if one is lost for good: "
+            "docs/runbooks/quorum-lost.md",
             "it creates nothing anew until all data can be read: whoever starts would wait for it",
         )
     pools = {ref.pool for ref in outlook.stuck if ref.pool in at.state.pools}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from drystone_storaged.cluster.records import Pool, Scrubbed
 from drystone_storaged.manager.issues.look import Moment, moment, names
 from drystone_storaged.manager.problems import Problem, Severity
 from drystone_storaged.manager.scrub_plan import overdue
 
 
 def of_differences(at: Moment) -> Iterator[Problem]:
-    """Pools whose copies held different stable content at their last comparison."""
+    """Pools with groups whose copies held different stable content when they were compared last."""
     for number, record in sorted(at.seen.scrubbed.pools.items()):
         pool = at.state.pools.get(number)
         if pool is None or not record.divergent:
@@ -19,11 +20,25 @@ def of_differences(at: Moment) -> Iterator[Problem]:
             "copies_differ",
             Severity.CRITICAL,
             f"{record.divergent} blocks of pool {pool.name} differ between copies that are in "
-            f"sync, as of {moment(record.done_s)}; the first: {'; '.join(record.examples[:1])}",
+            f"sync, as of {moment(record.done_s)}; the first: {_first(record, pool)}"
+            f"{_not_compared(record.skipped)}",
             "see docs/runbooks/copies-differ.md before anything is restarted or replaced",
             "nothing is changed: it cannot tell which copy is right, and reads may give either",
             (f"pool {pool.name}",),
         )
+
+
+def _first(record: Scrubbed, pool: Pool) -> str:
+    if record.examples or not record.differing:
+        return "; ".join(record.examples[:1])
+    return f"group {pool.name}/{record.differing[0].pg}"
+
+
+def _not_compared(skipped: int) -> str:
+    """Groups that are being repaired are among these: they are counted as they were found."""
+    if not skipped:
+        return ""
+    return f"; {skipped} groups could not be compared, what was found there before counts still"
 
 
 def of_scrubs(at: Moment) -> Iterator[Problem]:

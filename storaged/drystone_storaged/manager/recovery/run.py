@@ -65,7 +65,10 @@ class Recoverer:
                 return await open_store(self.settings)
         except TimeoutError as error:
             raise UnavailableError(
-                f"etcd did not answer within {OPEN_S:.0f} s", code="store_unavailable"
+                f"etcd did not answer within {OPEN_S:.0f} s",
+                code="store_unavailable",
+                hint="start a majority of its members (`etcdctl endpoint health --cluster`), look "
+                "at `etcd_endpoints` of the settings, then repeat",
             ) from error
 
     async def _check_master(self, store: MetadataStore) -> None:

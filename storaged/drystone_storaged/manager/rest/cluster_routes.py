@@ -258,7 +258,11 @@ async def scrub(which: str, request: Request) -> Json:
     services = services_of(request)
     found = await services.drives.find(which)
     if found.state is not DriveState.UP:
-        raise ConflictError(f"drive {found.id} is {found.state.value}", code="drive_not_up")
+        raise ConflictError(
+            f"drive {found.id} is {found.state.value}",
+            code="drive_not_up",
+            hint="`drystone status` says why; scrub it when it is up again",
+        )
     return task_json(await services.tasks.scrub(found))
 
 
