@@ -105,15 +105,16 @@ impl<S: ObjectStore> Replica<S> {
         };
         let freed = &self.freed;
         let list = list.into_iter().filter(|(_, key, _, _)| !freed.contains(&key.layer)).collect();
-        let groups = by_chunk(list);
+        let groups = by_object(list);
         let Some(check) = self.checks.own.get_mut(&id) else { return };
         check.left = groups.len();
         if groups.is_empty() {
             self.end_check(id);
         }
-        for ((vol, chunk), expect) in groups {
+        for ((vol, key), expect) in groups {
+            let blocks = blocks_of(&expect);
             let op = self.ops.insert(Op { left: 1, then: Then::CheckDigest { pg: id, expect } });
-            self.store.digest(vol, chunk, op);
+            self.store.digest_blocks(vol, key, &blocks, op);
         }
     }
 
@@ -176,13 +177,14 @@ impl<S: ObjectStore> Replica<S> {
         self.checks.next += 1;
         let job = self.checks.next;
         let found = vec![0; list.len()];
-        let groups = by_chunk(list.clone());
+        let groups = by_object(list.clone());
         let list = own.then_some(list);
         let answer = Answer { peer, hdr: Box::new(*h), found, list, left: groups.len() };
         self.checks.answers.insert(job, answer);
-        for ((vol, chunk), items) in groups {
+        for ((vol, key), items) in groups {
+            let blocks = blocks_of(&items);
             let op = self.ops.insert(Op { left: 1, then: Then::AnswerCheckDigest { job, items } });
-            self.store.digest(vol, chunk, op);
+            self.store.digest_blocks(vol, key, &blocks, op);
         }
         Ok(())
     }
@@ -229,12 +231,18 @@ fn holds_data(objects: &[ObjectDigest], (_, layer, block, version): &CheckItem) 
     cell.is_some_and(|c| c.version == *version && c.kind == BlockKind::Data)
 }
 
-fn by_chunk(list: Vec<Known>) -> BTreeMap<(VolumeId, u64), Vec<CheckItem>> {
-    let mut groups: BTreeMap<(VolumeId, u64), Vec<CheckItem>> = BTreeMap::new();
+fn by_object(list: Vec<Known>) -> BTreeMap<(VolumeId, ObjKey), Vec<CheckItem>> {
+    let mut groups: BTreeMap<(VolumeId, ObjKey), Vec<CheckItem>> = BTreeMap::new();
     for (i, (vol, key, block, version)) in list.into_iter().enumerate() {
-        groups.entry((vol, key.chunk)).or_default().push((i, key.layer, block, version));
+        groups.entry((vol, key)).or_default().push((i, key.layer, block, version));
     }
     groups
+}
+
+/// The blocks of these items, each once.
+fn blocks_of(items: &[CheckItem]) -> Vec<(u16, u16)> {
+    let blocks: BTreeSet<u16> = items.iter().map(|(_, _, block, _)| *block).collect();
+    blocks.into_iter().map(|block| (block, 1)).collect()
 }
 
 fn encode_known(list: &[Known]) -> Vec<u8> {

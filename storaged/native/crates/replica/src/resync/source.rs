@@ -132,7 +132,7 @@ impl<S: ObjectStore> Replica<S> {
         self.copy_jobs.open.insert(job, entry);
         // Both resolve the index now; what changed under the device reads shows as a mismatch.
         let op = self.ops.insert(Op { left: 1, then: Then::SourceCopy(job) });
-        self.store.digest(h.vol, chunk, op);
+        self.store.digest_blocks(h.vol, ObjKey { layer: h.layer, chunk }, &runs, op);
         for (run, (first, count)) in runs.into_iter().enumerate() {
             let op = self.ops.insert(Op { left: 1, then: Then::SourceCopyData { job, run } });
             self.store.read(h.vol, &[h.layer], chunk, first, count, op);
