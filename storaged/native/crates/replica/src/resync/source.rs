@@ -91,7 +91,7 @@ impl<S: ObjectStore> Replica<S> {
             Then::OwnDigest { pg, job } => self.own_digest(pg, job, objects),
             Then::CompareDigest(job) => self.compare_own_digest(job, objects),
             Then::RepairDigest(key, block) => self.repair_digest(key, block, &objects),
-            Then::CheckDigest { pg, expect } => self.check_digest(pg, &expect, &objects),
+            Then::CheckDigest { pg, expect, trimmed } => self.check_digest(pg, &expect, trimmed, &objects),
             Then::AnswerCheckDigest { job, items } => self.answer_check_digest(job, &items, &objects),
             _ => {}
         }

@@ -223,7 +223,7 @@ fn headers_that_no_device_reads_for_a_moment_are_waited_for() {
 #[test]
 fn headers_that_nobody_reads_any_more_end_the_wait_and_are_healed() {
     let mut w = settled();
-block|block| w.drive(1).r.store_mut().hide_header(KEY, block, Hidden::Version));
+    [0, 3].iter().for_each(|block| w.drive(1).r.store_mut().hide_header(KEY, *block, Hidden::Version));
     let seen = compared(&mut w, 1);
     assert_eq!((seen.bad_here, seen.divergent), (2, 0));
     assert_eq!(w.drive(1).count("compare_waits"), 10);
