@@ -29,7 +29,8 @@ fn missing(counts: &Counts, seeds: u64) -> Vec<&'static str> {
     // The naive store has no bytes that could be damaged.
     let spoilt = DRIVE_FAULTS.iter().map(|f| f.name()).chain(DAMAGE).filter(|_| !cfg!(feature = "naive"));
     let always = FAULTS.iter().map(|f| f.name()).chain(PATHS);
-    always.chain(spoilt).filter(|name| counts.get(name) == 0).collect()
+    let rare = |name: &&str| seeds >= JUDGED_SEEDS || !RARE.contains(name);
+    always.chain(spoilt).filter(rare).filter(|name| counts.get(name) == 0).collect()
 }
 
 /// Paths beside the faults: refusals, membership, recovery, resync, space, the network's tricks.
@@ -120,6 +121,10 @@ const DAMAGE: [&str; 17] = [
     "rot.summary",
     "rot.superblock",
 ];
+
+/// Of these, what one seed in some hundreds meets, and only a long run must: hardly any seed writes so much that its
+/// log has a checkpoint. The matrix damages one in every run of it.
+const RARE: [&str; 1] = ["rot.checkpoint"];
 
 /// Runs seeds.
 pub fn many(args: &Args) -> ExitCode {
