@@ -94,6 +94,27 @@ fn a_copy_that_is_about_to_go_is_none_to_count_on() {
     assert!(!w.may_spoil(0) && w.whole(), "it answers no reads any more, and is in sync still");
 }
 
+#[test]
+fn nobody_throws_a_drive_away_that_only_an_old_store_refused() {
+    let mut w = running();
+    let id = w.drives[1].id;
+    let refused = |w: &mut World| {
+        w.start_server(1);
+        let until = w.now + 2_000_000;
+        w.run_until(until, &mut |w| w.drives[1].replica.is_some());
+        w.drives[1].replica = None;
+        let life = w.drives[1].life;
+        w.other_medium(1, life);
+        w.drives[1].id
+    };
+    w.newest = Some(w.meta.clone());
+    assert_eq!(refused(&mut w), id, "nothing is decided on an old store");
+    w.newest = None;
+    assert_eq!(refused(&mut w), id, "it is what the newest store knows of it");
+    w.drives[1].dev = storage::blank_device(1_000);
+    assert_ne!(refused(&mut w), id);
+}
+
 /// Damage to one copy.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
