@@ -44,6 +44,8 @@ pub(crate) struct Grant {
     topped_at: Micros,
     /// STABLE requests since the last write that used a credit.
     polls: u8,
+    /// Slots given back in this open, as the volume counts them.
+    returned: u64,
     /// It was given something because it was starved, and has not used it: that is not asked back.
     fed: bool,
 }
@@ -235,14 +237,17 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     /// Slots a volume gives back unissued, when asked or after a pause. Its window shrinks: what comes back must not
-    /// be granted again at once, or both sides never rest. Use lets it grow again.
-    pub(crate) fn take_back(&mut self, vol_id: VolumeId, gen: Gen, slots: u32) {
+    /// be granted again at once, or both sides never rest. Use lets it grow again. `total` is everything that the volume
+    /// has given back, these included: a frame that arrives twice must not take what the volume counts on (0 = not told).
+    pub(crate) fn take_back(&mut self, vol_id: VolumeId, gen: Gen, slots: u32, total: u64) {
         let Some(vol) = self.vols.get_mut(&vol_id) else { return };
         let g = &mut vol.grant;
-        if gen != g.gen {
+        if gen != g.gen || (total > 0 && total <= g.returned) {
             return;
         }
-        let slots = u64::from(slots).min(g.open());
+        let news = if total > 0 { total - g.returned } else { u64::MAX };
+        g.returned = g.returned.max(total);
+        let slots = u64::from(slots).min(news).min(g.open());
         g.window = g.window.min(GRANT_MIN);
         g.fed = false;
         g.polls = 0;

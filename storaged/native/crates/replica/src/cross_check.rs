@@ -12,8 +12,8 @@ use drystone_types::{DriveId, Epoch, Frame, Header, MsgType, PgId, Status, Versi
 use crate::api::{Action, Compared, ControlResult};
 use crate::cross_diff::{differences, tally, Difference, Proofs};
 use crate::limits::{
-    COMPARE_PAUSE_BUSY, COMPARE_RESTARTS, COMPARE_TRIES, DIGEST_LIST_MAX, RESYNC_BACKOFF, RESYNC_BACKOFF_MAX,
-    RESYNC_TIMEOUT,
+    COMPARE_PAUSE_BUSY, COMPARE_RESTARTS, COMPARE_TRIES, COMPARE_UNKNOWN_LOOKS, DIGEST_LIST_MAX, RESYNC_BACKOFF,
+    RESYNC_BACKOFF_MAX, RESYNC_TIMEOUT,
 };
 use crate::replica::Replica;
 use crate::requests::Ask;
@@ -69,6 +69,8 @@ pub(crate) struct Compare {
     pub job: u64,
     pub seen: Compared,
     pub tries: u32,
+    /// Looks that met a header which could not be read.
+    unknown: u32,
     restarts: u32,
     wake: Micros,
 }
@@ -128,6 +130,7 @@ impl<S: ObjectStore> Replica<S> {
             job: 0,
             seen: Compared::default(),
             tries: 0,
+            unknown: 0,
             restarts: 0,
             wake: 0,
         }));
@@ -282,10 +285,25 @@ impl<S: ObjectStore> Replica<S> {
             None if !found.is_empty() => self.look(c, chunk, Some(found)),
             before => {
                 let same = |d: &Difference| before.as_ref().is_some_and(|b| b.contains(d));
-                let found = found.into_iter().filter(same).collect();
+                let found: Vec<Difference> = found.into_iter().filter(same).collect();
+                let unknown = found.iter().any(Difference::is_unknown);
+                if unknown && c.unknown < COMPARE_UNKNOWN_LOOKS {
+                    return self.look_later(c, chunk);
+                }
                 self.prove(c, chunk, found, counts);
             }
         }
+    }
+
+    /// Headers could not be read. Mostly a device has a bad moment, and says the same of every block: it is waited out,
+    /// for otherwise each of them would be read, asked for and healed one by one, and nothing be wrong with any.
+    fn look_later(&mut self, c: &mut Compare, chunk: ChunkId) {
+        c.wake = self.now + (RESYNC_BACKOFF << c.unknown.min(16)).min(RESYNC_BACKOFF_MAX);
+        c.unknown += 1;
+        c.job = self.requests.next_id();
+        c.queue.push_front(chunk);
+        c.stage = Stage::Page;
+        self.stats.compare_waits += 1;
     }
 
     /// Somebody did not answer as it should: the chunk or the page is begun again, a little later.

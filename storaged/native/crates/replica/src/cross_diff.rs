@@ -44,6 +44,11 @@ enum Meaning {
 }
 
 impl Difference {
+    /// One of the drives could not read the header that says which version this is.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.ours.is_some_and(Cell::lost_version) || self.theirs.is_some_and(Cell::lost_version)
+    }
+
     fn meaning(&self) -> Meaning {
         let lost = |c: &Cell| c.kind == BlockKind::Bad || c.lost_version();
         match (self.ours, self.theirs) {

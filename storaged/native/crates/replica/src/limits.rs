@@ -122,6 +122,10 @@ pub const COMPARE_PAUSE_BUSY: Micros = 50_000;
 pub const COMPARE_TRIES: u32 = 14;
 /// How often a comparison begins again because the members changed: whoever asked knows better when to come back.
 pub const COMPARE_RESTARTS: u32 = 16;
+/// How often one comparison looks at a chunk again because a header could not be read, with growing pauses: six
+/// seconds, in which a device that resets is back. In all, not for each chunk: a segment whose headers are lost for good
+/// may have blocks of thousands of them, and what is found there is healed block by block.
+pub const COMPARE_UNKNOWN_LOOKS: u32 = 10;
 /// Most different blocks that one comparison tells one by one; more are only counted.
 pub const COMPARE_TOLD_MAX: u64 = 64;
 /// Versions exchanged in one peer check.

@@ -71,7 +71,7 @@ impl<S: ObjectStore> Replica<S> {
             return;
         }
         let op = self.ops.insert(Op { left: 1, then: Then::RepairDigest(key, block) });
-        self.store.digest(home.vol, key.chunk, op);
+        self.store.digest_blocks(home.vol, key, &[(block, 1)], op);
     }
 
     /// Blocks that no copy could give: tried again with growing pauses, a member that returns may have them.

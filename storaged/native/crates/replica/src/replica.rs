@@ -161,6 +161,11 @@ impl<S: ObjectStore> Replica<S> {
         self.ops.len()
     }
 
+    /// Whether its device failed: it answers nothing any more, and waits to be dropped.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// Incarnation and revision of the metadata store as the newest map that was taken shows them.
     pub fn store_seen(&self) -> (u64, u64) {
         (u64::from(self.map.incarnation), self.map.revision.0)

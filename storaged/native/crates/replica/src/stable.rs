@@ -56,7 +56,7 @@ impl<S: ObjectStore> Replica<S> {
             let mut r = Reader::new(&frame.meta);
             let returned = r.u32().map_err(|_| Refusal::Invalid)?;
             r.finish().map_err(|_| Refusal::Invalid)?;
-            self.take_back(h.vol, h.gen, returned);
+            self.take_back(h.vol, h.gen, returned, h.block);
         }
         self.polled(h.vol);
         self.top_up(h.vol, h.gen);

@@ -122,7 +122,7 @@ pub(crate) enum Then {
     /// The healed block is durable.
     RepairDone(ObjKey, u16),
     /// Our digest for the peer check of a PG.
-    CheckDigest { pg: PgId, expect: Vec<CheckItem> },
+    CheckDigest { pg: PgId, expect: Vec<CheckItem>, trimmed: bool },
     /// A PEER_CHECK request of a peer waits for digests.
     AnswerCheckDigest { job: u64, items: Vec<CheckItem> },
     /// QUIESCE is durable.

@@ -111,6 +111,8 @@ counters! {
     compares,
     /// Chunks compared for that.
     compared_chunks,
+    /// Looks at a chunk that were put off because a header could not be read.
+    compare_waits,
     /// Blocks of which two in-sync copies were found to differ.
     divergent_blocks,
     /// Requests relayed to another drive.

@@ -60,6 +60,8 @@ pub(crate) struct Drive {
     pub(crate) give_back: u32,
     /// Slots in the open STABLE.
     pub(crate) give_sent: u32,
+    /// Slots given back to this process of the drive, those in the open STABLE included: what arrives twice counts once.
+    pub(crate) given_back: u64,
     /// Serial of the ticket it has persisted for this generation.
     pub(crate) ticket: Option<u32>,
     /// Serial in the last SEAL or LAYER sent to it.
@@ -98,6 +100,7 @@ impl Drive {
             polling: false,
             give_back: 0,
             give_sent: 0,
+            given_back: 0,
             ticket: None,
             ticket_sent: 0,
             ctl: [Ctl::default(); CTLS as usize],

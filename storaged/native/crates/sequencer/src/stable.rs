@@ -58,15 +58,17 @@ impl Sequencer {
         let Some(d) = self.drive_mut(dx) else { return Frame::bare(hdr) };
         d.stable_sent = hdr.stable.seq;
         d.give_sent = core::mem::take(&mut d.give_back);
+        d.given_back += u64::from(d.give_sent);
         match d.give_sent {
             0 => Frame::bare(hdr),
-            slots => Frame::with_meta(hdr, slots.to_le_bytes().to_vec()),
+            slots => Frame::with_meta(Header { block: d.given_back, ..hdr }, slots.to_le_bytes().to_vec()),
         }
     }
 
     /// A refused STABLE had no effect: the slots in it are given back with the next.
     pub(crate) fn stable_refused(&mut self, dx: Dx) {
         if let Some(d) = self.drive_mut(dx) {
+            d.given_back = d.given_back.saturating_sub(u64::from(d.give_sent));
             d.give_back = core::mem::take(&mut d.give_sent).saturating_add(d.give_back);
         }
     }

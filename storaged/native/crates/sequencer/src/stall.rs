@@ -181,6 +181,7 @@ impl Sequencer {
             d.used = 0;
             d.full = false;
             d.give_back = 0;
+            d.given_back = 0;
         }
         if restarted {
             self.joiner_restarted(dx);

@@ -5,6 +5,7 @@ use drystone_store::api::BlockKind;
 
 use crate::event::Ev;
 use crate::plan::{Fault, LONE};
+use crate::server::Drive;
 use crate::world::{Phase, Time, World};
 
 /// Scrubs after which every bad block of a member has been repaired.
@@ -64,12 +65,29 @@ impl World {
         nothing && self.newest.is_none() && records.iter().all(member) && self.calm() && self.others_hold(d)
     }
 
-    /// Whether every copy is there, and nobody stands still or is cut off.
+    /// Whether every copy is there and stays: nobody stands still, is cut off, fails, or is about to be dropped for what
+    /// was before.
     pub fn calm(&self) -> bool {
         let now = self.now;
-        let slow = self.drives.iter().map(|d| &d.slow.1);
-        let open = self.drives.iter().all(|d| d.replica.is_some());
-        open && self.whole() && self.frozen.values().chain(self.cuts.values()).chain(slow).all(|t| *t <= now)
+        let troubles = self.drives.iter().flat_map(|d| {
+            let wrong = d.dev.wrong.map_or(0, |(_, until)| until);
+            [d.slow.1, d.dev.read_errors.1, wrong]
+        });
+        let still = self.frozen.values().chain(self.cuts.values()).copied();
+        self.whole() && still.chain(troubles).all(|t| t <= now) && !self.somebody_leaves()
+    }
+
+    /// Whether a drive that is in sync now is to be dropped or stopped: a copy that goes is none to count on, and the
+    /// drop of a node that stood still comes when it moves again.
+    fn somebody_leaves(&self) -> bool {
+        let (_, records) = self.truth().shard();
+        let leaves = |d: &Drive| {
+            let asked = |(pg, epoch): (&u32, &_)| records.get(*pg as usize).is_some_and(|r| r.epoch == *epoch);
+            let quiesced = d.quiesced_nonce == d.nonce && d.quiesced.iter().any(asked);
+            d.suspect || quiesced || d.replica.as_ref().is_none_or(|r| r.has_failed())
+        };
+        let suspected = !self.truth().suspects.is_empty();
+        suspected || self.drives.iter().any(leaves) || self.nodes.iter().any(|n| !n.up || n.armed.is_some())
     }
 
     /// Whether a fault leaves a whole copy of everything. While a copy is known to be spoilt one node of three may go,

@@ -81,6 +81,16 @@ impl World {
         }
     }
 
+    /// Whether a drive that was refused is what the newest store knows of it: then it is the store that was wrong, and
+    /// nobody throws a copy away for what an old one says.
+    fn is_right_medium(&mut self, d: usize) -> bool {
+        let drive = &mut self.drives[d];
+        let (id, serial) = (drive.id, drive.serial);
+        let last = storage::last_nonce(&mut drive.dev, id, drive.nonce);
+        let newest = |r: &DriveRecord| r.serial == serial && (last == r.proven || (last != 0 && last == r.nonce));
+        self.newest.is_some() || self.meta.drives.get(&id).is_some_and(newest)
+    }
+
     /// The newest medium is back, or a blank drive with a new id.
     pub fn other_medium(&mut self, d: usize, life: Life) {
         let n = self.drives[d].node;
@@ -92,6 +102,7 @@ impl World {
         self.stop_server(n, false);
         match self.drives[d].newest.take() {
             Some(newest) => self.drives[d].dev = newest,
+            None if self.is_right_medium(d) => {}
             None => {
                 self.new_drive(d, storage::blank_device(self.plan.drive_slots));
             }

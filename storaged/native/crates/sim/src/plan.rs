@@ -210,15 +210,8 @@ pub struct Plan {
 /// Faults that cost one node at a time.
 pub(crate) const LONE: [Fault; 4] = [Fault::KillServer, Fault::PowerCut, Fault::FreezeServer, Fault::HangReactor];
 
-/// Seeds from here on spoil drives too. They still show open questions (docs/durability.md, *Faults of drives*), so
-/// that what gates a change leaves them out.
-pub const DRIVE_FAULTS_FROM: u64 = 1_000_000;
-
 /// The naive store has no bytes that could be damaged.
 fn drive_faults(seed: u64) -> Vec<Fault> {
-    if seed < DRIVE_FAULTS_FROM {
-        return Vec::new();
-    }
     let mut r = Rng::new(seed).fork(6);
     DRIVE_FAULTS.into_iter().filter(|_| r.chance(450) && !cfg!(feature = "naive")).collect()
 }

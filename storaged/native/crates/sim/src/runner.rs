@@ -172,8 +172,8 @@ fn faulty_phase(w: &mut World, recipe: &Recipe) {
     }
 }
 
-/// Heals everything, demands progress, reads everything.
-fn healing_phase(w: &mut World) {
+/// Heals everything, demands progress, reads everything, has the drives compare their copies.
+pub fn healing_phase(w: &mut World) {
     w.heal_world();
     let until = w.now + HEAL_MAX;
     w.run_until(until, &mut |w| w.events % 64 == 0 && w.healed());

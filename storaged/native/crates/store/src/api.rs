@@ -249,7 +249,7 @@ pub enum StoreEvent {
     Read(Token, Vec<BlockRead>),
     /// A read by `read_exact`; `None` when that version is not held.
     ReadExact(Token, Option<(BlockKind, BlockRead)>),
-    /// A digest of every object of (vol, chunk).
+    /// A digest of every object of (vol, chunk), or of the one asked for.
     Digest(Token, Vec<ObjectDigest>),
     /// The device failed: the drive must leave.
     Failed(&'static str),
@@ -362,6 +362,10 @@ pub trait ObjectStore {
     fn read_exact(&mut self, vol: VolumeId, key: ObjKey, block: u16, version: Version, token: Token);
     /// Digest of every object of (vol, chunk), durable entries only; answers with `StoreEvent::Digest`.
     fn digest(&mut self, vol: VolumeId, chunk: u64, token: Token);
+    /// Digest of these runs (first block, blocks) of one object, none if there is no such object; answers with
+    /// `StoreEvent::Digest`. It reads the headers of these blocks only: whoever asks for one block after the other of
+    /// a chunk must not pay for the whole chunk each time.
+    fn digest_blocks(&mut self, vol: VolumeId, key: ObjKey, runs: &[(u16, u16)], token: Token);
     /// Bitmap (128 bytes) of the blocks of an object that are indexed as data.
     fn chunk_map(&self, key: ObjKey) -> [u8; 128];
     /// A stored small value (durable or admitted).

@@ -5,6 +5,16 @@ use crate::store::LogStore;
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{Buf, Epoch, Gen, LayerId, ObjKey, PgId, Version, VolumeId};
 
+impl LogStore {
+    fn digest_objects(&mut self, vol: VolumeId, keys: &[ObjKey], runs: &[(u16, u16)], token: Token) {
+        let hot = &self.hot;
+        let view =
+            crate::reader::View { index: &self.index, segs: &self.segs, layout: &self.layout, csums: &mut self.csums };
+        let job = view.plan_digest(vol, keys, runs, |key, block| hot.version(key, block), token);
+        self.start_read(job);
+    }
+}
+
 impl ObjectStore for LogStore {
     fn append(
         &mut self,
@@ -82,11 +92,11 @@ impl ObjectStore for LogStore {
         }
     }
     fn digest(&mut self, vol: VolumeId, chunk: u64, token: Token) {
-        let hot = &self.hot;
-        let mut view =
-            crate::reader::View { index: &self.index, segs: &self.segs, layout: &self.layout, csums: &mut self.csums };
-        let job = view.plan_digest(vol, chunk, |key, block| hot.version(key, block), token);
-        self.start_read(job);
+        let keys: Vec<ObjKey> = self.index.layers_of(vol, chunk).map(|layer| ObjKey { layer, chunk }).collect();
+        self.digest_objects(vol, &keys, &[(0, CHUNK_BLOCKS as u16)], token);
+    }
+    fn digest_blocks(&mut self, vol: VolumeId, key: ObjKey, runs: &[(u16, u16)], token: Token) {
+        self.digest_objects(vol, &[key], runs, token);
     }
     fn chunk_map(&self, key: ObjKey) -> [u8; 128] {
         let mut map = [0u8; 128];

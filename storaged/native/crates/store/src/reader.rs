@@ -152,27 +152,29 @@ impl View<'_> {
         }
         Some(self.job(token, Kind::Exact(vol, want, version), parts))
     }
-    /// Plans a digest; `version` gives versions that are in memory.
+    /// Plans a digest of runs of blocks of some objects; `version` gives versions that are in memory.
     pub fn plan_digest(
-        &mut self,
+        &self,
         vol: VolumeId,
-        chunk: u64,
+        keys: &[ObjKey],
+        runs: &[(u16, u16)],
         version: impl Fn(ObjKey, u16) -> Option<Version>,
         token: Token,
     ) -> ReadJob {
-        let keys: Vec<ObjKey> = self.index.layers_of(vol, chunk).map(|layer| ObjKey { layer, chunk }).collect();
-        let mut headers = BTreeMap::new();
+        let mut headers = BTreeSet::new();
         let mut objects = Vec::new();
-        for key in keys {
-            let Some(o) = self.index.get(key) else { continue };
+        for key in keys.iter().copied() {
+            let Some(o) = self.index.get(key).filter(|o| o.vol == vol) else { continue };
             let mut blocks = Vec::new();
-            o.leaf.visit(0, CHUNK_BLOCKS as u16, |x| {
-                headers.insert(x.loc.header(), ());
-                blocks.extend((0..x.count).map(|i| (x.first + i, x.loc.advance(i), version(key, x.first + i))));
-            });
+            for (first, count) in runs.iter().copied() {
+                o.leaf.visit(first, count, |x| {
+                    headers.insert(x.loc.header());
+                    blocks.extend((0..x.count).map(|i| (x.first + i, x.loc.advance(i), version(key, x.first + i))));
+                });
+            }
             objects.push(DigestPlan { key, last_mod: o.last_mod, blocks });
         }
-        let parts = headers.into_keys().map(|slot| Part { slot, slots: 1, buf: None }).collect();
+        let parts = headers.into_iter().map(|slot| Part { slot, slots: 1, buf: None }).collect();
         self.job(token, Kind::Digest(objects), parts)
     }
     fn job(&self, token: Token, kind: Kind, parts: Vec<Part>) -> ReadJob {

@@ -309,6 +309,34 @@ fn a_scrub_ends_under_load_and_never_calls_a_running_write_rotten() {
     }
 }
 
+/// Whoever asks for one block after the other of a chunk must not read all its headers each time.
+#[test]
+fn a_digest_of_some_blocks_reads_their_headers_only() {
+    let mut dev = new_dev(40);
+    let (mut store, _) = open(&mut dev, 1);
+    let mut rng = Rng(3);
+    for block in 0..40 {
+        let (rec, data) = record(BlockKind::Data, K, block, 1, Version::new(1, 1 + u64::from(block)));
+        store.append(Stream::Small, SpaceClass::Free, Record::Blocks(rec), data, u64::from(block)).unwrap();
+        settle(&mut store, &mut dev, &mut rng);
+    }
+    let whole = digest(&mut store, &mut dev, 2, K.chunk).remove(0);
+    store.digest_blocks(VolumeId(2), K, &[(3, 1), (7, 2)], 5);
+    let mut ops = Vec::new();
+    store.poll(&mut ops);
+    let reads = ops.iter().filter(|op| matches!(op, DevOp::Read { len: 4096, .. })).count();
+    assert_eq!((reads, ops.len()), (3, 3), "three headers");
+    ops.into_iter().for_each(|op| dev.start(op));
+    let events = settle(&mut store, &mut dev, &mut rng);
+    let runs = whole.runs.into_iter().filter(|r| [3, 7, 8].contains(&r.first)).collect();
+    assert_eq!(events, [StoreEvent::Digest(5, vec![ObjectDigest { runs, ..whole }])]);
+    // Of nothing, and of another volume's.
+    for (vol, key) in [(2, key(10, 99)), (3, K)] {
+        store.digest_blocks(VolumeId(vol), key, &[(0, 1024)], 6);
+        assert_eq!(settle(&mut store, &mut dev, &mut rng), [StoreEvent::Digest(6, Vec::new())]);
+    }
+}
+
 #[test]
 fn a_scrub_of_an_empty_drive_ends_at_once() {
     let mut dev = new_dev(40);

@@ -91,7 +91,7 @@ impl<S: ObjectStore> Replica<S> {
             Then::OwnDigest { pg, job } => self.own_digest(pg, job, objects),
             Then::CompareDigest(job) => self.compare_own_digest(job, objects),
             Then::RepairDigest(key, block) => self.repair_digest(key, block, &objects),
-            Then::CheckDigest { pg, expect } => self.check_digest(pg, &expect, &objects),
+            Then::CheckDigest { pg, expect, trimmed } => self.check_digest(pg, &expect, trimmed, &objects),
             Then::AnswerCheckDigest { job, items } => self.answer_check_digest(job, &items, &objects),
             _ => {}
         }
@@ -132,7 +132,7 @@ impl<S: ObjectStore> Replica<S> {
         self.copy_jobs.open.insert(job, entry);
         // Both resolve the index now; what changed under the device reads shows as a mismatch.
         let op = self.ops.insert(Op { left: 1, then: Then::SourceCopy(job) });
-        self.store.digest(h.vol, chunk, op);
+        self.store.digest_blocks(h.vol, ObjKey { layer: h.layer, chunk }, &runs, op);
         for (run, (first, count)) in runs.into_iter().enumerate() {
             let op = self.ops.insert(Op { left: 1, then: Then::SourceCopyData { job, run } });
             self.store.read(h.vol, &[h.layer], chunk, first, count, op);

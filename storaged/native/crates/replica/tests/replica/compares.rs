@@ -201,6 +201,36 @@ fn a_header_that_cannot_be_read_for_a_moment_makes_no_difference() {
     assert!(told(&w).is_empty());
 }
 
+/// On both sides: nothing is healed that needs no healing, and no block is asked for.
+#[test]
+fn headers_that_no_device_reads_for_a_moment_are_waited_for() {
+    for drive in [1, 2] {
+        let mut w = settled();
+        (0..6).for_each(|block| w.drive(drive).r.store_mut().hide_header(KEY, block, Hidden::Version));
+        begin(&mut w, 1);
+        w.settle_for(3);
+        assert_eq!(ended(&mut w, 1), None);
+        w.drive(drive).r.store_mut().show_headers();
+        w.settle();
+        let Some(ControlResult::Compared(seen)) = ended(&mut w, 1) else { panic!("it has ended") };
+        assert_eq!((seen.chunks, seen.blocks, seen.bad_here, seen.bad_there, seen.divergent), (2, 7, 0, 0, 0));
+        assert!(w.drive(1).count("compare_waits") > 1);
+        let bad: u64 = (1..=3).map(|d| w.drive(d).count("bad_found") + w.drive(d).count("copies_served")).sum();
+        assert_eq!(bad, 0, "drive {drive}");
+    }
+}
+
+#[test]
+fn headers_that_nobody_reads_any_more_end_the_wait_and_are_healed() {
+    let mut w = settled();
+    [0, 3].iter().for_each(|block| w.drive(1).r.store_mut().hide_header(KEY, *block, Hidden::Version));
+    let seen = compared(&mut w, 1);
+    assert_eq!((seen.bad_here, seen.divergent), (2, 0));
+    assert_eq!(w.drive(1).count("compare_waits"), 10);
+    w.settle();
+    assert_eq!(w.drive(1).count("healed"), 2);
+}
+
 #[test]
 fn a_write_that_is_on_its_way_to_a_member_is_no_difference() {
     let mut w = settled();

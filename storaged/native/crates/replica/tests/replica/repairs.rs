@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use crate::world::World;
-use drystone_replica::{Action, Config, Control, Event, LeaveWhy, Report};
+use drystone_replica::{Action, Config, Control, ControlResult, Event, LeaveWhy, Report};
 use drystone_store::testing::NaiveStore;
 use drystone_types::*;
 
@@ -244,6 +244,55 @@ fn p14_a_drive_that_misses_a_stable_version_leaves_and_serves_nothing() {
     w.map(map(3, 3, &[2, 3], &[joiner(1, 3, 0)]));
     w.drive(1).generations(3, &[]);
     assert_eq!(w.drive(1).write(1, 3, 5, 7), Status::Ok);
+}
+
+fn trim(w: &mut World, drives: &[u32], seq: u64, block: u64) {
+    for d in drives {
+        let hdr = Header { block, count: 1, seq, ..w.drive(*d).hdr(MsgType::Trim, 1) };
+        assert_eq!(w.drive(*d).call(Frame::bare(hdr)).hdr.status, Status::Ok);
+    }
+}
+
+/// Drive 1 is opened again after a trim that these drives have, and that these know to be stable. Returns checks that
+/// passed and that failed.
+fn reopened_after_trim(has: &[u32], stable: &[u32], pause: u64) -> (u64, u64) {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    w.write(&[1, 2, 3], 1, 2, 6, 6);
+    w.stable(&[1, 2, 3], 1, Version::new(1, 2));
+    trim(&mut w, has, 3, 5);
+    w.stable(stable, 1, Version::new(1, 3));
+    w.drives.values_mut().for_each(|d| d.advance(pause));
+    w.settle();
+    reopened(&mut w);
+    w.settle();
+    (w.drive(1).count("peer_checks"), w.drive(1).count("peer_checks_failed"))
+}
+
+/// A lying cache: what drive 1 acked was a trim, and its block shows what was there before.
+#[test]
+fn p14_a_drive_that_lost_a_trim_leaves_whether_the_peers_remember_its_hole_or_not() {
+    assert_eq!(reopened_after_trim(&[2, 3], &[2, 3], 1), (0, 1));
+    assert_eq!(reopened_after_trim(&[2, 3], &[2, 3], 2_000_000), (0, 1));
+    // Whoever has it may have dropped its hole before the others, or after them.
+    assert_eq!(reopened_after_trim(&[1, 2, 3], &[1, 2, 3], 2_000_000), (1, 0));
+    assert_eq!(reopened_after_trim(&[1, 2, 3], &[2, 3], 2_000_000), (1, 0));
+    assert_eq!(reopened_after_trim(&[1, 2, 3], &[1], 2_000_000), (1, 0));
+    // Above the stable value it may be on its way to drive 1.
+    assert_eq!(reopened_after_trim(&[2, 3], &[], 1), (1, 0));
+}
+
+#[test]
+fn p14_what_a_peer_has_freed_is_not_lost_here() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    w.stable(&[1, 2, 3], 1, Version::new(1, 1));
+    for d in [2, 3] {
+        assert_eq!(w.drive(d).control(Control::FreeLayer { layer: LAYER }), ControlResult::Done);
+    }
+    reopened(&mut w);
+    w.settle();
+    assert_eq!((w.drive(1).count("peer_checks"), w.drive(1).count("peer_checks_failed")), (1, 0));
 }
 
 #[test]

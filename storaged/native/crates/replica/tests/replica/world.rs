@@ -96,7 +96,11 @@ impl World {
     }
     /// Until nothing moves; time passes a little when drives back off.
     pub fn settle(&mut self) {
-        for _ in 0..200 {
+        self.settle_for(200);
+    }
+    /// The same for so many pauses at most.
+    pub fn settle_for(&mut self, pauses: u32) {
+        for _ in 0..pauses {
             let mut delivered = 0;
             loop {
                 self.run_devices();

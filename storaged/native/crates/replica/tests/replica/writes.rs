@@ -238,6 +238,24 @@ fn returned_slots_are_free_again() {
     assert_eq!(after.grantable + after.granted, before.grantable + before.granted);
 }
 
+/// Through a network that repeats and delays what it carries.
+#[test]
+fn slots_that_come_back_in_one_frame_twice_come_back_once() {
+    let mut rig = Rig::active(1);
+    (0..40).for_each(|_| drop(rig.stable(1, Version::ZERO)));
+    let mut back = |slots: u32, total: u64| {
+        let before = rig.r.store().space().granted;
+        let hdr = Header { block: total, ..rig.hdr(MsgType::Stable, 1) };
+        assert_eq!(rig.call(Frame::with_meta(hdr, slots.to_le_bytes().to_vec())).hdr.status, Status::Ok);
+        before - rig.r.store().space().granted
+    };
+    assert_eq!([back(100, 100), back(100, 100), back(50, 150), back(100, 100), back(50, 150)], [100, 0, 50, 0, 0]);
+    // The one before was refused, and given back with this one; a repetition of it was not.
+    assert_eq!([back(30, 180), back(70, 220), back(30, 180)], [30, 40, 0]);
+    // A volume that tells no total.
+    assert_eq!(back(10, 0), 10);
+}
+
 #[test]
 fn a_volume_that_does_not_restate_gets_new_credits_all_the_same() {
     let mut rig = Rig::active(1).restart(2);

@@ -157,6 +157,7 @@ impl Rep {
     fn space(&mut self, req: &Frame) -> Frame {
         if let Ok(raw) = <[u8; 4]>::try_from(req.meta.as_slice()) {
             self.returned += u32::from_le_bytes(raw);
+            assert_eq!(req.hdr.block, u64::from(self.returned), "all that came back so far");
         }
         let status = if self.full { Status::Full } else { Status::Ok };
         let recall = core::mem::take(&mut self.recall);

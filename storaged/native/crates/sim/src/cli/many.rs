@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use drystone_sim::counts::Counts;
-use drystone_sim::plan::{DRIVE_FAULTS, DRIVE_FAULTS_FROM, FAULTS};
+use drystone_sim::plan::{DRIVE_FAULTS, FAULTS};
 use drystone_sim::regress::Regression;
 use drystone_sim::runner::{run_guarded, run_many, Summary, Trace, Verdict};
 use drystone_sim::shrink::{shrink, RUNS_MAX};
@@ -21,14 +21,16 @@ const JUDGED_SECONDS: f64 = 600.0;
 const JUDGED_CORES: f64 = 2.0;
 
 /// Faults and paths that a run of this many seeds must have met; a short run proves nothing by a zero.
-fn missing(counts: &Counts, from: u64, seeds: u64) -> Vec<&'static str> {
+fn missing(counts: &Counts, seeds: u64) -> Vec<&'static str> {
     const SEEDS_MIN: u64 = 100;
     if seeds < SEEDS_MIN {
         return Vec::new();
     }
-    let spoilt = DRIVE_FAULTS.iter().map(|f| f.name()).chain(DAMAGE).filter(|_| from >= DRIVE_FAULTS_FROM);
+    // The naive store has no bytes that could be damaged.
+    let spoilt = DRIVE_FAULTS.iter().map(|f| f.name()).chain(DAMAGE).filter(|_| !cfg!(feature = "naive"));
     let always = FAULTS.iter().map(|f| f.name()).chain(PATHS);
-    always.chain(spoilt).filter(|name| counts.get(name) == 0).collect()
+    let rare = |name: &&str| seeds >= JUDGED_SEEDS || !RARE.contains(name);
+    always.chain(spoilt).filter(rare).filter(|name| counts.get(name) == 0).collect()
 }
 
 /// Paths beside the faults: refusals, membership, recovery, resync, space, the network's tricks.
@@ -120,6 +122,10 @@ const DAMAGE: [&str; 17] = [
     "rot.superblock",
 ];
 
+/// Of these, what one seed in some hundreds meets, and only a long run must: hardly any seed writes so much that its
+/// log has a checkpoint. The matrix damages one in every run of it.
+const RARE: [&str; 1] = ["rot.checkpoint"];
+
 /// Runs seeds.
 pub fn many(args: &Args) -> ExitCode {
     let start = (Instant::now(), cpu_seconds());
@@ -132,7 +138,7 @@ pub fn many(args: &Args) -> ExitCode {
     for (name, n) in counts.all() {
         println!("{name:<40} {n}");
     }
-    let missing = missing(counts, args.from, *seeds);
+    let missing = missing(counts, *seeds);
     for name in &missing {
         println!("NOT EMPTY: {name} never happened in {} seeds", args.seeds);
     }

@@ -119,6 +119,10 @@ impl NaiveStore {
     pub fn hide_header(&mut self, key: ObjKey, block: u16, hidden: Hidden) {
         self.hidden.insert((key, block), hidden);
     }
+    /// Every header can be read again.
+    pub fn show_headers(&mut self) {
+        self.hidden.clear();
+    }
     /// The device cannot read a block (`true`), or can again: it reads as `Failed` meanwhile.
     pub fn unreadable(&mut self, key: ObjKey, block: u16, on: bool) {
         if on {

@@ -194,6 +194,16 @@ impl ObjectStore for NaiveStore {
         let stored = digest.iter().any(|d| !d.runs.is_empty());
         self.answer(StoreEvent::Digest(token, digest), stored);
     }
+    fn digest_blocks(&mut self, vol: VolumeId, key: ObjKey, runs: &[(u16, u16)], token: Token) {
+        let mut digest: Vec<ObjectDigest> =
+            self.digest_all(vol, key.chunk).into_iter().filter(|o| o.layer == key.layer).collect();
+        let asked = |block: u16| runs.iter().any(|(first, count)| (*first..first + count).contains(&block));
+        for object in &mut digest {
+            object.runs = split_runs(&object.runs).filter(|r| asked(r.first)).collect();
+        }
+        let stored = digest.iter().any(|d| !d.runs.is_empty());
+        self.answer(StoreEvent::Digest(token, digest), stored);
+    }
     fn chunk_map(&self, key: ObjKey) -> [u8; 128] {
         let mut map = [0u8; 128];
         for (at, b) in self.objects.get(&key).into_iter().flat_map(|o| &o.blocks) {
@@ -263,4 +273,16 @@ impl ObjectStore for NaiveStore {
     fn max_gen(&self, vol: VolumeId) -> Gen {
         self.max_gen.get(&vol).copied().unwrap_or_default()
     }
+}
+
+/// One run per block.
+fn split_runs(runs: &[DigestRun]) -> impl Iterator<Item = DigestRun> + '_ {
+    runs.iter().flat_map(|r| {
+        (0..r.count).map(|i| DigestRun {
+            first: r.first + i,
+            count: 1,
+            csums: r.csums.get(usize::from(i)).copied().into_iter().collect(),
+            ..*r
+        })
+    })
 }
