@@ -105,7 +105,12 @@ def forget(
     name: Annotated[str, typer.Argument(help="Name of the node.")],
     yes: Annotated[bool, typer.Option("--yes", help="Yes, what it holds is given up.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Also where too few other drives have its data.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Also where too few other drives have its data, or nothing proves that it is off: "
+            "then it must be off, and stay off.",
+        ),
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:

@@ -162,31 +162,55 @@ def delete(
 @app.command("mark-lost")
 def mark_lost(
     pg: Annotated[str, typer.Argument(help="Number of the placement group, or POOL/NUMBER.")],
+    *,
     pool: Annotated[str, typer.Option(help="Pool of the placement group.")] = "default",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show who would take over; changes nothing.")
+    ] = False,
+    drive: Annotated[
+        int | None,
+        typer.Option(help="Number of the drive that takes over, instead of who holds most.", min=1),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Yes, this data is gone.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Give up the data of a placement group whose copies are all gone for good.
 
-    What other copies still have is taken for the truth; what was only on the lost ones is lost.
+    What one drive still has is taken for the truth; what was only on the lost ones is lost.
+
+    Example: drystone pool mark-lost default/17 --plan, then the same with --yes
     """
     found = re.fullmatch(r"(?:([^/]{1,63})/)?([0-9]{1,4})", pg)
     if found is None:
         raise InvalidArgumentError(
             f"{pg!a} is not a placement group", code="invalid_pg", hint="write 17 or default/17"
         )
-    if not yes:
+    if not yes and not plan:
         raise InvalidArgumentError(
             "this gives data up for good",
             code="not_confirmed",
-            hint="see `drystone status`; if no drive with a copy can come back, repeat with --yes",
+            hint="see `drystone status`; if no drive with a copy can come back, see what is left "
+            "with --plan, and repeat with --yes",
         )
     name, number = found[1] or pool, int(found[2])
     with manager() as rest:
-        body = {"pg": number, "confirm": True}
+        if plan:
+            would = rest.get(f"/v1/pools/{segment(name)}/mark-lost?pg={number}")
+            emit(output, would, _heirs_text(would, drive))
+            return
+        body = {"pg": number, "confirm": True} | ({} if drive is None else {"drive": drive})
         task = rest.post(f"/v1/pools/{segment(name)}/mark-lost", body)
         task = wait_for_task(rest, task, f"placement group {name}/{number}")
     emit(output, task, f"placement group {name}/{number}: {task['message'] or task['state']}")
+
+
+def _heirs_text(would: dict[str, Any], drive: int | None) -> str:
+    said = [f"{d['text']} ({d['node']})" for d in would["drives"]]
+    chosen = next((n for n, d in enumerate(would["drives"]) if drive in {None, d["drive"]}), None)
+    if chosen is None:
+        return f"drive {drive} cannot take over; these can: {'; '.join(said)}"
+    others = "; ".join(said[:chosen] + said[chosen + 1 :])
+    return f"takes over: {said[chosen]}" + (f"\ninstead (--drive): {others}" if others else "")
 
 
 def _text(pool: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ DRIVE_STATS: dict[str, Any] = {
 
 BEACON_STATS: dict[str, Any] = {
     "refused": {"malformed": 1, "bad_mac": 0, "own_name": 0, "stale": 0, "earlier_boot": 3,
-                "too_many": 0},
+                "unanswered": 0, "too_many": 0},
     "lease_margin_us": 1_200_000,
 }  # fmt: skip
 

@@ -128,7 +128,7 @@ async def test_mark_lost_gives_the_pg_to_what_is_left(env):
     await env.membership.drop([1, 2], now(env))
     state = await env.state()
     await env.drives.set_down({3: state.drive_revisions[3]}, "gone", ended=True)
-    changed, record = await env.membership.mark_lost(PgRef(1, 5))
+    changed, record, _ = await env.membership.mark_lost(PgRef(1, 5))
     assert changed.changed == (PgRef(1, 5),)
     assert record.insync[0] in (1, 2)
     assert all(o.e0 == 0 for o in record.out)

@@ -244,13 +244,15 @@ async def test_what_a_server_has_seen_keeps_a_manager_from_an_older_store(tmp_pa
         guard = KnownRevision(store, leadership, "c", tmp_path)
         assert await leadership.campaign()
         leadership.begin()
-        await guard.heard(1, await store.revision())
+        await guard.heard(1, await store.revision(), "n1")
         assert leads()
-        await guard.heard(1, 2**63)
+        await guard.heard(1, 2**63, "n1")
+        await guard.heard(2**40, SEEN, "n1")
         assert leads(), "no number of a store is so large"
         with pytest.raises(DataError) as caught:
-            await guard.heard(1, SEEN)
+            await guard.heard(1, SEEN, "n1")
         assert caught.value.code == "store_too_old"
+        assert "the server n1 has seen" in str(caught.value)
         assert "drystone recover metadata" in (caught.value.hint or "")
         assert not leads()
         with pytest.raises(DataError):

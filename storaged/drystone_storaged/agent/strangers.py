@@ -16,6 +16,7 @@ DATAGRAMS: Final[Mapping[str, str]] = {
     "own_name": "signed in this node's own name: its state folder was copied, or forged",
     "stale": "not newer than what was heard: late, or recorded and repeated",
     "earlier_boot": "from before its sender's restart: recorded and repeated",
+    "unanswered": "of a start that answers none of ours: recorded and repeated, or a path is cut",
     "too_many": "from more nodes than a cluster has",
 }
 """Reasons of the beacon's thread, for a person."""

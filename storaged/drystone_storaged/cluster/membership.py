@@ -5,7 +5,7 @@ Nothing here reads a clock or the store; ``membership_service`` turns plans into
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -105,6 +105,44 @@ def retarget(record: PgRecord, target: tuple[int, ...]) -> PgRecord | None:
     return None if target == record.target else replace(record, target=target)
 
 
+@dataclass(frozen=True, slots=True)
+class Heir:
+    """A drive that could take over a PG whose in-sync copies are lost, with what it holds.
+
+    It holds everything of the epochs before ``e0``, and some of what came later; 0 = nothing is
+    certain. ``joins``: it gets every write since it joined, and has copied some of the rest.
+    """
+
+    drive: int
+    e0: int
+    joins: bool = False
+
+    def __str__(self) -> str:
+        if not self.e0:
+            return f"drive {self.drive}, " + (
+                "filled in part" if self.joins else "without any of it"
+            )
+        since = ", and some of what came later" if self.joins else ""
+        return f"drive {self.drive}, with all of before epoch {self.e0}{since}"
+
+
+def heirs(record: PgRecord, up: Collection[int]) -> tuple[Heir, ...]:
+    """Drives that could take over, the one that holds most first.
+
+    A joiner that has just begun as blank holds less than a copy that was dropped long ago.
+    """
+    joining = [Heir(j.drive, j.e0, joins=True) for j in record.joining]
+    out = [Heir(o.drive, o.e0) for o in record.out]
+    targets = [Heir(drive, 0) for drive in record.target]
+    # Stable: of two that are equal the joiner, which has seen newer writes.
+    ranked = sorted([*joining, *out, *targets], key=lambda heir: -heir.e0)
+    first: dict[int, Heir] = {}
+    for heir in ranked:
+        if heir.drive in up:
+            first.setdefault(heir.drive, heir)
+    return tuple(first.values())
+
+
 def mark_lost(record: PgRecord, heir: int, now_s: int) -> PgRecord:
     """Declare the in-sync copies lost: ``heir`` becomes the only one with what it has.
 
@@ -145,8 +183,9 @@ def plan_drop(
 ) -> tuple[dict[PgRef, PgRecord], tuple[PgRef, ...]]:
     """Changes that drop all ``drives`` everywhere, and PGs where one had to stay.
 
-    With ``live``, a PG is left as it is unless a live in-sync drive remains: a drop there would
-    help nobody, and after a power cut it would throw away good copies before they are back.
+    With ``live``, a PG where copies would be dropped is left as it is unless a live in-sync drive
+    remains: a drop there would help nobody, and after a power cut it would throw away good copies
+    before they are back. Joiners are nobody's copy, and leave.
     """
     gone = list(drives)
     changed: dict[PgRef, PgRecord] = {}
@@ -155,7 +194,8 @@ def plan_drop(
         current = record
         for drive in gone:
             current = drop(current, drive, now_s, blank=blank) or current
-        if live is not None and live.isdisjoint(current.insync):
+        fewer = current.insync != record.insync
+        if live is not None and fewer and live.isdisjoint(current.insync):
             current = record
         if current is not record:
             # One change of the members is one epoch, however many drives leave together.

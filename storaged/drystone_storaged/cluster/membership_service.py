@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from drystone_common.errors import ConflictError, NotFoundError
+from drystone_common.errors import ConflictError, InvalidArgumentError, NotFoundError
 from drystone_storaged.cluster import membership
 from drystone_storaged.cluster.drives import EvidenceExpiredError
 from drystone_storaged.cluster.leadership import Leadership
@@ -141,38 +141,33 @@ class MembershipService:
 
         return await self._run(plan, "a promotion")
 
+    async def heirs(self, ref: PgRef) -> tuple[membership.Heir, ...]:
+        """Who could take over a PG whose in-sync drives are all down, the first choice first."""
+        state = await read_state(self._store)
+        return _heirs(_lost_record(state, ref), state)
+
     async def mark_lost(
-        self, ref: PgRef, also: Callable[[PgRecord], Sequence[Op]] = lambda _: ()
-    ) -> tuple[Changed, PgRecord]:
+        self,
+        ref: PgRef,
+        also: Callable[[PgRecord], Sequence[Op]] = lambda _: (),
+        drive: int | None = None,
+    ) -> tuple[Changed, PgRecord, membership.Heir]:
         """Give a PG up whose in-sync drives are all down: an up drive takes over what it has.
 
-        ``also`` gives what is written in the same transaction.
+        ``also`` gives what is written in the same transaction. ``drive`` is the one that takes
+        over, unless it is the one that holds most.
         """
-        outcome: list[PgRecord] = []
+        outcome: list[tuple[PgRecord, membership.Heir]] = []
 
         def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
-            record = state.pgs(ref.pool).get(ref)
-            if record is None:
-                raise NotFoundError(
-                    f"PG {_name(state, ref)} does not exist",
-                    code="pg_not_found",
-                    hint="`drystone map` lists the PGs of every pool",
-                )
-            # Whether a copy on a drive that nobody can look up is lost is not known.
-            state.require_drives((*record.members(), *(o.drive for o in record.out)))
-            up = {d.id for d in state.drives.values() if d.state is DriveState.UP}
-            if up.intersection(record.insync):
-                raise ConflictError(
-                    f"PG {_name(state, ref)} still has an in-sync copy on a drive that is up",
-                    code="pg_not_lost",
-                    hint="nothing is lost; wait for resync instead",
-                )
-            new = membership.mark_lost(record, _heir(record, up), int(self._wall()))
-            outcome[:] = [new]
+            record = _lost_record(state, ref)
+            heir = _chosen(_heirs(record, state), drive)
+            new = membership.mark_lost(record, heir.drive, int(self._wall()))
+            outcome[:] = [(new, heir)]
             return {ref: new}, ()
 
-        done = await self._run(plan, "mark-lost", also=lambda: also(outcome[0]))
-        return done, outcome[0]
+        done = await self._run(plan, "mark-lost", also=lambda: also(outcome[0][0]))
+        return done, *outcome[0]
 
     async def edit(self, plan: Plan, what: str, conditions: Sequence[Compare] = ()) -> Changed:
         """Run any other plan; the caller answers for I1 and I2."""
@@ -216,15 +211,44 @@ def _name(state: MapState, ref: PgRef) -> str:
     return f"{pool.name if pool else ref.pool}/{ref.pg}"
 
 
-def _heir(record: PgRecord, up: set[int]) -> int:
-    """Of the drives that are up: the joiner, then the one that was in sync last, then a target."""
-    joining = [j.drive for j in record.joining if j.drive in up]
-    out = sorted((o for o in record.out if o.drive in up), key=lambda o: -o.e0)
-    for drive in (*joining, *(o.drive for o in out), *record.target):
-        if drive in up:
-            return drive
-    raise ConflictError(
-        "no drive of that PG is up",
-        code="pg_no_heir",
-        hint="start a server whose drive is a target of the PG first",
-    )
+def _heirs(record: PgRecord, state: MapState) -> tuple[membership.Heir, ...]:
+    up = {d.id for d in state.drives.values() if d.state is DriveState.UP}
+    found = membership.heirs(record, up)
+    if not found:
+        raise ConflictError(
+            "no drive of that PG is up",
+            code="pg_no_heir",
+            hint="start a server whose drive is a target of the PG first",
+        )
+    return found
+
+
+def _chosen(found: tuple[membership.Heir, ...], drive: int | None) -> membership.Heir:
+    heir = next((h for h in found if drive in {None, h.drive}), None)
+    if heir is None:
+        raise InvalidArgumentError(
+            f"drive {drive} cannot take the PG over",
+            code="pg_not_an_heir",
+            hint=f"one of: {'; '.join(map(str, found))}",
+        )
+    return heir
+
+
+def _lost_record(state: MapState, ref: PgRef) -> PgRecord:
+    """The PG, if its in-sync copies are all down."""
+    record = state.pgs(ref.pool).get(ref)
+    if record is None:
+        raise NotFoundError(
+            f"PG {_name(state, ref)} does not exist",
+            code="pg_not_found",
+            hint="`drystone map` lists the PGs of every pool",
+        )
+    # Whether a copy on a drive that nobody can look up is lost is not known.
+    state.require_drives((*record.members(), *(o.drive for o in record.out)))
+    if any(d.state is DriveState.UP for n in record.insync if (d := state.drives.get(n))):
+        raise ConflictError(
+            f"PG {_name(state, ref)} still has an in-sync copy on a drive that is up",
+            code="pg_not_lost",
+            hint="nothing is lost; wait for resync instead",
+        )
+    return record

@@ -93,9 +93,10 @@ class Chronicle:
         for drive, pgs_of in found["promote"].items():
             self._note(change, drive, "drive_in_sync", f"is in sync in {pgs_of} PGs")
         if lost:
-            for ref in change.changed:
+            for ref, new in change.changed.items():
                 name = f"{change.before.pools[ref.pool].name}/{ref.pg}"
-                self.book.note("marked_lost", f"pg {name}", "its data was given up", WARNING)
+                said = f"its data was given up, drive {new.insync[0]} took over with what it had"
+                self.book.note("marked_lost", f"pg {name}", said, WARNING)
 
     def _note(
         self, change: Change, drive: int, kind: str, message: str, level: str = "Normal"

@@ -202,6 +202,7 @@ class DeviceDesk:
     async def remove(self, node: Node, which: str) -> None:
         """Take a device out of use; refused while a placement group counts on it."""
         state = await read_state(self._store)
+        state.require()  # one whose record cannot be read might be in it, and hold data
         device = await self._wanted_id(node, which, state)
         conditions = []
         for drive in state.drives.values():

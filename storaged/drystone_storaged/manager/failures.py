@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -36,6 +36,12 @@ log = get_logger(__name__)
 
 HUNG_US: Final = 1_000_000  # §4.7: one second of service time ...
 HUNG_FACTOR: Final = 10  # ... while it is ten times the pool's median: not when everything is slow
+
+STUCK_US: Final = 10_000_000
+"""A drive that hangs for so long is dropped also where writes wait without it: it may never answer
+again, and only what was dropped is made anew elsewhere. A shorter hang ends sooner than a copy."""
+
+ASKED_MAX: Final = 4  # drives asked whether they hang at this moment too
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class FailureJudge:
         self.complaints = Complaints()
         # One look at a process at a time: two would void each other's evidence.
         self._looking: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._closed: dict[int, tuple[int, frozenset[PgRef]]] = {}
 
     @property
     def health(self) -> HealthService:
@@ -84,6 +91,42 @@ class FailureJudge:
         state = await read_state(self._deps.store)
         mine = {d.id for d in state.drives.values() if d.node == node}
         return any(mine.intersection(record.members()) for record in state.known_pgs().values())
+
+    async def left(
+        self,
+        drive: int,
+        nonce: int,
+        refs: frozenset[PgRef],
+        evidence: Evidence,
+        condition: Compare,
+        *,
+        blank: bool,
+        joining: bool,
+    ) -> Changed:
+        """A drive asks to leave PGs (all of its own where none is named).
+
+        Never where no other copy lives: what it cannot serve may be the last there is of it. One
+        that would return as blank counts for nothing from here on, so that nobody else is
+        dropped because of it.
+        """
+        state = await read_state(self._deps.store)
+        if blank and not joining:
+            pgs = state.known_pgs()
+            mine = refs or frozenset(ref for ref, pg in pgs.items() if drive in pg.insync)
+            before = self._closed.get(drive, (0, frozenset()))
+            known = before[1] if before[0] == nonce else frozenset()
+            # Only what it still is a member of: the list ends with its PGs.
+            kept = frozenset(r for r in mine | known if r in pgs and drive in pgs[r].insync)
+            self._closed[drive] = (nonce, kept)
+        return await self._deps.membership.drop(
+            [drive],
+            evidence,
+            only=refs or None,
+            blank=blank,
+            joining=joining,
+            live=await self._live(state, frozenset([drive])),
+            conditions=[condition],
+        )
 
     async def check_process(self, node: str) -> bool:
         """Probe a node's drives; refused everywhere = dead, dropped now. True = dropped.
@@ -182,7 +225,28 @@ class FailureJudge:
         if status.oldest_io_us < HUNG_US or status.oldest_io_us <= HUNG_FACTOR * median:
             log.info("a reported drive does well by its own account", drive=drive.id)
             return
+        live = await self._live(state, frozenset([drive.id]))
+        missed = not moves.can_be_missed(state, drive.id, live)
+        if status.oldest_io_us < STUCK_US and (missed or await self._others_hang(state, drive)):
+            log.warning("a drive hangs and stays for now", drive=drive.id, missed=missed)
+            return
         await self.drop_live(state, drive, Evidence("drive hangs", at_s), strike=True)
+
+    async def _others_hang(self, state: MapState, drive: Drive) -> bool:
+        """Whether most of those that share its PGs hang at this moment: then it is not the drive.
+
+        Their figures of ended operations say nothing of a stall that has just begun.
+        """
+        shared: Counter[int] = Counter()
+        for record in state.known_pgs().values():
+            if drive.id in record.insync:
+                shared.update(d for d in record.insync if d != drive.id)
+        asked = [state.drives[n] for n, _ in shared.most_common(ASKED_MAX) if n in state.drives]
+        found = await asyncio.gather(
+            *(self._deps.commander.probe_drive(d.node, d.id) for d in asked)
+        )
+        hang = [a.probe.oldest_io_us >= HUNG_US for a in found if a is not None and not a.code]
+        return 2 * sum(hang) > len(hang)
 
     async def drop_slow(self, number: int, evidence: Evidence) -> bool:
         """Drop a drive that is only slow; not where anybody would miss it. True = it went."""
@@ -215,7 +279,15 @@ class FailureJudge:
 
         ``strike``: it is held against the drive, and it has to pass a test before it comes back.
         """
-        pgs = {ref: r for ref, r in state.known_pgs().items() if drive.id in r.insync}
+        live = await self._live(state, frozenset([drive.id]))
+        held = {ref: r for ref, r in state.known_pgs().items() if drive.id in r.insync}
+        # Only where it can leave: a last copy that promised to answer no reads would never be read
+        # again, as no later epoch comes without it.
+        leaves, _ = planner.plan_drop(held, [drive.id], 0, live=live)
+        pgs = {ref: r for ref, r in held.items() if ref in leaves}
+        if held and not pgs:
+            log.warning("a drive stays, no other copy lives", drive=drive.id)
+            return False
         if not await self._deps.commander.quiesce(drive.node, drive.id, pgs):
             log.warning("a drive to be dropped did not quiesce", drive=drive.id)
             return False
@@ -234,12 +306,11 @@ class FailureJudge:
         )
         if blow is not None:
             self._deps.health.wrote(blow.health)
-        live = await self._live(state, frozenset([drive.id]))
         await self._deps.membership.drop(
             [drive.id],
             evidence,
             only=list(pgs),
-            live=live,
+            live=live & await self._live(state, frozenset([drive.id])),
             still_valid=unchanged,
             conditions=conditions,
         )
@@ -307,10 +378,19 @@ class FailureJudge:
             d
             for d in state.drives.values()
             if d.state is DriveState.UP and d.id not in besides and self._deps.connected(d.node)
-        ]
+            and not self._is_closed(state, d)
+        ]  # fmt: skip
         found = await asyncio.gather(*(self._deps.prober.probe(d.addr) for d in candidates))
         answers = zip(candidates, found, strict=True)
         return frozenset(d.id for d, result in answers if result is Liveness.LISTENING)
+
+    def _is_closed(self, state: MapState, drive: Drive) -> bool:
+        """Whether it said since it was opened that it cannot serve what it counts as a copy of."""
+        nonce, refs = self._closed.get(drive.id, (0, frozenset[PgRef]()))
+        if nonce != drive.nonce or not refs:
+            return False
+        pgs = state.known_pgs()
+        return any(ref in pgs and drive.id in pgs[ref].insync for ref in refs)
 
     async def sweep(self) -> bool:
         """Find what no event told: deaths while no manager ran, drops that could not be done.

@@ -29,6 +29,8 @@ FILE_NAME: Final = "revision.json"
 
 REVISION_MAX: Final = 2**62  # larger numbers are no revisions; SQLite's integers end at 2^63
 
+INCARNATION_MAX: Final = 2**31  # one more with each recovery
+
 RECOVER: Final = (
     "stop every manager and put the newest store back; an old one hands numbers out again that are "
     "in use. Where there is no newer one: `drystone recover metadata`"
@@ -49,16 +51,21 @@ class KnownRevision:
         self._known = self._load()
         self._saved = self._known
         self._heard = (0, 0)
+        self._heard_of = ""
 
-    async def heard(self, incarnation: int, revision: int) -> None:
+    async def heard(self, incarnation: int, revision: int, server: str) -> None:
         """A server has seen this much: an older store is led no more, and this raises.
 
-        What it hears this manager keeps in memory alone: servers say it again.
+        What it hears this manager keeps in memory alone: servers say it again. One server's word
+        is enough, as the others may be away: it is named, should it be the one that is wrong.
         """
         told = (incarnation, revision)
-        if revision > REVISION_MAX or told <= max(self._known, self._heard):
+        if revision > REVISION_MAX or incarnation > INCARNATION_MAX:
+            log.warning("a server names no state of a store", node=server)
             return
-        self._heard = told
+        if told <= max(self._known, self._heard):
+            return
+        self._heard, self._heard_of = told, server
         try:
             await self.check()
         except DataError:
@@ -80,9 +87,11 @@ class KnownRevision:
         raw = await self._store.get(keys.INCARNATION)
         found = (int(raw.value) if raw else 1, await self._store.revision())
         if found < (incarnation, revision):
+            heard = self._heard_of and (incarnation, revision) == self._heard
+            who = f"the server {self._heard_of} has seen" if heard else "this manager has seen"
             raise DataError(
-                f"the metadata store is at revision {found[1]} (incarnation {found[0]}), and "
-                f"revision {revision} (incarnation {incarnation}) was seen: it is an older copy",
+                f"the metadata store is at revision {found[1]} (incarnation {found[0]}), and {who} "
+                f"revision {revision} (incarnation {incarnation}): it is an older copy",
                 code="store_too_old",
                 hint=RECOVER,
             )

@@ -122,7 +122,7 @@ class Services:
     chronicle: Chronicle
     retests: Retests
     slow: SlowWatch
-    seen_by_servers: list[Callable[[int, int], Awaitable[None]]] = field(default_factory=list)
+    seen_by_servers: list[Callable[[int, int, str], Awaitable[None]]] = field(default_factory=list)
     """Told what state of the store a server has seen; raises where the store is an older one."""
     wake_orders: Bell = field(default_factory=Bell)
     wake_sweep: Bell = field(default_factory=Bell)
@@ -141,10 +141,10 @@ class Services:
         """What the managers remember."""
         return self.chronicle.book
 
-    async def heard_of_store(self, incarnation: int, revision: int) -> None:
+    async def heard_of_store(self, incarnation: int, revision: int, server: str) -> None:
         """A server, or one of its drives, has seen this state of the store; see above."""
         for tell in self.seen_by_servers:
-            await tell(incarnation, revision)
+            await tell(incarnation, revision, server)
 
     @property
     def health(self) -> HealthService:

@@ -79,8 +79,10 @@ class TaskService:
         """Move a pool's PGs until every drive has its share."""
         return await self._start("rebalance", str(pool.id))
 
-    async def mark_lost(self, ref: PgRef) -> Task:
+    async def mark_lost(self, ref: PgRef, drive: int | None = None) -> Task:
         """Give a PG's data up. The PG itself changes before this returns.
+
+        ``drive`` takes over with what it has; else the one that holds most does.
 
         The task that records the loss in the volumes is written with the change: whatever ends
         this call or this manager, one is never there without the other.
@@ -88,16 +90,19 @@ class TaskService:
         number = await self._new_number(await self.list())
 
         def task(record: PgRecord) -> Task:
-            return self._made(number, "mark-lost", f"{ref.pool}.{ref.pg}.{record.epoch}")
+            made = self._made(number, "mark-lost", f"{ref.pool}.{ref.pg}.{record.epoch}")
+            return replace(made, detail=f"drive {record.insync[0]} took over with what it had")
 
         try:
-            changed, record = await self._parts.membership.mark_lost(
-                ref, lambda record: [Put(keys.task(number), encode(task(record)))]
+            changed, record, heir = await self._parts.membership.mark_lost(
+                ref, lambda record: [Put(keys.task(number), encode(task(record)))], drive
             )
         except StoreUnavailableError:
             self._spawn(number, "mark-lost")  # it may be there: then it runs
             raise
-        log.warning("PG marked lost", pool=ref.pool, pg=ref.pg, revision=changed.revision)
+        log.warning(
+            "PG marked lost", pool=ref.pool, pg=ref.pg, revision=changed.revision, heir=str(heir)
+        )
         self._spawn(number, "mark-lost")
         return task(record)
 

@@ -9,23 +9,31 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from drystone_storaged.cluster.pgmap import STATE_BYTE, decode_map, decode_shard
+from drystone_storaged.cluster.pgmap import STATE_BYTE, PgRecord, decode_map, decode_shard
 
 
 def counts_nowhere(data: bytes, drive: int) -> bool:
-    """True if the encoded map neither has the drive in sync nor gives its content any credit."""
+    """True if the encoded map gives the drive's content no credit, and others have it.
+
+    False while it is in sync anywhere, or an older copy counts; and where a group that it belongs
+    to has no in-sync copy on a drive that is up: then what is left on this one may be the last.
+    """
     if not data:
         return False
-    for pool in decode_map(data).pools:
-        for shard in pool.shards:
-            for pg in decode_shard(shard):
-                if drive in pg.insync:
-                    return False
-                if any(j.drive == drive and j.e0 for j in pg.joining):
-                    return False
-                if any(o.drive == drive and o.e0 for o in pg.out):
-                    return False
-    return True
+    found = decode_map(data)
+    up = {d.id for d in found.drives if d.state == STATE_BYTE["up"]}
+    pgs = (pg for pool in found.pools for shard in pool.shards for pg in decode_shard(shard))
+    return not any(_counts(pg, drive) or _is_last(pg, drive, up) for pg in pgs)
+
+
+def _counts(pg: PgRecord, drive: int) -> bool:
+    credit = {(j.drive, j.e0) for j in pg.joining} | {(o.drive, o.e0) for o in pg.out}
+    return drive in pg.insync or any(each == drive and e0 for each, e0 in credit)
+
+
+def _is_last(pg: PgRecord, drive: int, up: set[int]) -> bool:
+    mine = {*pg.target, *(j.drive for j in pg.joining), *(o.drive for o in pg.out)}
+    return drive in mine and up.isdisjoint(pg.insync)
 
 
 def is_forgotten(data: bytes, uuid: str) -> bool:

@@ -74,8 +74,8 @@ def compare(world: World) -> Compared:
     folder.mkdir()
     world.plant.wait_in_sync()
     world.lasts(STABLE_S)
-    members = in_sync_members(world.plant.rest.get("/v1/map")["pgs"])
-    drives = {each["node"]: int(each["id"]) for each in world.plant.status()["drives"]}
+    members = in_sync_members(world.plant.asked("/v1/map")["pgs"])
+    drives = {each["node"]: int(each["id"]) for each in world.plant.asked("/v1/status")["drives"]}
     images = {group: folder / f"{group}.img" for group in world.lab.server_groups}
     _copied(world, images)
     with ThreadPoolExecutor(len(images)) as pool:
@@ -83,7 +83,7 @@ def compare(world: World) -> Compared:
         found = {look.result().drive: look.result() for look in looks}
     compared = differences(found, members)
     for each in world.volumes.all:
-        wanted = str(world.plant.rest.get(f"/v1/volumes/{each.name}")["id"])
+        wanted = str(world.plant.asked(f"/v1/volumes/{each.name}")["id"])
         lines = list(_of_volume(found, members, wanted))
         seed = each.task.seed
         against_journal(

@@ -134,7 +134,7 @@ def replace(world: World, number: int) -> Outcome:
         seen.begin = time.monotonic()
         acts.perform([acts.Signal((name,), signal.SIGKILL)], world.net, world.plant)
         world.plant.until(lambda: not _in_sync(world, group), f"{name} dropped", GONE_S)
-        old = next(d for d in world.plant.status()["drives"] if d["node"] == group)["id"]
+        old = next(d for d in world.plant.asked("/v1/status")["drives"] if d["node"] == group)["id"]
         world.plant.until(lambda: _forgotten(world, old), f"drive {old} forgotten", GONE_S)
         conf.drive(world.lab, group).unlink()
         acts.perform([acts.Start((name,))], world.net, world.plant)
@@ -152,7 +152,7 @@ def _forgotten(world: World, drive: int) -> bool:
 
 
 def _in_sync(world: World, group: str) -> int:
-    drives = [each for each in world.plant.status()["drives"] if each["node"] == group]
+    drives = [each for each in world.plant.asked("/v1/status")["drives"] if each["node"] == group]
     return sum(int(each["pgs"]["in_sync"]) for each in drives)
 
 
@@ -197,7 +197,7 @@ def _settled(world: World, volume: Volume) -> Iterator[bytes]:
 
 def _scrub(world: World, groups: Sequence[str]) -> None:
     rest = world.plant.rest
-    drives = [d["id"] for d in world.plant.status()["drives"] if d["node"] in groups]
+    drives = [d["id"] for d in world.plant.asked("/v1/status")["drives"] if d["node"] in groups]
     tasks = [rest.post(f"/v1/drives/{each}/scrub", {})["id"] for each in drives]
     done: Callable[[], bool] = lambda: all(  # noqa: E731
         rest.get(f"/v1/tasks/{each}")["state"] == "done" for each in tasks

@@ -28,6 +28,7 @@ from tests.e2e.nemesis.testbuild import environment
 UP_S: Final = 60.0  # of a quick machine 5 s; a busy one of two CPUs needs ten times that
 IN_SYNC_S: Final = 120.0
 ANSWER_S: Final = 5.0
+ASKED_S: Final = 60.0  # managers rebuild what they know of all drives after an election
 POOL: Final = "default"
 COPIES: Final = 3
 PGS: Final = 64  # enough that each server leads some and stores many
@@ -116,6 +117,17 @@ class Plant:
         """Let go of the managers."""
         self._open.close()
         self._rest = None
+
+    def asked(self, path: str) -> Any:
+        """The answer of whichever manager leads, soon or after the election that is under way."""
+        found: list[Any] = []
+
+        def ask() -> bool:
+            found.append(self.rest.get(path))
+            return True
+
+        self.until(ask, f"an answer to {path}", ASKED_S)
+        return found[-1]
 
     def status(self) -> Any:
         """What `drystone status -o json` prints."""

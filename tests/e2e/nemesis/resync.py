@@ -104,11 +104,11 @@ def _away(world: World, bulk: Bulk, group: str) -> tuple[float, float]:
 
 
 def _joining(world: World) -> int:
-    return int(world.plant.status()["pgs"]["resyncing"])
+    return int(world.plant.asked("/v1/status")["pgs"]["resyncing"])
 
 
 def _in_sync(world: World, group: str) -> int:
-    drives = [each for each in world.plant.status()["drives"] if each["node"] == group]
+    drives = [each for each in world.plant.asked("/v1/status")["drives"] if each["node"] == group]
     return sum(int(each["pgs"]["in_sync"]) for each in drives)
 
 

@@ -55,7 +55,7 @@ class DriveCalls:
             drive_class=request.device_class if request.device_class in CLASSES else "",
         )  # fmt: skip
         if wanted.cluster == services.env.cluster.uuid:
-            await services.heard_of_store(wanted.incarnation, wanted.highest_revision)
+            await services.heard_of_store(wanted.incarnation, wanted.highest_revision, node.name)
         held = await holders.look(services, node, wanted)
         opened = await services.drives.open(node, wanted, held)
         state = await services.feed.read()
@@ -105,13 +105,14 @@ class DriveCalls:
         same_open = await services.drives.holds(node, request.drive, request.nonce)
         listed = _refs(request.pgs)
         evidence = Evidence(request.reason or "left", services.env.monotonic())
-        done = await services.membership.drop(
-            [request.drive],
+        done = await services.judge.left(
+            request.drive,
+            request.nonce,
+            frozenset(listed),
             evidence,
-            only=set(listed) if listed else None,
+            same_open,
             blank=request.blank,
             joining=request.joining,
-            conditions=[same_open],
         )
         services.joins.hold_back(request.drive)
         return pb.LeavePgResponse(

@@ -71,7 +71,7 @@ class RegistrationCalls:
             peer, node = await authenticate(services, context)
             hello = await _hello(requests)
             if peer.role == "server":
-                await services.heard_of_store(hello.incarnation, hello.highest_revision)
+                await services.heard_of_store(hello.incarnation, hello.highest_revision, node.name)
             # A beacon is known by the node for which it speaks.
             spoken_for = await services.nodes.served(node.name) if peer.role == "beacon" else node
             # Again, with nothing awaited before it stands: a standby must never have a session.

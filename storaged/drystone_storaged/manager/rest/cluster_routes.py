@@ -13,6 +13,7 @@ from drystone_common.errors import ConflictError, DeadlineError, InvalidArgument
 from drystone_storaged.cluster.fence import FencedNode
 from drystone_storaged.cluster.mapstate import MapState
 from drystone_storaged.cluster.membership import PgRef
+from drystone_storaged.cluster.membership_service import Evidence
 from drystone_storaged.cluster.pools import PoolChanges, PoolSpec
 from drystone_storaged.cluster.records import DriveState, Node, Task
 from drystone_storaged.cluster.replace import too_few_left
@@ -97,7 +98,8 @@ async def node(name: str, request: Request) -> Json:
 async def forget(name: str, request: Request, *, force: bool = False) -> None:
     """Forget a node for good; its name is free again.
 
-    ``force``: also where too few other drives have what its drives hold.
+    ``force``: also where too few other drives have what its drives hold, and on a person's word
+    that its machine is off where nothing proves that (a majority of the voters is lost with it).
     """
     services = services_of(request)
     role, found = await services.nodes.find(name)
@@ -109,12 +111,7 @@ async def forget(name: str, request: Request, *, force: bool = False) -> None:
         state = await services.feed.read()
         state.require()  # what its drives hold, and which are its, has to be known
         _refuse_expected(services, found, state)
-    if role == "server" and await services.judge.has_members(found.uuid):
-        raise ConflictError(
-            f"drives of node {name} are members of PGs",
-            code="node_in_use",
-            hint="wait until they are dropped; PGs whose only copy is there need `pool mark-lost`",
-        )
+        await _refuse_members(services, found, force=force)
     if role == "server" and not force:
         _refuse_last_copies(found, await services.feed.read())
     if role == "client":
@@ -131,6 +128,23 @@ async def forget(name: str, request: Request, *, force: bool = False) -> None:
     if role == "server":
         await services.voters.settle()
         await services.replacement.refill()
+
+
+async def _refuse_members(services: Services, node: Node, *, force: bool) -> None:
+    """While its drives are members a node may answer reads: unless a person knows it is off."""
+    if force and await services.judge.has_members(node.uuid):
+        said = Evidence("a person says that its machine is off", services.env.monotonic())
+        await services.judge.drop_node(node.uuid, said)
+    if not await services.judge.has_members(node.uuid):
+        return
+    hint = "wait until they are dropped, which takes a majority of the storage nodes; " + (
+        "PGs whose only copy is there need `pool mark-lost`"
+        if force
+        else f"is its machine off for good, `drystone node forget {node.name} --force --yes`"
+    )
+    raise ConflictError(
+        f"drives of node {node.name} are members of PGs", code="node_in_use", hint=hint
+    )
 
 
 def _refuse_expected(services: Services, node: Node, state: MapState) -> None:
@@ -299,12 +313,27 @@ async def delete_pool(name: str, request: Request) -> None:
     await services_of(request).pools.delete(name)
 
 
+@router.get("/pools/{name}/mark-lost", dependencies=[READ])
+async def could_take_over(name: str, pg: int, request: Request) -> Json:
+    """Which drives could take over a PG whose copies are all gone, the one that would first."""
+    services = services_of(request)
+    found = await services.pools.find(name)
+    heirs = await services.membership.heirs(PgRef(found.id, pg))
+    drives = (await services.feed.read()).drives
+    items = [
+        {"drive": h.drive, "node": drives[h.drive].node_name if h.drive in drives else None,
+         "before_epoch": h.e0, "joining": h.joins, "text": str(h)}
+        for h in heirs
+    ]  # fmt: skip
+    return {"pool": name, "pg": pg, "drives": items}
+
+
 @router.post("/pools/{name}/mark-lost", dependencies=[ADMIN], status_code=202)
 async def mark_lost(name: str, body: models.MarkLost, request: Request) -> Json:
     """Give the data of a PG up whose copies are all gone."""
     services = services_of(request)
     found = await services.pools.find(name)
-    return task_json(await services.tasks.mark_lost(PgRef(found.id, body.pg)))
+    return task_json(await services.tasks.mark_lost(PgRef(found.id, body.pg), body.drive))
 
 
 @router.get("/tasks", dependencies=[READ])

@@ -121,3 +121,4 @@ class MarkLost(Body):
 
     pg: Annotated[StrictInt, Field(ge=0, lt=8192)]
     confirm: Literal[True]
+    drive: Annotated[StrictInt, Field(ge=1)] | None = None

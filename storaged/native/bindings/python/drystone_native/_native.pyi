@@ -126,7 +126,8 @@ class BeaconCore:
     def stats(self) -> str:
         """Figures of the thread. Raises when it does not answer within 200 ms.
 
-        {"refused": {"malformed"|"bad_mac"|"own_name"|"stale"|"earlier_boot"|"too_many": n},
+        {"refused": {"malformed"|"bad_mac"|"own_name"|"stale"|"earlier_boot"|"unanswered"|
+        "too_many": n},
         "lease_margin_us": int or null}
         """
     def stop(self) -> None:

@@ -128,19 +128,22 @@ pub struct Refused {
     pub stale: u64,
     /// Of an earlier boot of the sender: repeated.
     pub earlier_boot: u64,
+    /// Of a boot that answers none of this one's heartbeats: repeated, or its sender does not hear this node.
+    pub unanswered: u64,
     /// Of one node more than a cluster has.
     pub too_many: u64,
 }
 
 impl Refused {
     /// Reasons and counts.
-    pub fn list(&self) -> [(&'static str, u64); 6] {
+    pub fn list(&self) -> [(&'static str, u64); 7] {
         [
             ("malformed", self.malformed),
             ("bad_mac", self.bad_mac),
             ("own_name", self.own_name),
             ("stale", self.stale),
             ("earlier_boot", self.earlier_boot),
+            ("unanswered", self.unanswered),
             ("too_many", self.too_many),
         ]
     }
@@ -282,7 +285,8 @@ impl BeaconCore {
             return self.refused.own_name += 1;
         }
         match self.peers.heard(self.config.node, self.config.boot, now, &beat) {
-            Heard::Fresh => {}
+            Heard::Fresh | Heard::Unproven => {}
+            Heard::Unanswered => self.refused.unanswered += 1,
             Heard::Paused if self.on(Rule::PauseVoids) => self.void(now),
             Heard::Paused => {}
             Heard::Stale => self.refused.stale += 1,

@@ -22,6 +22,9 @@ const PAUSE_SHOWN: Micros = BEACON_PERIOD + LATENESS;
 const _: () = assert!(PAUSE_SHOWN + BEACON_PERIOD <= BEACON_PERIOD + LEASE_SLOT_FRESH);
 /// Boots remembered of each peer: more than a beacon has in a month of crashes. A heartbeat of one of them was recorded.
 const BOOTS_MAX: usize = 32;
+/// First heartbeats of a boot that answer nothing, before they are counted as repeated ones: twice what it takes until
+/// both sides know whom to echo, and a few that are lost.
+const UNPROVEN_MAX: u32 = 8;
 /// Most peers: the size of a large cluster four times over; more senders than that are not a cluster.
 const PEERS_MAX: usize = 256;
 
@@ -45,6 +48,16 @@ pub struct Peer {
     offsets: Offsets,
 }
 
+/// A boot of a peer that did not answer this one's heartbeats yet. Whoever recorded a heartbeat can repeat it to a
+/// beacon that has restarted and remembers nothing; only who lives can echo what this boot has just sent.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    boot: u64,
+    seq: u64,
+    heard_at: Micros,
+    times: u32,
+}
+
 /// Smallest (own clock − the peer's clock), of the window before and of the running one. The windows
 /// are measured in own time: when the own clock stands still, the older one does not move with the pause.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +76,10 @@ pub enum Heard {
     Stale,
     /// Nothing: of an earlier boot of the peer, so somebody repeats what he recorded then.
     EarlierBoot,
+    /// Nothing yet: the first of a boot, which has to show that it hears this one. It is echoed, so that it can.
+    Unproven,
+    /// Nothing: a boot that was echoed for a while and does not answer: somebody repeats what he recorded.
+    Unanswered,
     /// Nothing: one peer too many.
     TooMany,
     /// New.
@@ -75,6 +92,7 @@ pub enum Heard {
 #[derive(Debug, Default)]
 pub struct Peers {
     table: BTreeMap<Uuid, Peer>,
+    candidates: BTreeMap<Uuid, Candidate>,
     sent: VecDeque<(u64, Micros)>,
 }
 
@@ -92,33 +110,29 @@ impl Peers {
         if !self.table.contains_key(&beat.node) && self.table.len() >= PEERS_MAX {
             return Heard::TooMany;
         }
-        let offset = i128::from(now) - i128::from(beat.sent_at);
-        let peer = self.table.entry(beat.node).or_insert(Peer {
-            heard_at: now,
-            boot: beat.boot,
-            retired: VecDeque::new(),
-            seq: 0,
-            map_rev: Rev(0),
-            voters_version: 0,
-            basis: None,
-            offsets: Offsets::new(offset, now),
-        });
-        if peer.boot == beat.boot && beat.seq <= peer.seq {
+        let echoed = beat.echoes.iter().find(|e| e.node == me && e.boot == boot).map(|e| e.seq);
+        let basis = echoed.and_then(|seq| self.sent.iter().find(|(s, _)| *s == seq)).map(|(_, at)| *at);
+        let known = self.table.get(&beat.node);
+        if known.is_some_and(|p| p.boot == beat.boot && beat.seq <= p.seq) {
             return Heard::Stale;
         }
+        if known.is_some_and(|p| p.boot != beat.boot && p.retired.contains(&beat.boot)) {
+            return Heard::EarlierBoot;
+        }
+        if basis.is_none() && known.is_none_or(|p| p.boot != beat.boot) {
+            return self.first_of_boot(now, beat);
+        }
+        self.candidates.remove(&beat.node);
+        let offset = i128::from(now) - i128::from(beat.sent_at);
+        let peer = self.table.entry(beat.node).or_insert_with(|| Peer::new(now, beat.boot, offset));
         if peer.boot != beat.boot {
-            if peer.retired.contains(&beat.boot) {
-                return Heard::EarlierBoot;
-            }
             peer.retire();
             peer.offsets = Offsets::new(offset, now);
         }
         (peer.heard_at, peer.boot, peer.seq) = (now, beat.boot, beat.seq);
         peer.map_rev = peer.map_rev.max(beat.map_rev);
         peer.voters_version = beat.voters_version;
-        let echoed = beat.echoes.iter().find(|e| e.node == me && e.boot == boot).map(|e| e.seq);
-        let at = echoed.and_then(|seq| self.sent.iter().find(|(s, _)| *s == seq)).map(|(_, at)| *at);
-        peer.basis = peer.basis.max(at);
+        peer.basis = peer.basis.max(basis);
         if peer.offsets.paused(offset, now) {
             Heard::Paused
         } else {
@@ -126,13 +140,34 @@ impl Peers {
         }
     }
 
-    /// What the next heartbeat echoes: every peer heard within the silence limit that is not in `promised`.
+    /// The boot that is known stays what it is: a repeated heartbeat must not take the place of a peer that lives.
+    fn first_of_boot(&mut self, now: Micros, beat: &Heartbeat) -> Heard {
+        if !self.candidates.contains_key(&beat.node) && self.candidates.len() >= PEERS_MAX {
+            return Heard::TooMany;
+        }
+        let new = Candidate { boot: beat.boot, seq: beat.seq, heard_at: now, times: 0 };
+        let candidate = self.candidates.entry(beat.node).or_insert(new);
+        if candidate.boot != beat.boot {
+            *candidate = new;
+        } else if candidate.times > 0 && beat.seq <= candidate.seq {
+            return Heard::Stale;
+        }
+        *candidate = Candidate { times: candidate.times.saturating_add(1), ..new };
+        if candidate.times > UNPROVEN_MAX {
+            Heard::Unanswered
+        } else {
+            Heard::Unproven
+        }
+    }
+
+    /// What the next heartbeat echoes: every peer heard within the silence limit that is not in `promised`, and boots
+    /// that have yet to show that they hear this one.
     pub fn echoes(&self, now: Micros, promised: impl Fn(&Uuid) -> bool) -> Vec<Echo> {
-        self.table
-            .iter()
-            .filter(|(node, p)| now.saturating_sub(p.heard_at) < BEACON_SILENCE && !promised(node))
-            .map(|(node, p)| Echo { node: *node, boot: p.boot, seq: p.seq })
-            .collect()
+        let fresh = |heard_at: Micros| now.saturating_sub(heard_at) < BEACON_SILENCE;
+        let peers = self.table.iter().filter(|(_, p)| fresh(p.heard_at)).map(|(n, p)| (*n, p.boot, p.seq));
+        let others = self.candidates.iter().filter(|(_, c)| fresh(c.heard_at)).map(|(n, c)| (*n, c.boot, c.seq));
+        let all = peers.chain(others).filter(|(node, ..)| !promised(node));
+        all.map(|(node, boot, seq)| Echo { node, boot, seq }).collect()
     }
 
     /// One peer.
@@ -160,6 +195,19 @@ impl Peers {
 }
 
 impl Peer {
+    fn new(now: Micros, boot: u64, offset: i128) -> Peer {
+        Peer {
+            heard_at: now,
+            boot,
+            retired: VecDeque::new(),
+            seq: 0,
+            map_rev: Rev(0),
+            voters_version: 0,
+            basis: None,
+            offsets: Offsets::new(offset, now),
+        }
+    }
+
     fn retire(&mut self) {
         if self.retired.len() == BOOTS_MAX {
             self.retired.pop_front();

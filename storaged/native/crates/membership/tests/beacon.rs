@@ -5,7 +5,7 @@ mod cluster;
 
 use cluster::{id, Cluster};
 use drystone_membership::beacon::{Action, Event};
-use drystone_membership::{DropPolicy, DropReason, Evidence, Heartbeat, PolicyAction, Suspect};
+use drystone_membership::{DropPolicy, DropReason, Echo, Evidence, Heartbeat, PolicyAction, Suspect};
 use drystone_types::consts::{BEACON_PERIOD, READ_LEASE};
 use drystone_types::Rev;
 
@@ -219,27 +219,84 @@ fn a_suspicion_without_witnesses_is_cancelled() {
     assert_eq!(out, vec![PolicyAction::Cancel(suspect)]);
 }
 
+/// A heartbeat of node 1 that echoes the newest one of node 0.
+fn answer(c: &mut Cluster, boot: u64, seq: u64) -> Event {
+    let mut out = Vec::new();
+    c.now += BEACON_PERIOD;
+    c.cores[0].step(c.now, Event::Tick, &mut out);
+    let sent = out.iter().find_map(|a| match a {
+        Action::Send { bytes, .. } => Heartbeat::open(bytes, |_| Some([9; 32])).ok(),
+        _ => None,
+    });
+    let sent = sent.unwrap();
+    let echoes = vec![Echo { node: id(0), boot: sent.boot, seq: sent.seq }];
+    let sent_at = c.now;
+    let beat = Heartbeat { node: id(1), boot, seq, sent_at, map_rev: Rev(1), voters_version: 1, echoes };
+    Event::Datagram(beat.seal(&[9; 32], 1))
+}
+
 #[test]
 fn a_heartbeat_recorded_in_an_earlier_boot_of_a_peer_is_refused_and_counted() {
     let mut c = Cluster::new(3);
-    let beat = |boot, seq, sent_at| {
-        let fields = Heartbeat { node: id(1), boot, seq, sent_at, map_rev: Rev(1), voters_version: 1, echoes: vec![] };
-        Event::Datagram(fields.seal(&[9; 32], 1))
-    };
     let mut out = Vec::new();
-    c.cores[0].step(c.now, beat(70, 5, c.now), &mut out);
-    c.cores[0].step(c.now, beat(71, 1, c.now), &mut out);
-    let then = c.now;
+    let old = answer(&mut c, 70, 5);
+    c.cores[0].step(c.now, old, &mut out);
+    let older: Vec<Event> = (6..20).map(|seq| answer(&mut c, 70, seq)).collect();
+    let new = answer(&mut c, 71, 1);
+    c.cores[0].step(c.now, new.clone(), &mut out);
     c.now += 2 * READ_LEASE;
-    for seq in 6..20 {
-        c.cores[0].step(c.now, beat(70, seq, then), &mut out);
-        c.cores[0].step(c.now, beat(71, 1, then), &mut out);
+    for recorded in older {
+        c.cores[0].step(c.now, recorded, &mut out);
+        c.cores[0].step(c.now, new.clone(), &mut out);
     }
     assert!(c.cores[0].silent(c.now).contains(&id(1)), "what was recorded keeps nobody alive");
     let refused = c.cores[0].refused();
     assert_eq!((refused.earlier_boot, refused.stale), (14, 14));
-    c.cores[0].step(c.now, beat(72, 1, c.now), &mut out);
+    let next = answer(&mut c, 72, 1);
+    c.cores[0].step(c.now, next, &mut out);
     assert!(!c.cores[0].silent(c.now).contains(&id(1)), "a new boot is a new life");
+}
+
+#[test]
+fn what_was_recorded_before_a_restart_neither_keeps_a_dead_peer_alive_nor_displaces_a_living_one() {
+    let mut c = Cluster::new(3);
+    // Of boots that this beacon, which has just started, knows nothing of; and in answer to an earlier life of its own.
+    let recorded = |boot, seq| {
+        let echoes = vec![Echo { node: id(0), boot: 99, seq: 1 }];
+        let beat = Heartbeat { node: id(1), boot, seq, sent_at: 5, map_rev: Rev(9), voters_version: 1, echoes };
+        Event::Datagram(beat.seal(&[9; 32], 1))
+    };
+    let mut out = Vec::new();
+    for seq in 1..40 {
+        c.now += BEACON_PERIOD;
+        c.cores[0].step(c.now, recorded(50, seq), &mut out);
+        c.cores[0].step(c.now, Event::Tick, &mut out);
+    }
+    assert!(c.cores[0].silent(c.now).contains(&id(1)), "a dead node's heartbeats were believed");
+    assert!(c.cores[0].refused().unanswered > 0, "nobody is told of them");
+    let alive = answer(&mut c, 51, 1);
+    c.cores[0].step(c.now, alive, &mut out);
+    for (boot, seq) in [(50, 100), (49, 1), (50, 101)] {
+        c.cores[0].step(c.now, recorded(boot, seq), &mut out);
+    }
+    let alive = answer(&mut c, 51, 2);
+    let before = c.cores[0].refused();
+    c.cores[0].step(c.now, alive, &mut out);
+    assert_eq!(c.cores[0].refused(), before, "the peer that lives is refused");
+    assert!(!c.cores[0].silent(c.now).contains(&id(1)));
+}
+
+#[test]
+fn beacons_that_start_or_restart_believe_each_other_within_a_second() {
+    let mut c = Cluster::new(3);
+    c.run(4);
+    assert!((0..3).all(|i| c.cores[i].silent(c.now).is_empty() && c.has_lease(i)));
+    c.restart(1, 2);
+    c.run(4);
+    for i in 0..3 {
+        assert!(c.cores[i].silent(c.now).is_empty(), "node {i} does not believe who restarted, or it them");
+        assert_eq!(c.cores[i].refused().list().iter().map(|(_, n)| n).sum::<u64>(), 0);
+    }
 }
 
 #[test]

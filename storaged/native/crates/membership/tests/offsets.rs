@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use drystone_membership::peers::{Heard, Peers};
-use drystone_membership::Heartbeat;
+use drystone_membership::{Echo, Heartbeat};
 use drystone_types::consts::{BEACON_PERIOD, LEASE_SLOT_FRESH};
 use drystone_types::{Rev, Uuid};
 
@@ -31,12 +31,15 @@ impl Pair {
     fn look(&mut self) -> bool {
         self.look += BEACON_PERIOD + self.jitter();
         let mut paused = false;
+        let (me, echoed) = (Uuid([1; 16]), self.look);
+        self.peers.sent(echoed, self.look - self.stood);
         while self.sent <= self.look {
             self.seq += 1;
-            let (node, voters_version, echoes) = (Uuid([2; 16]), 0, Vec::new());
+            let (node, voters_version) = (Uuid([2; 16]), 0);
+            let echoes = vec![Echo { node: me, boot: 1, seq: echoed }];
             let beat =
                 Heartbeat { node, boot: 1, seq: self.seq, sent_at: self.sent, map_rev: Rev(0), voters_version, echoes };
-            paused |= self.peers.heard(Uuid([1; 16]), 1, self.look - self.stood, &beat) == Heard::Paused;
+            paused |= self.peers.heard(me, 1, self.look - self.stood, &beat) == Heard::Paused;
             self.sent += BEACON_PERIOD + self.jitter();
         }
         paused

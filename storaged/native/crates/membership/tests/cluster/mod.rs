@@ -10,6 +10,10 @@ pub fn id(n: u8) -> Uuid {
     Uuid([n; 16])
 }
 
+fn config(node: u8, boot: u64) -> BeaconConfig {
+    BeaconConfig { node: id(node), boot, master: [9; 32], key_epoch: 1, slots: 1, rules: Rules::ALL }
+}
+
 pub struct Cluster {
     pub now: u64,
     pub cores: Vec<BeaconCore>,
@@ -29,12 +33,9 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(n: u8) -> Cluster {
-        let config =
-            |i| BeaconConfig { node: id(i), boot: 1, master: [9; 32], key_epoch: 1, slots: 1, rules: Rules::ALL };
-        let nodes: Vec<Uuid> = (0..n).map(id).collect();
         let mut c = Cluster {
             now: 1_000_000,
-            cores: (0..n).map(|i| BeaconCore::new(config(i), 1_000_000)).collect(),
+            cores: (0..n).map(|i| BeaconCore::new(config(i, 1), 1_000_000)).collect(),
             lease: vec![0; n.into()],
             counter: 0,
             cut: vec![false; n.into()],
@@ -45,11 +46,20 @@ impl Cluster {
             answers: Some(Rev(1)),
         };
         for i in 0..n as usize {
-            c.event(i, Event::Voters { version: 1, voters: nodes.clone(), nodes: nodes.clone() });
-            c.event(i, Event::Suspects { as_of: Rev(1), keys: vec![] });
-            c.read_map(i, Rev(1));
+            c.begin(i);
         }
         c
+    }
+    fn begin(&mut self, i: usize) {
+        let nodes: Vec<Uuid> = (0..self.cores.len() as u8).map(id).collect();
+        self.event(i, Event::Voters { version: 1, voters: nodes.clone(), nodes });
+        self.event(i, Event::Suspects { as_of: Rev(1), keys: vec![] });
+        self.read_map(i, Rev(1));
+    }
+    /// The beacon of a node begins anew and remembers nothing.
+    pub fn restart(&mut self, i: usize, boot: u64) {
+        self.cores[i] = BeaconCore::new(config(i as u8, boot), self.now);
+        self.begin(i);
     }
     pub fn read_map(&mut self, i: usize, rev: Rev) {
         self.need_map[i] = false;
