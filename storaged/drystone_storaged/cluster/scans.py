@@ -14,6 +14,8 @@ class StoredRole(StrEnum):
 
     IN_SYNC = "in-sync"
     JOINING = "joining"
+    OUT = "out"
+    """It left in this epoch, or learnt at an open that it had."""
     UNKNOWN = "unknown"
 
 

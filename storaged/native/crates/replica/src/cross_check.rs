@@ -115,8 +115,14 @@ impl<S: ObjectStore> Replica<S> {
             return self.control_failed(control, ENDED);
         }
         // Whoever asked for it before waits no more: a manager that was elected goes on with the group.
-        if let Some(old) = self.compare.take_if(|c| c.pg == pg) {
-            self.control_failed(old.control, SUPERSEDED);
+        if let Some(mut running) = self.compare.take_if(|c| c.pg == pg) {
+            self.control_failed(core::mem::replace(&mut running.control, control), SUPERSEDED);
+            if running.seen.divergent > 0 {
+                // Which blocks those are was told to who asked before: it begins anew.
+                running.epoch = Epoch(0);
+            }
+            self.compare = Some(running);
+            return self.pump_compare();
         }
         if self.compare.is_some() {
             return self.control_failed(control, BUSY);

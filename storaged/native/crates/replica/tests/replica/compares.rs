@@ -310,25 +310,32 @@ fn only_a_member_in_sync_compares_and_one_group_at_a_time() {
     assert_eq!(compared(&mut w, 1), Compared::default());
 }
 
-/// Whoever asked first does not wait any more, as after an election. What it found counts for nobody.
+/// Whoever asked first does not wait any more, as after an election.
 #[test]
-fn a_comparison_that_is_asked_for_once_more_begins_anew_for_who_asks_last() {
-    let mut w = settled();
-    plant(&mut w, 3, 2, None, 0);
-    w.tap = Some(Box::new(|_, to, frame| to != 3 || frame.hdr.kind != MsgType::Scrub));
-    begin(&mut w, 1);
-    w.settle();
-    assert_eq!(ended(&mut w, 1), None, "drive 3 does not answer");
-    w.tap = None;
-    w.drive(1).event(Event::Control { id: 78, req: COMPARE });
-    assert!(matches!(ended(&mut w, 1), Some(ControlResult::Failed(why)) if why.contains("once more")));
-    (0..10).for_each(|_| w.settle());
-    let all = w.actions.iter().filter_map(|(_, a)| match a {
-        Action::ControlDone { id, result } => Some((*id, *result)),
-        _ => None,
-    });
-    let seen = Compared { chunks: 2, blocks: 7, divergent: 1, ..Compared::default() };
-    assert_eq!(all.skip(1).collect::<Vec<_>>(), [(78, ControlResult::Compared(seen))]);
+fn a_comparison_that_is_asked_for_once_more_is_for_who_asks_last_with_all_that_it_found() {
+    for silent_from in [0, 1] {
+        let mut w = settled();
+        plant(&mut w, 3, 2, None, 0);
+        w.tap = Some(Box::new(move |_, to, frame| {
+            to != 3 || frame.hdr.kind != MsgType::Scrub || frame.meta.get(8).is_none_or(|chunk| *chunk < silent_from)
+        }));
+        begin(&mut w, 1);
+        w.settle();
+        assert_eq!(ended(&mut w, 1), None, "drive 3 does not answer");
+        assert_eq!(told(&w).len(), usize::from(silent_from));
+        w.tap = None;
+        w.drive(1).event(Event::Control { id: 78, req: COMPARE });
+        assert!(matches!(ended(&mut w, 1), Some(ControlResult::Failed(why)) if why.contains("once more")));
+        w.actions.clear();
+        (0..10).for_each(|_| w.settle());
+        let done = w.actions.iter().filter_map(|(_, a)| match a {
+            Action::ControlDone { id, result } => Some((*id, *result)),
+            _ => None,
+        });
+        let seen = Compared { chunks: 2, blocks: 7, divergent: 1, ..Compared::default() };
+        assert_eq!(done.collect::<Vec<_>>(), [(78, ControlResult::Compared(seen))]);
+        assert_eq!(told(&w).len(), 1);
+    }
 }
 
 #[test]

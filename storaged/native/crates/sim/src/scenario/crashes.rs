@@ -129,7 +129,6 @@ fn liar_again(s: &mut Script) {
     s.restart(2);
     s.run(3_000_000);
     s.demand("it did not learn it", s.count("leave.peer_check") > 0);
-    s.w.drives[2].dev.lies = false;
     s.w.stop_server(2, false);
     s.rule(|f| if f.hdr.kind == MsgType::PeerCheck { HookVerdict::Lose } else { HookVerdict::Pass });
     s.restart(2);
