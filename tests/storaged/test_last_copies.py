@@ -92,23 +92,23 @@ async def test_a_suspect_drive_stays_in_sync_while_no_other_copy_lives(mgr):
         assert all(1 in members for members in insync(await made[0].map()))
 
 
-async def test_a_last_copy_that_cannot_serve_is_a_critical_problem_until_another_one_lives(mgr):
+async def test_a_last_copy_that_cannot_serve_is_a_critical_problem(mgr):
     async with peers(mgr, 3, 0) as made:
 
         async def told():
             problems = (await mgr.status())["problems"]
             return [p for p in problems if p["code"] == "last_copies_closed"]
 
-        await leaves(made[0], blank=True, reason="a stable version that a peer holds is missing")
-        assert not await told(), "the others have everything"
         for peer in made[1:]:
             await peer.ready(pb.DRIVE_STATE_CLOSED)
 
         async def alone():
-            await leaves(made[0], blank=True, reason="a stable version that a peer holds")
-            return await told()
+            return all(members == {1} for members in insync(await made[0].map()))
 
-        await until(alone, "the problem")
+        await until(alone, "both drops")
+        assert not await told()
+        reason = "a stable version that a peer holds is missing here"
+        assert len((await leaves(made[0], blank=True, reason=reason)).refused) == 64
         [problem] = await told()
         assert (problem["severity"], problem["objects"]) == ("critical", ["drive 1"])
         assert "mark-lost default/0 --plan" in problem["todo"]
