@@ -48,7 +48,7 @@ class Seen:
     """What is held against drives."""
     scrubbed: ScrubRecords = field(default_factory=ScrubRecords)
     """How the last scrubs and comparisons ended."""
-    closed: Mapping[int, Collection[PgRef]] = field(default_factory=dict)
+    closed: Mapping[int, frozenset[PgRef]] = field(default_factory=dict)
     """What drives cannot serve although they are in sync, as they said."""
 
 
