@@ -155,7 +155,7 @@ impl<S: ObjectStore> Replica<S> {
     fn note_left(&mut self, id: PgId, epoch: Epoch) {
         let Some(noted) = self.noted.get_mut(&id) else { return };
         // An older copy of the map proves nothing.
-        if noted.0 < epoch && noted.1 != StoredRole::Out {
+        if noted.0 < epoch && matches!(noted.1, StoredRole::InSync | StoredRole::Joining) {
             *noted = (epoch, StoredRole::Out);
             let _ = self.append_meta(StoredRole::key(id), StoredRole::Out.encode(epoch));
         }
