@@ -92,6 +92,32 @@ async def test_a_suspect_drive_stays_in_sync_while_no_other_copy_lives(mgr):
         assert all(1 in members for members in insync(await made[0].map()))
 
 
+async def test_a_last_copy_that_cannot_serve_is_a_critical_problem(mgr):
+    async with peers(mgr, 3, 0) as made:
+
+        async def told():
+            problems = (await mgr.status())["problems"]
+            return [p for p in problems if p["code"] == "last_copies_closed"]
+
+        for peer in made[1:]:
+            await peer.ready(pb.DRIVE_STATE_CLOSED)
+
+        async def alone():
+            return all(members == {1} for members in insync(await made[0].map()))
+
+        await until(alone, "both drops")
+        assert not await told()
+        reason = "a stable version that a peer holds is missing here"
+        assert len((await leaves(made[0], blank=True, reason=reason)).refused) == 64
+        [problem] = await told()
+        assert (problem["severity"], problem["objects"]) == ("critical", ["drive 1"])
+        assert "mark-lost default/0 --plan" in problem["todo"]
+        assert (await mgr.status())["health"] == "critical"
+        # Opened anew it is judged anew.
+        await made[0].open_drive(nonce=8, previous=7)
+        assert not await told()
+
+
 async def test_nobody_is_dropped_because_of_a_copy_that_said_it_cannot_serve(mgr):
     async with peers(mgr, 2, 0) as made:
         await made[1].disconnect()

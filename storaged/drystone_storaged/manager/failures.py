@@ -384,13 +384,19 @@ class FailureJudge:
         answers = zip(candidates, found, strict=True)
         return frozenset(d.id for d, result in answers if result is Liveness.LISTENING)
 
+    def closed(self, state: MapState) -> dict[int, frozenset[PgRef]]:
+        """What drives said since they were opened that they cannot serve, and are in sync of."""
+        pgs, found = state.known_pgs(), {}
+        for number, (nonce, refs) in self._closed.items():
+            drive = state.drives.get(number)
+            still = frozenset(r for r in refs if r in pgs and number in pgs[r].insync)
+            if still and drive is not None and drive.nonce == nonce:
+                found[number] = still
+        return found
+
     def _is_closed(self, state: MapState, drive: Drive) -> bool:
         """Whether it said since it was opened that it cannot serve what it counts as a copy of."""
-        nonce, refs = self._closed.get(drive.id, (0, frozenset[PgRef]()))
-        if nonce != drive.nonce or not refs:
-            return False
-        pgs = state.known_pgs()
-        return any(ref in pgs and drive.id in pgs[ref].insync for ref in refs)
+        return drive.id in self.closed(state)
 
     async def sweep(self) -> bool:
         """Find what no event told: deaths while no manager ran, drops that could not be done.

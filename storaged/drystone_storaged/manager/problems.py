@@ -17,7 +17,7 @@ class Severity(StrEnum):
 
 CODES: Final = frozenset({
     "record_unreadable", "foreign_keys",
-    "pgs_unavailable", "writes_stalled", "pgs_degraded", "pgs_resyncing",
+    "pgs_unavailable", "last_copies_closed", "writes_stalled", "pgs_degraded", "pgs_resyncing",
     "node_away", "node_in_maintenance", "maintenance_overdue", "beacon_away", "not_voting",
     "client_away", "path_broken", "claimed_twice",
     "no_drives", "device_refused", "drive_failed", "drive_refused", "drive_down", "drive_slow",

@@ -285,7 +285,7 @@ def build(env: Environment) -> Services:
     scrubs = _scrubs(env, records, tasks)
     figures = Figures(
         stats, usage, refusals, unreached, lambda: upkeep.outlook, lambda: scrubs.records,
-        env.wall, lambda: records.health.known,
+        env.wall, lambda: records.health.known, judge.closed,
     )  # fmt: skip
     services = Services(
         env=env,

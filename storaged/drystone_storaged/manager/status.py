@@ -11,7 +11,7 @@ from drystone_common.ids import format_id
 from drystone_storaged.cluster import keys
 from drystone_storaged.cluster.maintenance import Records, standing
 from drystone_storaged.cluster.mapstate import MapState
-from drystone_storaged.cluster.membership import effective_min_insync
+from drystone_storaged.cluster.membership import PgRef, effective_min_insync
 from drystone_storaged.cluster.orders import Usage
 from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.pools import pool_capacity
@@ -85,6 +85,8 @@ class Figures:
     wall: Callable[[], float]
     health: Callable[[], Mapping[int, DriveHealth]] = dict
     """What is held against drives."""
+    closed: Callable[[MapState], Mapping[int, frozenset[PgRef]]] = lambda _: {}
+    """What drives cannot serve although they are in sync, as they said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class StatusService:
         self._scrubbed = figures.scrubbed
         self._wall = figures.wall
         self._health = figures.health
+        self._closed = figures.closed
         self._since = SinceTracker(figures.wall)
 
     async def summary(self) -> Json:
@@ -321,6 +324,7 @@ class StatusService:
             outlook=self._outlook(),
             health=self._health(),
             scrubbed=self._scrubbed(),
+            closed=self._closed(state),
         )
         return self._since.dated(find_problems(state, known.servers, counts, seen))
 

@@ -14,6 +14,7 @@ def of_groups(at: Moment) -> Iterator[Problem]:
     pgs, counts = at.state.known_pgs(), at.counts
     if counts["unavailable"]:
         yield _unavailable(at)
+    yield from _closed(at)
     missing = {d for r in pgs.values() for d in (*r.insync, *r.target) if d in at.down}
     remedy = _lacking(at, missing)
     if counts["stalled"]:
@@ -63,6 +64,35 @@ def _unavailable(at: Moment) -> Problem:
         "others: docs/runbooks/quorum-lost.md)",
         "it waits: nothing acknowledged is lost, and I/O goes on by itself with the first of "
         "those drives",
+    )
+
+
+def _closed(at: Moment) -> Iterator[Problem]:
+    """Groups of which the last drives that are up said that they cannot serve what they hold."""
+    pgs = at.state.known_pgs()
+    told = {ref for held in at.seen.closed.values() for ref in held if ref in pgs}
+    refs = sorted(told, key=lambda ref: (ref.pool, ref.pg))
+    stuck = [
+        ref
+        for ref in refs
+        if all(d in at.down or ref in at.seen.closed.get(d, ()) for d in pgs[ref].insync)
+    ]
+    if not stuck:
+        return
+    numbers = sorted(d for d, held in at.seen.closed.items() if not held.isdisjoint(stuck))
+    drives = f"drive{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+    example = f"{at.state.pools[stuck[0].pool].name}/{stuck[0].pg}"
+    yield Problem(
+        "last_copies_closed",
+        Severity.CRITICAL,
+        f"I/O to {len(stuck)} PGs waits: {drives}, the last in sync that is up, cannot prove that "
+        "nothing acknowledged is missing there",
+        "start the drives that were in sync before; only if they are lost for good, stop the "
+        f"server of {drives} and choose what to go on with (`drystone pool mark-lost {example} "
+        "--plan`, and so on)",
+        "it serves nothing of them and throws nothing away: what to go on with is for a person to "
+        "decide",
+        tuple(f"drive {n}" for n in numbers),
     )
 
 

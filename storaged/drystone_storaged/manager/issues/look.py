@@ -10,6 +10,7 @@ from typing import Final
 
 from drystone_storaged.cluster.maintenance import lasts
 from drystone_storaged.cluster.mapstate import MapState
+from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.records import Drive, DriveHealth, DriveState, Maintenance, Node
 from drystone_storaged.manager.drivestats import DriveStats
 from drystone_storaged.manager.refusals import Refusal, Refusals
@@ -47,6 +48,8 @@ class Seen:
     """What is held against drives."""
     scrubbed: ScrubRecords = field(default_factory=ScrubRecords)
     """How the last scrubs and comparisons ended."""
+    closed: Mapping[int, frozenset[PgRef]] = field(default_factory=dict)
+    """What drives cannot serve although they are in sync, as they said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def drive_facts(path: str) -> str:
 
     {"cluster", "uuid", "drive", "nonce", "incarnation", "revision", "format", "feature_level",
     "clean", "suspect",
-    "pgs": [{"pool", "pg", "epoch", "join", "quiesced", "role": "in-sync"|"joining"|"unknown",
+    "pgs": [{"pool", "pg", "epoch", "join", "quiesced", "role": "in-sync"|"joining"|"out"|"unknown",
       "distrusted", "highest_epoch", "objects", "blocks"}],
     "volumes": [{"volume", "sealed_generation", "nonce", "ticket": null or {"serial", "generation",
       "size", "pool", "seed", "chain": [layer], "parents": int, "client"}, "max_generation",

@@ -56,6 +56,7 @@ impl<S: ObjectStore> Replica<S> {
                 if self.adopted_rev.0 == 0 {
                     // It may have left before this open: see `restamp`.
                     self.restamp(id, rec.epoch);
+                    self.note_left(id, rec.epoch);
                 }
                 continue;
             }
@@ -116,6 +117,8 @@ impl<S: ObjectStore> Replica<S> {
             (_, Role::Out) => {
                 self.stats.drops += 1;
                 self.restamp(id, rec.epoch);
+                self.log_pg(id);
+                self.noted.insert(id, (rec.epoch, StoredRole::Out));
                 self.leave(id);
                 return;
             }
@@ -125,6 +128,7 @@ impl<S: ObjectStore> Replica<S> {
         self.restamp(id, rec.epoch);
         self.mark_dirty(id);
         if first {
+            self.close_distrusted(id);
             self.first_sight(id, role);
         }
         self.resync_new_epoch(id);
@@ -144,6 +148,17 @@ impl<S: ObjectStore> Replica<S> {
         self.end_resync(id);
         self.forget_check(id);
         self.pgs.remove(&id);
+    }
+
+    /// It was dropped while it was away: its log says so too, or a recovery would take it for a member that is in sync.
+    /// Refused for space, the next open notes it.
+    fn note_left(&mut self, id: PgId, epoch: Epoch) {
+        let Some(noted) = self.noted.get_mut(&id) else { return };
+        // An older copy of the map proves nothing.
+        if noted.0 < epoch && matches!(noted.1, StoredRole::InSync | StoredRole::Joining) {
+            *noted = (epoch, StoredRole::Out);
+            let _ = self.append_meta(StoredRole::key(id), StoredRole::Out.encode(epoch));
+        }
     }
 
     /// Every object with an entry above stable gets this epoch, durably before the first OK, SEAL
@@ -171,6 +186,8 @@ impl<S: ObjectStore> Replica<S> {
     /// The first map of this open shows this PG.
     fn first_sight(&mut self, id: PgId, role: Role) {
         match role {
+            // A check could pass where nobody answers.
+            Role::InSync if self.is_closed(id) => {}
             // A PG made while this drive is open has nothing to compare.
             Role::InSync if self.adopted_rev.0 == 0 => self.start_peer_check(id),
             Role::InSync => {}
@@ -213,11 +230,16 @@ impl<S: ObjectStore> Replica<S> {
         let role = match pg.role {
             Role::InSync => StoredRole::InSync,
             Role::Joining(_) => StoredRole::Joining,
-            Role::Out => StoredRole::Unknown,
+            Role::Out => StoredRole::Out,
         };
+        let leaves = pg.role == Role::Out;
         let stored = StoredPg { epoch: pg.epoch(), join, quiesced: pg.quiesced };
         // Told for a recovery only: what the token stands for does not depend on it, and is durable after it.
-        self.append_meta(StoredRole::key(id), role.encode(stored.epoch)).ok()?;
+        let noted = self.append_meta(StoredRole::key(id), role.encode(stored.epoch)).ok()?;
+        if leaves {
+            // What was adopted last stays the last epoch in which it was a member.
+            return Some(noted);
+        }
         self.append_meta(MetaKey::Adopt(id), stored.encode()).ok()
     }
 

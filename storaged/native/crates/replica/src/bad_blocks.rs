@@ -1,11 +1,12 @@
 //! The blocks of a drive that are known to be bad: which are being healed, which wait for their turn, which rest
 //! until they are tried again. Every block is here once, so that the figures count blocks and not attempts.
 
+use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
 use drystone_store::api::BlockKind;
 use drystone_types::consts::Micros;
-use drystone_types::{DriveId, ObjKey, PgId, Version, VolumeId};
+use drystone_types::{DriveId, LayerId, ObjKey, PgId, Version, VolumeId};
 
 use crate::limits::{
     HOPELESS_MAX, REPAIRS_BACKGROUND, REPAIRS_MAX, REPAIR_AGAIN_MAX, REPAIR_AGAIN_MIN, REPAIR_QUEUE_MAX,
@@ -241,7 +242,17 @@ impl BadBlocks {
         if self.blocks.is_empty() {
             return false;
         }
-        let range = (key, first)..(key, first.saturating_add(count));
+        self.remove_all((key, first)..(key, first.saturating_add(count)))
+    }
+
+    /// Every block of a layer goes.
+    pub(crate) fn layer_gone(&mut self, layer: LayerId) -> bool {
+        let key = |chunk| ObjKey { layer, chunk };
+        // A chunk has fewer blocks than the number that is left out here.
+        self.remove_all((key(0), 0)..(key(u64::MAX), u16::MAX))
+    }
+
+    fn remove_all(&mut self, range: Range<BlockId>) -> bool {
         let ids: Vec<BlockId> = self.blocks.range(range).map(|(id, _)| *id).collect();
         for id in &ids {
             self.remove(*id);
@@ -328,7 +339,6 @@ impl BadBlocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drystone_types::LayerId;
 
     const HOME: Home = Home { pg: PgId { pool: drystone_types::PoolId(1), pg: 0 }, vol: VolumeId(1) };
 

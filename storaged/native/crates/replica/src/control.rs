@@ -74,7 +74,10 @@ impl<S: ObjectStore> Replica<S> {
         let freed = freed
             .and_then(|()| self.append(Stream::Small, SpaceClass::Reserve, Record::FreeLayer(layer), Buf::empty()));
         match freed {
-            Ok(token) => self.then(token, Then::LayerFreed { id, layer }),
+            Ok(token) => {
+                self.cancel_repairs(layer);
+                self.then(token, Then::LayerFreed { id, layer });
+            }
             Err(error) => self.control_failed(id, refused_order(error)),
         }
     }

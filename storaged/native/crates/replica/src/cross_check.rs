@@ -26,6 +26,7 @@ const ENDED: &str = "the drive ends or failed: another one compares the group";
 const SILENT: &str = "a member of the group does not answer: compare it again when every drive serves";
 const MOVES: &str = "the group's members change again and again: compare it later";
 const BUSY: &str = "the drive compares another group: wait until that ends";
+const SUPERSEDED: &str = "the group's comparison was asked for once more: only the last one that asks waits";
 
 type Lists = BTreeMap<DriveId, (bool, Vec<ChunkId>)>;
 
@@ -114,6 +115,16 @@ impl<S: ObjectStore> Replica<S> {
     pub(crate) fn start_compare(&mut self, control: u64, pg: PgId) {
         if self.stopping {
             return self.control_failed(control, ENDED);
+        }
+        // Whoever asked for it before waits no more: a manager that was elected goes on with the group.
+        if let Some(mut running) = self.compare.take_if(|c| c.pg == pg) {
+            self.control_failed(core::mem::replace(&mut running.control, control), SUPERSEDED);
+            if running.seen.divergent > 0 {
+                // Which blocks those are was told to who asked before: it begins anew.
+                running.epoch = Epoch(0);
+            }
+            self.compare = Some(running);
+            return self.pump_compare();
         }
         if self.compare.is_some() {
             return self.control_failed(control, BUSY);

@@ -14,13 +14,13 @@ use crate::ticket::decode_seal;
 /// What the log keeps of a PG.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PgFacts {
-    /// Adopted epoch.
+    /// Adopted epoch; of a drive that is out, the one in which it left or learnt that it had.
     pub epoch: Epoch,
     /// Join epoch whose generations are applied; 0 = none.
     pub join: Epoch,
     /// Newest QUIESCE that was answered.
     pub quiesced: Epoch,
-    /// Whether the drive was in sync when that was logged.
+    /// What the drive was when that was logged.
     pub role: StoredRole,
     /// Its content failed a check against a peer and was not copied anew since.
     pub distrusted: bool,
@@ -97,8 +97,14 @@ impl Facts {
             MetaKey::Drive(id) => {
                 // Values come in the order of their keys: that of the PG is here already.
                 if let Some((pg, epoch, role)) = StoredRole::decode(id, value) {
+                    let counts = |known: &PgFacts| role.counts(epoch, known.epoch);
+                    if role == StoredRole::Out {
+                        // A drive may leave before it noted anything else.
+                        self.pgs.entry(pg).or_default();
+                    }
                     self.pgs.entry(pg).and_modify(|known| {
-                        known.role = if known.epoch == epoch { role } else { StoredRole::Unknown };
+                        known.role = if counts(known) { role } else { StoredRole::Unknown };
+                        known.epoch = if counts(known) { epoch } else { known.epoch };
                     });
                 }
             }
@@ -139,6 +145,16 @@ mod tests {
         let values = vec![(MetaKey::Adopt(PG), stored.as_slice()), (StoredRole::key(PG), later.as_slice())];
         let other = Facts::read(values.into_iter());
         assert_eq!(other.pgs.get(&PG).map(|pg| pg.role), Some(StoredRole::Unknown), "of another epoch");
+        for (since, role) in [(8, StoredRole::Unknown), (9, StoredRole::Out), (12, StoredRole::Out)] {
+            let out = StoredRole::Out.encode(Epoch(since));
+            let values = vec![(MetaKey::Adopt(PG), stored.as_slice()), (StoredRole::key(PG), out.as_slice())];
+            let left = Facts::read(values.into_iter()).pgs.get(&PG).copied().unwrap_or_default();
+            assert_eq!(
+                (left.epoch, left.role),
+                (Epoch(since.max(9)), role),
+                "a joiner that came back, or a drive that left"
+            );
+        }
         assert!(facts.vols.get(&VolumeId(3)).is_some_and(|v| v.sealed == Gen(5) && v.nonce == 77));
         assert_eq!(facts.freed, [LayerId(11), LayerId(12)]);
         assert_eq!(facts.damaged, [MetaKey::Stable(VolumeId(4))]);

@@ -32,11 +32,13 @@ impl<S: ObjectStore> Replica<S> {
     }
 
     /// What this drive missed at its peer check it still misses. When it was dropped for another reason, the map gives
-    /// its content credit: the drive asks to be taken for blank.
+    /// its content credit: the drive asks to be taken for blank. It is dropped at once, so it must serve no more: a
+    /// client with an older map would read here what the others have changed since (I10).
     fn disclaim(&mut self) {
         let me = self.cfg.drive;
         for id in self.checks.distrusted() {
-            if self.map.pg(id).is_some_and(|rec| rec.is_insync(me) || is_remembered(rec, me)) {
+            let closed = |id| self.is_closed(id) || !self.pgs.contains_key(&id);
+            if self.map.pg(id).is_some_and(|rec| rec.is_insync(me) && closed(id) || is_remembered(rec, me)) {
                 self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::PeerCheck });
             }
         }

@@ -16,8 +16,8 @@ use crate::replica::Replica;
 use crate::requests::Ask;
 use crate::resync::compare::{cells, object, Cell};
 use crate::resync::wire::decode_version;
-use crate::startup::DISTRUSTED_KEY;
-use crate::state::{CheckItem, Op, Then};
+use crate::startup::{StoredRole, DISTRUSTED_KEY};
+use crate::state::{CheckItem, Op, Role, Then};
 
 /// A version somewhere.
 type Known = (VolumeId, ObjKey, u16, Version);
@@ -146,6 +146,27 @@ impl<S: ObjectStore> Replica<S> {
         }
     }
 
+    /// What failed its check is closed at every open, until the map drops this drive: peers that are silent, or gone,
+    /// do not make up for what is missing. A drive that is back in sync although it noted that it was not holds what
+    /// was copied since, or what a person declared to be all that is left (`pool mark-lost`).
+    pub(crate) fn close_distrusted(&mut self, id: PgId) {
+        let noted = self.noted.get(&id).copied();
+        let Some(pg) = self.pgs.get_mut(&id).filter(|pg| pg.role == Role::InSync && self.checks.distrusts(id)) else {
+            return;
+        };
+        let out = |(since, role)| since < pg.rec.epoch && matches!(role, StoredRole::Out | StoredRole::Joining);
+        if noted.is_some_and(out) {
+            self.trust(id);
+        } else if self.cfg.rules.on(Rule::DistrustStays) {
+            pg.checking = true;
+        }
+    }
+
+    /// Whether this drive answers nobody in a PG of its own, by a check that is not over or failed.
+    pub(crate) fn is_closed(&self, id: PgId) -> bool {
+        self.pgs.get(&id).is_some_and(|pg| pg.checking)
+    }
+
     /// Everything the drive holds of the PG is a copy of one join.
     pub(crate) fn trust(&mut self, id: PgId) {
         if self.checks.distrusted.remove(&id) {
@@ -169,6 +190,8 @@ impl<S: ObjectStore> Replica<S> {
             // The PG stays closed here until the map drops this drive.
             self.stats.peer_checks_failed += 1;
             self.checks.distrust(id);
+            // Durable before the distrust: that it was in sync when its check failed.
+            self.log_pg(id);
             self.log_distrusted();
             self.ask_to_leave();
             return;

@@ -4,7 +4,7 @@
 
 use drystone_store::api::{BlockKind, BlockRecord, Held, ObjectDigest, ObjectStore, Record, SpaceClass, Stream};
 use drystone_types::consts::CHUNK_BLOCKS;
-use drystone_types::{DriveId, Flags, Frame, Header, MsgType, ObjKey, PgId, Status, Version, VolumeId};
+use drystone_types::{DriveId, Flags, Frame, Header, LayerId, MsgType, ObjKey, PgId, Status, Version, VolumeId};
 
 use crate::api::Report;
 use crate::bad_blocks::{FoundBy, Home, Want};
@@ -66,7 +66,7 @@ impl<S: ObjectStore> Replica<S> {
             None => return self.repairs.abandon((key, block)),
         }
         // What is on its way to the log replaces it.
-        if matches!(self.store.held(key, block), Held::Absent | Held::Known { durable: false, .. }) {
+        if self.is_gone(key, block) || matches!(self.store.held(key, block), Held::Known { durable: false, .. }) {
             self.repairs.remove((key, block));
             return;
         }
@@ -92,6 +92,18 @@ impl<S: ObjectStore> Replica<S> {
     /// A write to the block replaces it anyway; healing it afterwards would lower its version (I8).
     pub(crate) fn cancel_repair(&mut self, key: ObjKey, first: u16, count: u16) {
         if self.repairs.replaced(key, first, count) {
+            self.pump_repairs();
+        }
+    }
+
+    /// What is not here any more, or goes with its layer, is not brought back.
+    fn is_gone(&self, key: ObjKey, block: u16) -> bool {
+        self.freed.contains(&key.layer) || self.store.held(key, block) == Held::Absent
+    }
+
+    /// The layer goes, with every bad block of it.
+    pub(crate) fn cancel_repairs(&mut self, layer: LayerId) {
+        if self.repairs.layer_gone(layer) {
             self.pump_repairs();
         }
     }
@@ -168,9 +180,13 @@ impl<S: ObjectStore> Replica<S> {
             self.ask_repair(key, block);
             return;
         };
+        if self.is_gone(key, block) {
+            self.repairs.remove((key, block));
+            return self.pump_repairs();
+        }
         match self.store.held(key, block) {
             // It was written meanwhile, so what the peer has is no longer what was here.
-            Held::Known { .. } | Held::Absent if matches!(want, Some(Want::Stable(_) | Want::StableZeros(_))) => {
+            Held::Known { .. } if matches!(want, Some(Want::Stable(_) | Want::StableZeros(_))) => {
                 self.repairs.rest((key, block), self.now);
                 return self.pump_repairs();
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use drystone_store::api::{AppendError, DevOp, ObjectStore, Record, SpaceClass, StoreEvent, Stream};
 use drystone_types::consts::Micros;
-use drystone_types::{Buf, ClusterMap, LayerId, PgId, PoolId, Rev, Version, VolumeId};
+use drystone_types::{Buf, ClusterMap, Epoch, LayerId, PgId, PoolId, Rev, Version, VolumeId};
 use smallvec::SmallVec;
 
 use crate::api::{Action, Config, Event, PeerId, PeerInfo, Report};
@@ -19,6 +19,7 @@ use crate::requests::Requests;
 use crate::resync::source::CopyJobs;
 use crate::scrub_pace::ScrubPace;
 use crate::slab::Slab;
+use crate::startup::StoredRole;
 use crate::state::{Op, Parked, Pg, Then, Vol};
 use crate::stats::Stats;
 use crate::tables::Table;
@@ -70,6 +71,8 @@ pub struct Replica<S: ObjectStore> {
     /// Layers freed lately: a peer that has not freed them yet still lists them.
     pub(crate) freed: VecDeque<LayerId>,
     pub(crate) stored_pgs: Table<PgId, crate::startup::StoredPg>,
+    /// What the log said of this drive's part at the open, where that counts; that it left is added as it leaves.
+    pub(crate) noted: BTreeMap<PgId, (Epoch, StoredRole)>,
     pub(crate) dirty_pgs: VecDeque<(Micros, PgId)>,
     pub(crate) last_client: Micros,
     pub(crate) usage_at: Micros,

@@ -42,6 +42,8 @@ pub enum StoredRole {
     InSync = 1,
     /// Joining: what it holds of the PG is not all of it.
     Joining = 2,
+    /// Out since this epoch: it was in sync or joining before.
+    Out = 4,
 }
 
 impl StoredPg {
@@ -69,6 +71,10 @@ impl StoredRole {
         w.u32(epoch.0).u8(self as u8);
         w.finish()
     }
+    /// Whether it tells of a drive that adopted this epoch last: what is adopted last is from before the drive left.
+    pub(crate) fn counts(self, epoch: Epoch, adopted: Epoch) -> bool {
+        epoch == adopted || self == StoredRole::Out && epoch > adopted
+    }
     /// PG, epoch and role, if this is the key of one.
     pub(crate) fn decode(key: u64, value: &[u8]) -> Option<(PgId, Epoch, StoredRole)> {
         let pg = u32::try_from(key & 0xffff_ffff).ok().filter(|_| key >> 32 == ROLES)?;
@@ -77,6 +83,7 @@ impl StoredRole {
         let role = match r.u8().ok()? {
             1 => StoredRole::InSync,
             2 => StoredRole::Joining,
+            4 => StoredRole::Out,
             _ => StoredRole::Unknown,
         };
         Some((PgId::from_wire(pg), epoch, role))
@@ -180,6 +187,7 @@ impl<S: ObjectStore> Replica<S> {
             resync_wake: None,
             freed: VecDeque::new(),
             stored_pgs: Table::default(),
+            noted: BTreeMap::new(),
             dirty_pgs: VecDeque::new(),
             last_client: 0,
             leave_again: None,
@@ -235,7 +243,15 @@ impl<S: ObjectStore> Replica<S> {
                     self.checks.distrust(PgId::from_wire(r.u32().ok()?));
                 }
             }
-            MetaKey::Drive(_) => {}
+            MetaKey::Drive(id) => {
+                // Values come in the order of their keys: what was adopted is here already.
+                if let Some((pg, epoch, role)) = StoredRole::decode(id, value) {
+                    let adopted = self.stored_pgs.get(&pg).map_or(Epoch(0), |stored| stored.epoch);
+                    if role.counts(epoch, adopted) {
+                        self.noted.insert(pg, (epoch, role));
+                    }
+                }
+            }
         }
         Some(())
     }
@@ -249,7 +265,7 @@ mod tests {
     fn a_role_is_read_back_with_its_group_and_epoch_and_no_other_value_is_one() {
         let pg = PgId { pool: PoolId(3), pg: 77 };
         let MetaKey::Drive(key) = StoredRole::key(pg) else { return };
-        for role in [StoredRole::Unknown, StoredRole::InSync, StoredRole::Joining] {
+        for role in [StoredRole::Unknown, StoredRole::InSync, StoredRole::Joining, StoredRole::Out] {
             assert_eq!(StoredRole::decode(key, &role.encode(Epoch(9))), Some((pg, Epoch(9), role)));
         }
         assert_eq!(StoredRole::decode(FREED_KEY, &StoredRole::InSync.encode(Epoch(9))), None);

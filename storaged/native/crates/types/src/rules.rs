@@ -101,6 +101,8 @@ rules! {
     ReadInSync,
     /// READ and ROLL of an attach reach joiners without a lease.
     RollFromJoiner,
+    /// A drive that failed its peer check stays closed at later opens.
+    DistrustStays,
     /// A drive asks its peers at every open.
     PeerCheck,
     // Sequencer

@@ -59,7 +59,7 @@ fn compared(w: &mut World, drive: u32) -> Compared {
 }
 
 /// The drive's log gets a record that no client sent.
-fn plant(w: &mut World, drive: u32, block: u16, version: Option<Version>, fill: u8) {
+pub fn plant(w: &mut World, drive: u32, block: u16, version: Option<Version>, fill: u8) {
     let data = Buf::copy_from(&vec![fill; 4096]);
     let rec = BlockRecord {
         vol: VOL,
@@ -330,13 +330,42 @@ fn garbage_for_a_digest_ends_the_comparison_and_nothing_else() {
 fn only_a_member_in_sync_compares_and_one_group_at_a_time() {
     let mut w = settled();
     begin(&mut w, 1);
-    assert!(matches!(w.drive(1).control(COMPARE), ControlResult::Failed(why) if why.contains("another group")));
+    let other = Control::Compare { pg: PgId { pg: 1, ..PG } };
+    assert!(matches!(w.drive(1).control(other), ControlResult::Failed(why) if why.contains("another group")));
     w.settle();
     w.map(map(2, 2, &[1, 2], &[]));
     assert!(matches!(compare(&mut w, 3), ControlResult::Failed(why) if why.contains("not in sync")));
     // Alone there is nothing to compare with.
     w.map(map(3, 3, &[1], &[]));
     assert_eq!(compared(&mut w, 1), Compared::default());
+}
+
+/// Whoever asked first does not wait any more, as after an election.
+#[test]
+fn a_comparison_that_is_asked_for_once_more_is_for_who_asks_last_with_all_that_it_found() {
+    for silent_from in [0, 1] {
+        let mut w = settled();
+        plant(&mut w, 3, 2, None, 0);
+        w.tap = Some(Box::new(move |_, to, frame| {
+            to != 3 || frame.hdr.kind != MsgType::Scrub || frame.meta.get(8).is_none_or(|chunk| *chunk < silent_from)
+        }));
+        begin(&mut w, 1);
+        w.settle();
+        assert_eq!(ended(&mut w, 1), None, "drive 3 does not answer");
+        assert_eq!(told(&w).len(), usize::from(silent_from));
+        w.tap = None;
+        w.drive(1).event(Event::Control { id: 78, req: COMPARE });
+        assert!(matches!(ended(&mut w, 1), Some(ControlResult::Failed(why)) if why.contains("once more")));
+        w.actions.clear();
+        (0..10).for_each(|_| w.settle());
+        let done = w.actions.iter().filter_map(|(_, a)| match a {
+            Action::ControlDone { id, result } => Some((*id, *result)),
+            _ => None,
+        });
+        let seen = Compared { chunks: 2, blocks: 7, divergent: 1, ..Compared::default() };
+        assert_eq!(done.collect::<Vec<_>>(), [(78, ControlResult::Compared(seen))]);
+        assert_eq!(told(&w).len(), 1);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! ADOPT, joining, void blocks, restamping.
 
 use crate::rig::*;
-use drystone_replica::{Action, Event};
+use drystone_replica::{Action, Event, Facts, StoredRole};
 use drystone_store::api::ObjectStore;
 use drystone_types::*;
 
@@ -205,4 +205,55 @@ fn b2_a_drive_that_left_before_it_was_opened_stamps_what_is_not_stable() {
     rig.map(map(2, 2, &[1, 2], &[]));
     let named = rig.r.store().changed_chunks(PG, Epoch(2), None, 10);
     assert_eq!(named.len(), 1);
+}
+
+/// What the log says of the drive's part in the PG: epoch and role, as a recovery reads it.
+fn noted(rig: &Rig) -> (Epoch, StoredRole) {
+    let metas = rig.r.store().metas();
+    let facts = Facts::read(metas.iter().map(|(key, value)| (*key, value.as_slice())));
+    let pg = facts.pgs.get(&PG).copied().unwrap_or_default();
+    (pg.epoch, pg.role)
+}
+
+#[test]
+fn a_drive_that_leaves_a_group_notes_that_it_is_out_since_which_epoch() {
+    let mut rig = Rig::active(1);
+    rig.advance(2_000_000);
+    rig.run();
+    assert_eq!(noted(&rig), (Epoch(1), StoredRole::InSync));
+    rig.map(map(2, 2, &[2, 3], &[]));
+    let mut rig = rig.restart(2);
+    assert_eq!(noted(&rig), (Epoch(2), StoredRole::Out), "it is durable");
+    // Later epochs of a group are no business of a drive that is out of it.
+    rig.map(map(3, 3, &[2], &[]));
+    assert_eq!(noted(&rig), (Epoch(2), StoredRole::Out));
+    // It returns.
+    rig.map(map(4, 4, &[2], &[joiner(1, 4, 1)]));
+    rig.generations(4, &[]);
+    rig.map(map(5, 5, &[2, 1], &[]));
+    let rig = rig.restart(3);
+    assert_eq!(noted(&rig), (Epoch(5), StoredRole::InSync));
+}
+
+#[test]
+fn a_drive_that_left_a_group_before_it_noted_anything_of_it_notes_that_too() {
+    let mut rig = Rig::active(1);
+    rig.map(map(2, 2, &[2, 3], &[]));
+    let rig = rig.restart(2);
+    assert_eq!(noted(&rig), (Epoch(2), StoredRole::Out));
+}
+
+#[test]
+fn a_drive_that_was_dropped_while_it_was_away_notes_it_at_the_first_map() {
+    let mut rig = Rig::active(1);
+    rig.advance(2_000_000);
+    rig.run();
+    let mut rig = rig.restart(2);
+    // An older copy of the map proves nothing.
+    rig.map(map(2, 1, &[2, 3], &[]));
+    assert_eq!(noted(&rig), (Epoch(1), StoredRole::InSync));
+    let mut rig = rig.restart(3);
+    rig.map(map(3, 3, &[2, 3], &[]));
+    let rig = rig.restart(4);
+    assert_eq!(noted(&rig), (Epoch(3), StoredRole::Out));
 }

@@ -265,3 +265,100 @@ fn p14_a_drive_that_failed_its_peer_check_copies_everything_whatever_the_map_rem
     let key = w.drive(1).r.store().metas().into_iter().find(|(k, _)| *k == MetaKey::Drive(0x4449_5354 << 32));
     assert_eq!(key, None, "from then on its content counts again");
 }
+
+/// The question of a joiner that copies everything.
+fn digest_list() -> Vec<u8> {
+    let mut ask = Writer::new();
+    ask.u8(0).u32(0).u64(0).u64(0).u8(0);
+    ask.finish()
+}
+
+fn checked_again(w: &mut World, nonce: u64) {
+    let cfg = Config { peer_check: true, open_nonce: nonce, ..config(1) };
+    let rig = w.drives.remove(&1).unwrap().restart_as(cfg);
+    w.drives.insert(1, rig);
+    w.wire.clear();
+}
+
+#[test]
+fn p14_a_drive_that_failed_its_peer_check_stays_closed_at_every_open_whoever_answers_it() {
+    for members in [&[1, 2, 3][..], &[1]] {
+        let mut w = found_out_late();
+        w.tap = Some(Box::new(|_, _, _| false));
+        checked_again(&mut w, 3);
+        w.drive(1).map(map(5, 5, members, &[]));
+        w.settle();
+        assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::Retry, "{members:?}");
+        assert!(w.actions.iter().any(|a| matches!(a, (1, Action::LeavePg { why: LeaveWhy::PeerCheck, .. }))));
+        // Nobody copies from it either.
+        let list = Frame::with_meta(w.drive(1).hdr(MsgType::Digest, 0), digest_list());
+        assert_eq!(w.drive(1).call_from(SERVER, list).hdr.status, Status::Retry, "{members:?}");
+        // A newer epoch changes nothing.
+        w.drive(1).map(map(6, 6, members, &[]));
+        assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::Retry, "{members:?}");
+    }
+}
+
+/// Drive 1 is all that is left; what it is told of the others counts for nothing.
+fn all_that_is_left(rev: u64) -> std::sync::Arc<ClusterMap> {
+    let mut lost = (*map(rev, u32::try_from(rev).unwrap(), &[1], &[])).clone();
+    for d in [2, 3] {
+        let out = drystone_types::map::OutSince { drive: DriveId(d), e0: Epoch(0), since_s: 0 };
+        lost.pools[0].shards[0].pgs[0].out.push(out);
+    }
+    std::sync::Arc::new(lost)
+}
+
+/// Only a person brings a drive back in sync that was out, without a copy.
+#[test]
+fn p14_what_a_person_declared_to_be_all_that_is_left_of_a_group_serves_again() {
+    for restarts in [false, true] {
+        let mut w = found_out_late();
+        w.drive(1).map(out_map(5, 0));
+        if restarts {
+            checked_again(&mut w, 3);
+        }
+        w.drive(1).map(all_that_is_left(6));
+        w.settle();
+        assert_eq!(w.drive(1).byte(1, 5), Some(5), "{restarts}");
+        checked_again(&mut w, 4);
+        w.drive(1).map(all_that_is_left(6));
+        w.settle();
+        assert_eq!(w.drive(1).byte(1, 5), Some(5), "{restarts}");
+        assert!(!w.drive(1).has(|a| matches!(a, Action::LeavePg { .. })));
+    }
+}
+
+/// That the others are worth nothing either is no decision of a person.
+#[test]
+fn p14_a_last_copy_that_failed_its_peer_check_stays_closed_whatever_becomes_of_the_others() {
+    let mut w = found_out_late();
+    for (nonce, rev) in [(3, 5), (4, 6)] {
+        w.drive(1).map(all_that_is_left(rev));
+        assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::Retry);
+        checked_again(&mut w, nonce);
+        w.drive(1).map(all_that_is_left(rev));
+        w.settle();
+        assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::Retry);
+    }
+}
+
+/// It was copied anew and is in sync; that it learns this only after a restart changes nothing.
+#[test]
+fn p14_a_drive_that_was_promoted_while_it_was_away_is_trusted_again() {
+    let mut w = found_out_late();
+    for d in [2, 3] {
+        w.drive(d).map(map(5, 5, &[2, 3], &[]));
+    }
+    w.drive(1).map(out_map(5, 4));
+    w.map(map(6, 6, &[2, 3], &[joiner(1, 6, 5)]));
+    w.drive(1).generations(6, &[(VOL, Gen(1), 1)]);
+    w.settle();
+    assert_eq!(w.completes, [(1, 6)]);
+    w.actions.clear();
+    checked_again(&mut w, 3);
+    w.map(map(7, 7, &[2, 3, 1], &[]));
+    w.settle();
+    assert_eq!(w.drive(1).byte(1, 1024 + 6), Some(6));
+    assert!(!w.actions.iter().any(|(_, a)| matches!(a, Action::LeavePg { .. })));
+}

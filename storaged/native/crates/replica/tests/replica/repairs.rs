@@ -94,6 +94,42 @@ fn i8_a_write_during_the_repair_cancels_it() {
     assert_eq!(w.drive(1).count("healed"), 0);
 }
 
+/// An answer that is still on its way when the layer goes must not bring one of its blocks back.
+#[test]
+fn a_repair_that_is_answered_after_its_layer_was_freed_brings_nothing_back() {
+    for durable in [false, true] {
+        let mut w = World::new();
+        w.write(&[1, 2, 3], 1, 1, 5, 5);
+        w.stable(&[1, 2, 3], 1, Version::new(1, 1));
+        w.drive(1).r.store_mut().corrupt(KEY, 5);
+        assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::BadChecksum);
+        w.drive(1).event(Event::Control { id: 9, req: Control::FreeLayer { layer: LAYER } });
+        if durable {
+            w.drive(1).run();
+        } else {
+            // Met again before the order is durable.
+            w.drive(1).event(Event::Control { id: 8, req: Control::Repair { vol: VOL, key: KEY, block: 5 } });
+        }
+        w.settle();
+        assert_eq!((w.drive(1).count("healed"), w.drive(1).count("unhealed")), (0, 0), "{durable}");
+        assert!(w.chunk(1, 0).is_empty(), "{durable}");
+    }
+}
+
+#[test]
+fn a_repair_that_is_answered_after_its_block_is_gone_brings_nothing_back() {
+    let mut w = World::new();
+    w.write(&[1, 2, 3], 1, 1, 5, 5);
+    w.stable(&[1, 2, 3], 1, Version::new(1, 1));
+    w.drive(1).r.store_mut().corrupt(KEY, 5);
+    assert_eq!(w.drive(1).read(1, 5).hdr.status, Status::BadChecksum);
+    w.drive(1).run();
+    crate::compares::plant(&mut w, 1, 5, None, 0);
+    w.settle();
+    assert_eq!((w.drive(1).count("healed"), w.drive(1).count("unhealed")), (0, 0));
+    assert!(w.chunk(1, 0).is_empty());
+}
+
 #[test]
 fn a_block_that_no_peer_can_give_is_reported() {
     let mut w = World::new();

@@ -18,8 +18,19 @@ const AT_ONCE: u32 = 4;
 const WRITES: u32 = 64;
 /// Whoever asked has its answer after this time: a device that is this slow is not well.
 const TIME_MAX: Micros = 10_000_000;
-/// Internal id of the records; the process's own ids are lower.
-pub(super) const RECORD: u64 = u64::MAX;
+/// More than reads or records: keeps apart what two exercises ask for. What hung in one may end in the next.
+const EACH: u64 = 512;
+/// Internal ids of the records begin here; the process's own ids are lower.
+pub(super) const RECORDS: u64 = 1 << 63;
+
+fn token_of(id: u64, number: u32) -> u64 {
+    id.wrapping_mul(EACH).wrapping_add(u64::from(number))
+}
+
+/// Internal id of a record.
+pub(super) fn record_of(id: u64, number: u32) -> u64 {
+    RECORDS | token_of(id, number)
+}
 
 /// One under way.
 pub(super) struct Exercise {
@@ -32,6 +43,14 @@ pub(super) struct Exercise {
     write_began: Option<Micros>,
     times: Vec<u64>,
     errors: u64,
+}
+
+#[cfg(test)]
+impl Exercise {
+    /// Reads begun, records durable, whether one is on its way.
+    pub(super) fn progress(&self) -> (u32, u32, bool) {
+        (self.started, self.written, self.write_began.is_some())
+    }
 }
 
 impl DriveHandler {
@@ -65,8 +84,8 @@ impl DriveHandler {
             e.seed = e.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let slot = (e.seed >> 20) % layout.slots.max(1);
             e.started += 1;
-            e.running.insert(u64::from(e.started), cx.now_us());
-            let token = UserToken::new(CLASS_EXERCISE, u64::from(e.started));
+            let token = UserToken::new(CLASS_EXERCISE, token_of(e.id, e.started));
+            e.running.insert(token.id, cx.now_us());
             self.device.read_raw(cx, token, BufMut::with_len(BLOCK_SIZE), slot * BLOCK_SIZE as u64);
         }
         let reading = e.started < READS || !e.running.is_empty();
@@ -75,7 +94,8 @@ impl DriveHandler {
         }
         if e.written < WRITES {
             e.write_began = Some(cx.now_us());
-            self.step(cx, drystone_replica::Event::Control { id: RECORD, req: Control::Exercise });
+            let id = record_of(e.id, e.written);
+            self.step(cx, drystone_replica::Event::Control { id, req: Control::Exercise });
         } else {
             self.exercise_over();
         }
@@ -89,8 +109,8 @@ impl DriveHandler {
         self.exercise_on(cx);
     }
 
-    pub(super) fn exercise_written(&mut self, cx: &mut Ctx, ok: bool) {
-        let Some(e) = self.exercise.as_mut() else { return };
+    pub(super) fn exercise_written(&mut self, cx: &mut Ctx, id: u64, ok: bool) {
+        let Some(e) = self.exercise.as_mut().filter(|e| record_of(e.id, e.written) == id) else { return };
         let Some(began) = e.write_began.take() else { return };
         e.written += 1;
         e.times.push(cx.now_us().saturating_sub(began));

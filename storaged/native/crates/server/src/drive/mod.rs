@@ -370,8 +370,8 @@ impl DriveHandler {
     }
 
     fn control_done(&mut self, cx: &mut Ctx, id: u64, result: ControlResult) {
-        if id == exercise::RECORD {
-            return self.exercise_written(cx, result == ControlResult::Done);
+        if id >= exercise::RECORDS {
+            return self.exercise_written(cx, id, result == ControlResult::Done);
         }
         if id == SHUTDOWN && self.stopping {
             // Everything is durable and nothing is answered: that is news for others. A checkpoint now

@@ -32,6 +32,14 @@ enum Order {
     Act(fn(PeerId) -> Vec<Action>),
     /// Whether the device's answers are kept back: a device that hangs.
     Hold(bool),
+    /// Whether the reads of exercises are kept back.
+    HoldReads(bool),
+    /// The reads of an exercise that were kept back first are answered.
+    AnswerReads(usize),
+    /// The time of an exercise is over.
+    Late(u64),
+    /// Of the exercise that runs: reads begun and kept back, records durable, whether one is on its way.
+    Exercise(mpsc::Sender<(u32, usize, u32, bool)>),
     /// Longest time for closing.
     CloseMax(Micros),
     /// Answered when everything before it was done.
@@ -43,6 +51,8 @@ struct Probe {
     drive: DriveHandler,
     hold: bool,
     held: Vec<(UserToken, OpResult)>,
+    hold_reads: bool,
+    held_reads: Vec<(UserToken, OpResult)>,
     /// Counts what arrived from clients and was looked at.
     arrived: Arc<AtomicU64>,
     arriving: u64,
@@ -64,6 +74,17 @@ impl Handler for Probe {
                     self.drive.on_completion(cx, token, result);
                 }
             }
+            Order::HoldReads(hold) => {
+                self.hold_reads = hold;
+                self.answer_reads(cx, usize::MAX);
+            }
+            Order::AnswerReads(count) => self.answer_reads(cx, count),
+            Order::Late(id) => self.drive.exercise_late(id),
+            Order::Exercise(answer) => {
+                let e = self.drive.exercise.as_ref();
+                let (begun, written, writes) = e.map_or((0, 0, false), Exercise::progress);
+                answer.send((begun, self.held_reads.len(), written, writes)).unwrap();
+            }
             Order::CloseMax(max) => self.drive.close_max = max,
             Order::Sync(answer) => answer.send(()).unwrap(),
         }
@@ -71,6 +92,9 @@ impl Handler for Probe {
     fn on_completion(&mut self, cx: &mut Ctx, token: UserToken, result: OpResult) {
         if self.hold && token.class == CLASS_DEV {
             return self.held.push((token, result));
+        }
+        if self.hold_reads && token.class == CLASS_EXERCISE {
+            return self.held_reads.push((token, result));
         }
         if token.class == peers::CLASS_CONN && matches!(result, OpResult::Received { result: Ok(1..), .. }) {
             self.arriving += 1;
@@ -83,6 +107,15 @@ impl Handler for Probe {
     fn on_turn_end(&mut self, cx: &mut Ctx) {
         self.drive.on_turn_end(cx);
         self.arrived.fetch_add(std::mem::take(&mut self.arriving), Ordering::SeqCst);
+    }
+}
+
+impl Probe {
+    fn answer_reads(&mut self, cx: &mut Ctx, count: usize) {
+        let held = self.held_reads.len();
+        for (token, result) in self.held_reads.drain(..count.min(held)) {
+            self.drive.on_completion(cx, token, result);
+        }
     }
 }
 
@@ -119,7 +152,8 @@ impl Served {
         let (config, count) = (config_of(path.clone()), Arc::clone(&arrived));
         let build = move |cx: &mut Ctx| {
             let drive = config::open(config, listener, sink).unwrap()(cx);
-            Probe { drive, hold: false, held: Vec::new(), arrived: count, arriving: 0 }
+            let (held, held_reads) = (Vec::new(), Vec::new());
+            Probe { drive, hold: false, held, hold_reads: false, held_reads, arrived: count, arriving: 0 }
         };
         let (remote, running) = spawn("drive", Config::default(), build).unwrap();
         let mut client = Peer::connect(addr);
@@ -316,6 +350,52 @@ fn an_exercise_reads_and_writes_answers_once_and_leaves_the_drive_as_it_was() {
     served.tell(DriveCommand::Stop);
     let (_, _, report) = served.ended();
     assert!(report.clean && report.suspect.is_none(), "{report:?}");
+}
+
+impl Served {
+    fn exercise(&self) -> (u32, usize, u32, bool) {
+        let (answer, told) = mpsc::channel();
+        self.order(Order::Exercise(answer));
+        told.recv_timeout(DEADLINE).unwrap()
+    }
+}
+
+#[test]
+fn an_exercise_counts_no_read_of_the_one_before() {
+    let served = Served::start("exercise-reads");
+    served.order(Order::HoldReads(true));
+    served.tell(DriveCommand::Exercise { id: 1 });
+    until("reads that hang", || served.exercise().1 == 4);
+    served.order(Order::Late(1));
+    assert_eq!(served.exercised(1).1, 320, "nothing came back");
+    served.tell(DriveCommand::Exercise { id: 2 });
+    until("reads that hang", || served.exercise().1 == 8);
+    served.order(Order::AnswerReads(4));
+    assert_eq!(served.exercise().0, 4, "its own four are still out");
+    served.order(Order::HoldReads(false));
+    assert_eq!(served.exercised(2).1, 0);
+    served.tell(DriveCommand::Stop);
+    served.ended();
+}
+
+#[test]
+fn an_exercise_counts_no_record_of_the_one_before() {
+    let served = Served::start("exercise-records");
+    served.order(Order::Hold(true));
+    served.tell(DriveCommand::Exercise { id: 1 });
+    until("a record that hangs", || served.exercise().3);
+    served.order(Order::Late(1));
+    assert_eq!(served.exercised(1).1, 64, "all reads ended, no record did");
+    served.tell(DriveCommand::Exercise { id: 2 });
+    until("a record that hangs", || served.exercise().3);
+    served.order(Order::Act(|_| {
+        vec![Action::ControlDone { id: exercise::record_of(1, 0), result: ControlResult::Done }]
+    }));
+    assert_eq!(served.exercise().2, 0, "its own is still out");
+    served.order(Order::Hold(false));
+    assert_eq!(served.exercised(2).1, 0);
+    served.tell(DriveCommand::Stop);
+    served.ended();
 }
 
 #[test]

@@ -17,6 +17,11 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("a torn group followed by a valid one", None, torn_then_valid),
         Scenario::new("lying cache: everything since the start is lost", Some(Rule::PeerCheck), liar_loses_all),
         Scenario::new("lying cache: some sectors are lost", None, liar_loses_some),
+        Scenario::new(
+            "lying cache: who knows better is silent at the next open",
+            Some(Rule::DistrustStays),
+            liar_again,
+        ),
         Scenario::new("P14 an older image of a drive", Some(Rule::PeerCheck), older_image),
         Scenario::new("P14 a copy of a drive in another device", None, other_device),
         Scenario::new("garbage collection under a slow read", None, slow_read).in_world(nearly_full),
@@ -110,6 +115,36 @@ fn liar_loses_all(s: &mut Script) {
 
 fn liar_loses_some(s: &mut Script) {
     lying(s, 500);
+}
+
+/// A drive learns that it lost writes while no manager leads. It opens again, and no peer answers its check.
+fn liar_again(s: &mut Script) {
+    s.w.drives[2].dev.cache_kept = Some(0);
+    s.w.drives[2].dev.lies = true;
+    for block in 0..40 {
+        s.write_wait(0, block);
+    }
+    s.run(3_000_000);
+    s.w.stop_server(2, true);
+    s.restart(2);
+    s.run(3_000_000);
+    s.demand("it did not learn it", s.count("leave.peer_check") > 0);
+    s.w.stop_server(2, false);
+    s.rule(|f| if f.hdr.kind == MsgType::PeerCheck { HookVerdict::Lose } else { HookVerdict::Pass });
+    s.restart(2);
+    s.run(3_000_000);
+    for block in 0..40 {
+        s.read_each_run(0, block, 1);
+    }
+    let (id, asked) = (s.id(2), s.count("leave.peer_check"));
+    s.run(4_000_000);
+    s.demand("it does not ask to leave", s.count("leave.peer_check") > asked);
+    s.w.managed = true;
+    s.run(5_000_000);
+    s.until("it joins again and is filled", |w| w.meta.pg(0).is_some_and(|r| r.is_insync(id)));
+    for block in 0..40 {
+        s.read_each(0, block);
+    }
 }
 
 /// Blocks are overwritten while garbage collection moves them, and the power goes now and then.
