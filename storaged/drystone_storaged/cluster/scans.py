@@ -14,6 +14,8 @@ class StoredRole(StrEnum):
 
     IN_SYNC = "in-sync"
     JOINING = "joining"
+    FREED = "freed"
+    """What it held was freed after a move: it holds nothing whole, and shows that others did."""
     UNKNOWN = "unknown"
 
 

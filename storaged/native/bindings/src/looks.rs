@@ -188,6 +188,7 @@ fn role_name(role: StoredRole) -> &'static str {
         StoredRole::Unknown => "unknown",
         StoredRole::InSync => "in-sync",
         StoredRole::Joining => "joining",
+        StoredRole::Freed => "freed",
     }
 }
 

@@ -2,6 +2,7 @@
 //! has to be, and one call may be lost with the leader that took it.
 
 use drystone_store::api::ObjectStore;
+use drystone_types::ClusterMap;
 
 use crate::adopt::{is_remembered, records};
 use crate::api::{Action, LeaveWhy};
@@ -35,9 +36,15 @@ impl<S: ObjectStore> Replica<S> {
     /// its content credit: the drive asks to be taken for blank.
     fn disclaim(&mut self) {
         let me = self.cfg.drive;
+        let counted = |map: &ClusterMap, id| map.pg(id).is_some_and(|rec| rec.is_insync(me) || is_remembered(rec, me));
         for id in self.checks.distrusted() {
-            if self.map.pg(id).is_some_and(|rec| rec.is_insync(me) || is_remembered(rec, me)) {
+            if counted(&self.map, id) {
                 self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::PeerCheck });
+            }
+        }
+        for id in self.freeing.marked() {
+            if counted(&self.map, id) && self.is_freed(id) {
+                self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::Freed });
             }
         }
     }

@@ -42,6 +42,8 @@ pub enum StoredRole {
     InSync = 1,
     /// Joining: what it holds of the PG is not all of it.
     Joining = 2,
+    /// What it held was freed, or is being freed, and no whole copy was made since.
+    Freed = 3,
 }
 
 impl StoredPg {
@@ -77,6 +79,7 @@ impl StoredRole {
         let role = match r.u8().ok()? {
             1 => StoredRole::InSync,
             2 => StoredRole::Joining,
+            3 => StoredRole::Freed,
             _ => StoredRole::Unknown,
         };
         Some((PgId::from_wire(pg), epoch, role))
@@ -179,6 +182,7 @@ impl<S: ObjectStore> Replica<S> {
             resyncing: Default::default(),
             resync_wake: None,
             freed: VecDeque::new(),
+            freeing: Default::default(),
             stored_pgs: Table::default(),
             dirty_pgs: VecDeque::new(),
             last_client: 0,
@@ -235,7 +239,15 @@ impl<S: ObjectStore> Replica<S> {
                     self.checks.distrust(PgId::from_wire(r.u32().ok()?));
                 }
             }
-            MetaKey::Drive(_) => {}
+            MetaKey::Drive(id) => {
+                // Values come in the order of their keys: what was adopted is here already. An older version goes on
+                // adopting epochs and leaves the role as it was; a stop between the two leaves a newer role.
+                if let Some((pg, epoch, StoredRole::Freed)) = StoredRole::decode(id, value) {
+                    if self.stored_pgs.get(&pg).is_none_or(|stored| stored.epoch <= epoch) {
+                        self.freeing.mark(pg, epoch);
+                    }
+                }
+            }
         }
         Some(())
     }
@@ -249,7 +261,7 @@ mod tests {
     fn a_role_is_read_back_with_its_group_and_epoch_and_no_other_value_is_one() {
         let pg = PgId { pool: PoolId(3), pg: 77 };
         let MetaKey::Drive(key) = StoredRole::key(pg) else { return };
-        for role in [StoredRole::Unknown, StoredRole::InSync, StoredRole::Joining] {
+        for role in [StoredRole::Unknown, StoredRole::InSync, StoredRole::Joining, StoredRole::Freed] {
             assert_eq!(StoredRole::decode(key, &role.encode(Epoch(9))), Some((pg, Epoch(9), role)));
         }
         assert_eq!(StoredRole::decode(FREED_KEY, &StoredRole::InSync.encode(Epoch(9))), None);

@@ -435,6 +435,7 @@ impl World {
             Ev::OtherMedium(d, life) => self.other_medium(d, life),
             Ev::NewestStore => self.newest_store(),
             Ev::Orders => self.give_orders(),
+            Ev::Recreate(id) => self.recreate(id),
             Ev::Compare(turn) => self.compare_next(turn),
         }
     }

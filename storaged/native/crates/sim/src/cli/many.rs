@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use drystone_sim::counts::Counts;
-use drystone_sim::plan::{DRIVE_FAULTS, DRIVE_FAULTS_FROM, FAULTS};
+use drystone_sim::plan::{DRIVE_FAULTS, DRIVE_FAULTS_FROM, FAULTS, MOVES};
 use drystone_sim::regress::Regression;
 use drystone_sim::runner::{run_guarded, run_many, Summary, Trace, Verdict};
 use drystone_sim::shrink::{shrink, RUNS_MAX};
@@ -27,12 +27,12 @@ fn missing(counts: &Counts, from: u64, seeds: u64) -> Vec<&'static str> {
         return Vec::new();
     }
     let spoilt = DRIVE_FAULTS.iter().map(|f| f.name()).chain(DAMAGE).filter(|_| from >= DRIVE_FAULTS_FROM);
-    let always = FAULTS.iter().map(|f| f.name()).chain(PATHS);
+    let always = FAULTS.iter().chain(&MOVES).map(|f| f.name()).chain(PATHS);
     always.chain(spoilt).filter(|name| counts.get(name) == 0).collect()
 }
 
 /// Paths beside the faults: refusals, membership, recovery, resync, space, the network's tricks.
-const PATHS: [&str; 64] = [
+const PATHS: [&str; 69] = [
     "answer.nack_epoch",
     "answer.nack_gen",
     "answer.retry",
@@ -56,6 +56,9 @@ const PATHS: [&str; 64] = [
     "drop.dead",
     "drop.lease_over",
     "drop.quiesced",
+    "freed.again",
+    "freed.groups",
+    "freed.objects",
     "layer.frozen",
     "layer.frozen_by_next",
     "lease.held",
@@ -70,6 +73,8 @@ const PATHS: [&str; 64] = [
     "pg.joins",
     "pg.promotions",
     "pg.joiner_dropped",
+    "pg.recreated",
+    "pg.retired",
     "replica.copies_served",
     "replica.healed",
     "replica.late_nacks",
