@@ -138,6 +138,15 @@ class World:
             self.target = (*self.target[:-1], drive)
             self.save()
 
+    def free(self, drive: int) -> None:
+        """What a move left goes: the drive is forgotten, and every place has its copy."""
+        if drive in self.members or drive in self.target or not self.insync.issuperset(self.target):
+            return
+        self.out.discard(drive)
+        self.disks[drive].noted = (self.epoch, StoredRole.FREED)
+        self.disks[drive].holds = set()
+        self.save()
+
     def note(self, drive: int) -> None:
         if drive in self.members:
             self.disks[drive].noted = (self.epoch, self.role(drive))

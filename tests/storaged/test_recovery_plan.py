@@ -17,6 +17,7 @@ STEPS = st.one_of(
     st.tuples(st.just("join"), DRIVES),
     st.tuples(st.just("promote"), DRIVES),
     st.tuples(st.just("retarget"), DRIVES),
+    st.tuples(st.just("free"), DRIVES),
     st.tuples(st.just("note"), DRIVES),
     st.tuples(st.just("attach"), st.none()),
 )

@@ -4,7 +4,7 @@
 //! Absence of a PG from a map proves nothing. A mark is durable before the first block goes: from then on the copy
 //! counts for nothing, whatever a map says, until a whole copy was made again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use drystone_store::api::{BlockKind, BlockRecord, MetaKey, ObjectStore, Record, SpaceClass, Stream};
 use drystone_types::consts::{Micros, CHUNK_BLOCKS};
@@ -55,8 +55,8 @@ pub(crate) struct Freeing {
     member: BTreeMap<PgId, Epoch>,
     /// Since when nobody wants a PG, as far as it was looked at.
     since: BTreeMap<PgId, Micros>,
-    /// PGs of which something is newer than the map.
-    refused: BTreeSet<PgId>,
+    /// PGs of which something is newer than the epoch that the map showed.
+    refused: BTreeMap<PgId, Epoch>,
     look: Option<Micros>,
     job: Option<Job>,
     steps: u64,
@@ -131,7 +131,7 @@ impl<S: ObjectStore> Replica<S> {
         let mut since = core::mem::take(&mut self.freeing.since);
         since.retain(|id, _| left.contains(id));
         for id in &left {
-            if self.unwanted(*id).is_some() && !self.freeing.refused.contains(id) {
+            if self.unwanted(*id).is_some_and(|epoch| self.freeing.refused.get(id) != Some(&epoch)) {
                 since.entry(*id).or_insert(now);
             } else {
                 since.remove(id);
@@ -189,7 +189,7 @@ impl<S: ObjectStore> Replica<S> {
         let batch = self.store.objects_of(job.pg, job.after, FREE_BATCH);
         if batch.iter().any(|(_, _, last_mod)| *last_mod > epoch) && self.cfg.rules.on(Rule::FreeEpoch) {
             self.stats.free_refused += 1;
-            self.freeing.refused.insert(job.pg);
+            self.freeing.refused.insert(job.pg, epoch);
             self.freeing.since.remove(&job.pg);
             return self.report(Report::MapRefused(OLD_MAP));
         }

@@ -6,8 +6,8 @@ use drystone_types::{DriveId, Frame, LayerId};
 
 use crate::compares::COMPARE_ID;
 use crate::deletions::ORDER_ID;
-use crate::moves::RETIRE_ID;
 use crate::event::{End, Ev, Life, News, Proc, Request};
+use crate::moves::RETIRE_ID;
 use crate::storage;
 use crate::world::{Place, Time, World};
 

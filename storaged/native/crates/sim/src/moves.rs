@@ -151,9 +151,8 @@ impl World {
     pub(crate) fn lose_for_long(&mut self, d: usize) -> bool {
         let (n, id) = (self.drives[d].node, self.drives[d].id);
         let records = self.meta.shard().1;
-        let spare = |r: &PgRecord| {
-            r.target.contains(&id) && self.drives.iter().any(|x| x.node != n && self.fits(r, id, x))
-        };
+        let spare =
+            |r: &PgRecord| r.target.contains(&id) && self.drives.iter().any(|x| x.node != n && self.fits(r, id, x));
         if self.newest.is_some() || !self.nodes[n].up || !records.iter().any(spare) {
             return false;
         }
@@ -181,7 +180,7 @@ impl World {
 
     /// FREED: a drive frees only what nobody counts on, now or when it comes back.
     pub(crate) fn check_freeing(&mut self, d: usize, pg: PgId) {
-        self.counts.hit("freed.objects");
+        self.counts.hit("freed.steps");
         let id = self.drives[d].id;
         let Some(record) = self.truth().pg(pg.pg).cloned() else { return };
         let credit = record.out.iter().any(|o| o.drive == id && o.e0 > Epoch(0));

@@ -58,7 +58,7 @@ const PATHS: [&str; 69] = [
     "drop.quiesced",
     "freed.again",
     "freed.groups",
-    "freed.objects",
+    "freed.steps",
     "layer.frozen",
     "layer.frozen_by_next",
     "lease.held",
