@@ -378,6 +378,21 @@ mod tests {
     }
 
     #[test]
+    fn groups_and_their_objects_are_walked_in_order_and_in_pages() {
+        let mut index = Index::new(Layout::new(64 << 20, 256 << 10).unwrap(), Rules::ALL);
+        let pg = |n| PgId { pg: n, ..PgId::default() };
+        for (n, chunk) in [(3, 7), (1, 2), (3, 5), (9, 0)] {
+            index.ensure(ObjKey { layer: LayerId(4), chunk }, VolumeId(1), pg(n), Epoch(n));
+        }
+        assert_eq!(index.groups(), [pg(1), pg(3), pg(9)]);
+        let page = |after, max| index.objects_of(pg(3), after, max).into_iter().map(|(_, key, _)| key.chunk).collect();
+        let (all, first): (Vec<u64>, Vec<u64>) = (page(None, 9), page(None, 1));
+        let rest: Vec<u64> = page(Some((VolumeId(1), ObjKey { layer: LayerId(4), chunk: 5 })), 9);
+        assert_eq!((all, first, rest), (vec![5, 7], vec![5], vec![7]));
+        assert_eq!(index.objects_of(pg(2), None, 9), []);
+    }
+
+    #[test]
     fn a_move_applies_only_where_the_index_still_points_to_its_source() {
         let mut index = Index::new(Layout::new(64 << 20, 256 << 10).unwrap(), Rules::ALL);
         index.apply(&entry(0, 0, 4), Loc::data(100, 1), |_| false);
