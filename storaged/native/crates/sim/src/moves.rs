@@ -18,6 +18,9 @@ const OUT_TIME: (Time, Time) = (3_000_000, 5_000_000);
 /// How long such a drive is away.
 const AWAY: (Time, Time) = (6_000_000, 20_000_000);
 
+/// Changes of PGs, and the open nonces that they rest on.
+type Ending = (Vec<(u32, Change)>, Vec<(DriveId, u64)>);
+
 impl World {
     fn at_of(&self, id: DriveId) -> Option<usize> {
         self.drives.iter().position(|d| d.id == id)
@@ -64,7 +67,7 @@ impl World {
 
     /// What ends a move: who has no place leaves when all places are filled, and is forgotten. Gives the changes and
     /// the open nonces that they rest on.
-    pub(crate) fn end_moves(&mut self, m: usize, records: &[PgRecord]) -> (Vec<(u32, Change)>, Vec<(DriveId, u64)>) {
+    pub(crate) fn end_moves(&mut self, m: usize, records: &[PgRecord]) -> Ending {
         for (pg, record) in (0u32..).zip(records) {
             if !self.settled(record) {
                 continue;
