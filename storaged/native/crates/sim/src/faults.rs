@@ -252,6 +252,7 @@ impl World {
     pub fn heal_world(&mut self) {
         // What stands still goes on by itself within seconds.
         self.phase = Phase::Healing;
+        self.healed_at = self.now;
         self.cuts.clear();
         self.clogs.clear();
         let plan = &mut self.plan;

@@ -15,6 +15,9 @@ pub const RETIRE_ID: u64 = 1 << 43;
 const MOVING_MAX: usize = 3;
 /// How long a place waits for a drive that is away.
 const OUT_TIME: (Time, Time) = (3_000_000, 5_000_000);
+/// What is freed needs a lease. A node may stay without one for good here: of a suspicion of a node that is in sync
+/// nowhere the model's managers may lose sight, and nobody waits for it but this.
+const LEASE_MAX: Time = 60_000_000;
 /// How long such a drive is away.
 const AWAY: (Time, Time) = (6_000_000, 20_000_000);
 
@@ -202,7 +205,22 @@ impl World {
             for (pg, record) in groups.into_iter().filter_map(|g| records.get(g.pg as usize).map(|r| (g.pg, r))) {
                 let remembered = record.out.iter().any(|o| o.drive == drive.id);
                 if !(record.is_member(drive.id) || record.target.contains(&drive.id) || remembered) {
-                    return Some(format!("drive {} still holds pg{pg}, which moved away: {record:?}", drive.id));
+                    let node = &self.nodes[drive.node];
+                    let late = self.now > self.healed_at.saturating_add(LEASE_MAX);
+                    if late && node.page.iter().all(|until| *until <= self.now) {
+                        continue;
+                    }
+                    let (lease, beacon) = (node.page.clone(), node.beacon.is_some());
+                    return Some(format!(
+                        "drive {} of node{} (leases {lease:?} at {}, a beacon {beacon}, opening {}, reads a map {:?}, \
+                         suspects {:?}) still holds pg{pg}, which moved away: {record:?}",
+                        drive.id,
+                        drive.node,
+                        self.now,
+                        node.opening,
+                        node.reading,
+                        self.truth().suspects
+                    ));
                 }
             }
         }
