@@ -156,7 +156,8 @@ class World:
     def learn(self, drive: int) -> None:
         """One that was dropped while it was away opens again, and reads the map."""
         disk = self.disks.get(drive)
-        if disk and disk.noted[0] and drive not in self.members:
+        freed = disk is not None and disk.noted[1] is StoredRole.FREED
+        if disk and disk.noted[0] and not freed and drive not in self.members:
             disk.noted = (max(disk.noted[0], self.epoch), StoredRole.OUT)
 
     def join(self, drive: int) -> None:
@@ -185,6 +186,15 @@ class World:
         if drive not in self.target and drive in self.disks:
             self.target = (*self.target[:-1], drive)
             self.save()
+
+    def free(self, drive: int) -> None:
+        """What a move left goes: the drive is forgotten, and every place has its copy."""
+        if drive in self.members or drive in self.target or not self.insync.issuperset(self.target):
+            return
+        self.out.discard(drive)
+        self.disks[drive].noted = (self.epoch, StoredRole.FREED)
+        self.disks[drive].holds = set()
+        self.save()
 
     def note(self, drive: int) -> None:
         if drive in self.members:

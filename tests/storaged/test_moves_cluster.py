@@ -52,6 +52,8 @@ def test_no_block_forgets_or_forks_while_drives_are_emptied_filled_and_re_create
             cluster.cli("drive", "evacuate", "2", "--wait", timeout_s=WAIT_S)
             assert drive(cluster, 2)["held"] == 0
             assert drive(cluster, 2)["state"] == "up"
+            # What it gave away goes as well.
+            wait_for(lambda: drive(cluster, 2)["used"] == 0, "an empty drive 2", WAIT_S)
             client.goes_on(WRITES, WAIT_S)
             judged(client, folder)
 

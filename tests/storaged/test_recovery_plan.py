@@ -38,6 +38,7 @@ ORDERLY = (
     step("move all", st.none()),
     step("format", st.none()),
     step("formatted", st.none()),
+    step("free", DRIVES),
 )
 """What leaves a note on every drive that lives through it."""
 # A drive that is dropped while it is away; and one of a version that noted no leave.

@@ -138,9 +138,21 @@ def test_nobody_who_noted_the_newest_epoch_is_refused_and_never_guessed():
     distrusted = scanned(3, pg(9, distrusted=True))
     # Moved away since: whoever has the group now is not among those that are scanned.
     left = scanned(3, pg(9, StoredRole.OUT))
-    for last in (joiner, stamped, distrusted, left):
+    freed = scanned(3, pg(9, StoredRole.FREED, objects=0))
+    for last in (joiner, stamped, distrusted, left, freed):
         made = inputs(node(1, scanned(1)), node(2, scanned(2)), node(3, last))
         one_refusal(made, "none noted that it was in sync in it")
+
+
+def test_a_freed_copy_counts_for_nothing_and_keeps_an_older_one_from_counting():
+    freed = scanned(3, pg(7, StoredRole.FREED, objects=2))
+    found = plan(inputs(node(1, scanned(1, pg(7))), node(2, scanned(2, pg(8))), node(3, freed)))
+    assert found.pgs[REF].insync == (2,)
+    # Those it moved to are not here: nothing is taken for empty, and nothing older for the newest.
+    alone = inputs(node(3, freed), without=(1, 2))
+    one_refusal(alone, "drive 3: freed in epoch 7")
+    older = inputs(node(1, scanned(1, pg(6))), node(3, freed), without=(2,))
+    one_refusal(older, "none noted that it was in sync in it")
 
 
 def test_a_drive_that_was_dropped_and_stamped_its_drop_does_not_count():

@@ -16,6 +16,8 @@ class StoredRole(StrEnum):
     JOINING = "joining"
     OUT = "out"
     """It left in this epoch, or learnt at an open that it had."""
+    FREED = "freed"
+    """What it held was freed after a move: it holds nothing whole, and shows that others did."""
     UNKNOWN = "unknown"
 
 

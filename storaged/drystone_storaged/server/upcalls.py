@@ -23,7 +23,11 @@ PGS_MAX: Final = 1024  # a call's limit
 PAGES_MAX: Final = 4096
 """16 million volumes: a manager that sends more pages than that is broken."""
 
-BLANK: Final = ("the log prefix cannot be proven", "a stable version that a peer holds")
+BLANK: Final = (
+    "the log prefix cannot be proven",
+    "a stable version that a peer holds",
+    "what it held of the group was freed",
+)
 """Reasons after which the old content proves nothing: the drive returns as blank."""
 OF_JOINERS: Final = (
     "no space for the copy",

@@ -189,6 +189,7 @@ fn role_name(role: StoredRole) -> &'static str {
         StoredRole::InSync => "in-sync",
         StoredRole::Joining => "joining",
         StoredRole::Out => "out",
+        StoredRole::Freed => "freed",
     }
 }
 

@@ -51,6 +51,7 @@ fn leave_text(why: LeaveWhy) -> &'static str {
         LeaveWhy::PeerCheck => "a stable version that a peer holds is missing here",
         LeaveWhy::NoSpace => "no space for the copy",
         LeaveWhy::DriveFailed => "the device failed",
+        LeaveWhy::Freed => "what it held of the group was freed",
         LeaveWhy::Behind => "it lacks a write that only unreadable copies hold",
     }
 }
@@ -177,6 +178,8 @@ fn report_json(drive: u32, report: &Report) -> Value {
             json!({"what": "copy_stuck", "pool": pg.pool.0, "pg": pg.pg, "sources": sources, "blocks": blocks, "why": why})
         }
         Report::CopyFreed { pg } => json!({"what": "copy_freed", "pool": pg.pool.0, "pg": pg.pg}),
+        Report::Freeing { pg } => json!({"what": "freeing", "pool": pg.pool.0, "pg": pg.pg}),
+        Report::Freed { pg } => json!({"what": "freed", "pool": pg.pool.0, "pg": pg.pg}),
         Report::DriveFailed(text) => json!({"what": "drive_failed", "reason": text}),
         Report::MapRefused(text) => json!({"what": "map_refused", "reason": text}),
     };

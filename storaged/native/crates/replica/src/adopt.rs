@@ -109,9 +109,13 @@ impl<S: ObjectStore> Replica<S> {
         pg.rec = rec.clone();
         pg.role = role;
         pg.draining = false;
+        if role != Role::Out {
+            self.freeing.member_in(id, rec.epoch);
+        }
         if rec.epoch > quiesced {
             pg.quiesced = Epoch(0);
         }
+        self.close_freed(id);
         self.store.set_oldest_out(id, rec.oldest_out());
         match (before, role) {
             (_, Role::Out) => {
@@ -189,6 +193,8 @@ impl<S: ObjectStore> Replica<S> {
             // A check could pass where nobody answers.
             Role::InSync if self.is_closed(id) => {}
             // A PG made while this drive is open has nothing to compare.
+            // Closed for good: a check that passed would open it.
+            Role::InSync if self.is_freed(id) => {}
             Role::InSync if self.adopted_rev.0 == 0 => self.start_peer_check(id),
             Role::InSync => {}
             Role::Joining(join) => self.resume_join(id, join),
@@ -200,6 +206,7 @@ impl<S: ObjectStore> Replica<S> {
     pub(crate) fn map_adopted(&mut self) {
         if self.pgs.values().all(|pg| !pg.draining) {
             self.adopted_rev = self.map.revision;
+            self.freeing.look_at(self.now);
         }
     }
 
@@ -228,6 +235,7 @@ impl<S: ObjectStore> Replica<S> {
             _ => Epoch(0),
         };
         let role = match pg.role {
+            _ if self.freeing.is_marked(id) => StoredRole::Freed,
             Role::InSync => StoredRole::InSync,
             Role::Joining(_) => StoredRole::Joining,
             Role::Out => StoredRole::Out,

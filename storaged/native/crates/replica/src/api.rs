@@ -225,6 +225,8 @@ pub enum LeaveWhy {
     /// A joiner holds an older version of a block than the in-sync copies, which cannot read theirs: only a new join
     /// makes it void.
     Behind,
+    /// What it held was freed after a move: a map that counts on it is an old one.
+    Freed,
 }
 
 /// Why a copy does not go on.
@@ -314,6 +316,16 @@ pub enum Report {
     },
     /// That copy goes on: it was promoted, dropped, or the blocks can be read again.
     CopyFreed {
+        /// PG.
+        pg: PgId,
+    },
+    /// Objects of a PG that left this drive are freed.
+    Freeing {
+        /// PG.
+        pg: PgId,
+    },
+    /// Nothing is left here of a PG that moved away.
+    Freed {
         /// PG.
         pg: PgId,
     },

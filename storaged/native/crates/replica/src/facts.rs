@@ -98,7 +98,7 @@ impl Facts {
                 // Values come in the order of their keys: that of the PG is here already.
                 if let Some((pg, epoch, role)) = StoredRole::decode(id, value) {
                     let counts = |known: &PgFacts| role.counts(epoch, known.epoch);
-                    if role == StoredRole::Out {
+                    if matches!(role, StoredRole::Out | StoredRole::Freed) {
                         // A drive may leave before it noted anything else.
                         self.pgs.entry(pg).or_default();
                     }

@@ -2,6 +2,7 @@
 //! has to be, and one call may be lost with the leader that took it.
 
 use drystone_store::api::ObjectStore;
+use drystone_types::PgId;
 
 use crate::adopt::{is_remembered, records};
 use crate::api::{Action, LeaveWhy};
@@ -36,11 +37,13 @@ impl<S: ObjectStore> Replica<S> {
     /// client with an older map would read here what the others have changed since (I10).
     fn disclaim(&mut self) {
         let me = self.cfg.drive;
-        for id in self.checks.distrusted() {
-            let closed = |id| self.is_closed(id) || !self.pgs.contains_key(&id);
-            if self.map.pg(id).is_some_and(|rec| rec.is_insync(me) && closed(id) || is_remembered(rec, me)) {
-                self.out.push(Action::LeavePg { pg: id, why: LeaveWhy::PeerCheck });
-            }
-        }
+        let counted = |id: PgId| {
+            let closed = self.is_closed(id) || !self.pgs.contains_key(&id);
+            self.map.pg(id).is_some_and(|rec| rec.is_insync(me) && closed || is_remembered(rec, me))
+        };
+        let distrusted = self.checks.distrusted().into_iter().map(|id| (id, LeaveWhy::PeerCheck));
+        let freed = self.freeing.marked().into_iter().filter(|id| self.is_freed(*id)).map(|id| (id, LeaveWhy::Freed));
+        let asked: Vec<_> = distrusted.chain(freed).filter(|(id, _)| counted(*id)).collect();
+        self.out.extend(asked.into_iter().map(|(pg, why)| Action::LeavePg { pg, why }));
     }
 }

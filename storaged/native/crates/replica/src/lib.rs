@@ -11,6 +11,7 @@
 //! | `adopt`, `join`, `resync`, `bulk` | maps, becoming a member, the copy, and that it waits for clients |
 //! | `repair`, `peer_check`, `relay`, `requests` | what this drive asks of others |
 //! | `cross_check`, `cross_diff` | comparing what the in-sync copies hold |
+//! | `freeing` | what a move left behind goes, once nobody can want it |
 //! | `scrub_pace` | that a scrub waits for clients |
 //! | `bad_blocks` | which blocks are bad, and whose turn it is to be healed |
 //! | `startup`, `control`, `stats`, `limits`, `facts` | open, control requests, counters, limits, what a log tells |
@@ -28,6 +29,7 @@ mod cross_diff;
 mod dispatch;
 mod facts;
 mod fence;
+mod freeing;
 mod join;
 mod leaving;
 pub mod limits;

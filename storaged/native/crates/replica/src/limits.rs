@@ -33,6 +33,18 @@ pub const RELAYS_MAX: usize = 4096;
 pub const RELAY_TTL: Micros = 5_000_000;
 /// Entries of one part of a SEAL answer: 29 bytes each, within the metadata limit.
 pub const SEAL_ENTRIES_MAX: usize = 30_000;
+/// What a move left stays for this long after the map showed that nobody wants it: another copy that is dying shows
+/// in the map within five seconds (engine §4.8), and stops it.
+pub const FREE_AFTER: Micros = 10_000_000;
+/// How often what is left by moves is looked at: an index look per PG, and who wants it may change by the lease alone.
+pub const FREE_LOOK: Micros = 1_000_000;
+/// Objects freed at a time: two groups of the log, durable before the next ones.
+pub const FREE_BATCH: usize = 96;
+/// Between two looks at as many of them, before the first one goes.
+pub const FREE_STEP: Micros = 1_000;
+/// Pause after each while clients are active: a thousand objects (4 GiB at most) take half a second, and a client
+/// waits behind two slots of the log at most.
+pub const FREE_PAUSE_BUSY: Micros = 50_000;
 /// Most blocks of one TRIM or ZERO: one chunk.
 pub const HOLE_BLOCKS_MAX: u32 = 1024;
 /// Requests up to this many blocks use the small stream (64 KiB).

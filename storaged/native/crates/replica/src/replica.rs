@@ -12,6 +12,7 @@ use crate::api::{Action, Config, Event, PeerId, PeerInfo, Report};
 use crate::bad_blocks::{BadBlocks, FoundBy};
 use crate::bulk::Bulk;
 use crate::cross_check::Compare;
+use crate::freeing::Freeing;
 use crate::limits::USAGE_PERIOD;
 use crate::peer_check::Checks;
 use crate::relay::Relays;
@@ -70,6 +71,8 @@ pub struct Replica<S: ObjectStore> {
     pub(crate) leave_again: Option<Micros>,
     /// Layers freed lately: a peer that has not freed them yet still lists them.
     pub(crate) freed: VecDeque<LayerId>,
+    /// What moves left here, and what of it is freed.
+    pub(crate) freeing: Freeing,
     pub(crate) stored_pgs: Table<PgId, crate::startup::StoredPg>,
     /// What the log said of this drive's part at the open, where that counts; that it left is added as it leaves.
     pub(crate) noted: BTreeMap<PgId, (Epoch, StoredRole)>,
@@ -142,6 +145,7 @@ impl<S: ObjectStore> Replica<S> {
             self.repairs.deadline(),
             self.compare.as_ref().and_then(|c| c.deadline()),
             self.scrub_pace.deadline(),
+            self.freeing.deadline(),
             Some(self.usage_at),
         ]
         .into_iter()
@@ -305,6 +309,7 @@ impl<S: ObjectStore> Replica<S> {
             Then::RepairDone(key, block) => self.repair_done(key, block),
             Then::QuiesceLogged { pg, epoch, who } => self.quiesce_logged(pg, epoch, who),
             Then::LayerFreed { id, layer } => self.layer_freed(id, layer),
+            Then::FreeStep(step) => self.free_step_done(step),
             Then::Control(id) => self.control_done(id),
             // These end with an answer of the store that carries data, never here.
             Then::Read { .. }
@@ -336,6 +341,7 @@ impl<S: ObjectStore> Replica<S> {
         self.relays.expire(self.now);
         self.resync_timers();
         self.repair_again();
+        self.free_timers();
         if self.now >= self.usage_at {
             self.usage_at = self.now + USAGE_PERIOD;
             let usage = self.store.take_usage();

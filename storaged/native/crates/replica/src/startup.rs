@@ -42,6 +42,8 @@ pub enum StoredRole {
     InSync = 1,
     /// Joining: what it holds of the PG is not all of it.
     Joining = 2,
+    /// What it held was freed, or is being freed, and no whole copy was made since.
+    Freed = 3,
     /// Out since this epoch: it was in sync or joining before.
     Out = 4,
 }
@@ -71,9 +73,10 @@ impl StoredRole {
         w.u32(epoch.0).u8(self as u8);
         w.finish()
     }
-    /// Whether it tells of a drive that adopted this epoch last: what is adopted last is from before the drive left.
+    /// Whether it tells of a drive that adopted this epoch last: what is adopted last is from before the drive left. An
+    /// older version goes on adopting epochs and leaves the role as it was.
     pub(crate) fn counts(self, epoch: Epoch, adopted: Epoch) -> bool {
-        epoch == adopted || self == StoredRole::Out && epoch > adopted
+        epoch == adopted || matches!(self, StoredRole::Out | StoredRole::Freed) && epoch > adopted
     }
     /// PG, epoch and role, if this is the key of one.
     pub(crate) fn decode(key: u64, value: &[u8]) -> Option<(PgId, Epoch, StoredRole)> {
@@ -83,6 +86,7 @@ impl StoredRole {
         let role = match r.u8().ok()? {
             1 => StoredRole::InSync,
             2 => StoredRole::Joining,
+            3 => StoredRole::Freed,
             4 => StoredRole::Out,
             _ => StoredRole::Unknown,
         };
@@ -186,6 +190,7 @@ impl<S: ObjectStore> Replica<S> {
             resyncing: Default::default(),
             resync_wake: None,
             freed: VecDeque::new(),
+            freeing: Default::default(),
             stored_pgs: Table::default(),
             noted: BTreeMap::new(),
             dirty_pgs: VecDeque::new(),
@@ -249,6 +254,9 @@ impl<S: ObjectStore> Replica<S> {
                     let adopted = self.stored_pgs.get(&pg).map_or(Epoch(0), |stored| stored.epoch);
                     if role.counts(epoch, adopted) {
                         self.noted.insert(pg, (epoch, role));
+                        if role == StoredRole::Freed {
+                            self.freeing.mark(pg, epoch);
+                        }
                     }
                 }
             }
@@ -265,7 +273,8 @@ mod tests {
     fn a_role_is_read_back_with_its_group_and_epoch_and_no_other_value_is_one() {
         let pg = PgId { pool: PoolId(3), pg: 77 };
         let MetaKey::Drive(key) = StoredRole::key(pg) else { return };
-        for role in [StoredRole::Unknown, StoredRole::InSync, StoredRole::Joining, StoredRole::Out] {
+        let roles = [StoredRole::Unknown, StoredRole::InSync, StoredRole::Joining, StoredRole::Freed, StoredRole::Out];
+        for role in roles {
             assert_eq!(StoredRole::decode(key, &role.encode(Epoch(9))), Some((pg, Epoch(9), role)));
         }
         assert_eq!(StoredRole::decode(FREED_KEY, &StoredRole::InSync.encode(Epoch(9))), None);

@@ -129,6 +129,8 @@ pub(crate) enum Then {
     QuiesceLogged { pg: PgId, epoch: Epoch, who: Asker },
     /// An order to free a layer is durable.
     LayerFreed { id: u64, layer: LayerId },
+    /// A step of the freeing of a PG is durable.
+    FreeStep(u64),
     /// A control request ends.
     Control(u64),
 }

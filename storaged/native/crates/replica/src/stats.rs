@@ -65,6 +65,12 @@ counters! {
     restamped,
     /// Joins begun.
     joins,
+    /// PGs of which everything was freed after a move.
+    groups_freed,
+    /// Objects freed so.
+    objects_freed,
+    /// PGs that were not freed because the map is older than what the drive holds of them.
+    free_refused,
     /// Promotions seen.
     promotions,
     /// Drops seen.

@@ -158,6 +158,9 @@ impl World {
                 Change::Drop(_) => "pg.drops",
                 Change::Join(_) => "pg.joins",
                 Change::Promote(..) => "pg.promotions",
+                Change::Retarget(..) => "pg.retargeted",
+                Change::Retire(..) => "pg.retired",
+                Change::Forget(_) => "pg.forgotten",
             });
         }
     }

@@ -7,6 +7,7 @@ use drystone_types::{DriveId, Frame, LayerId};
 use crate::compares::COMPARE_ID;
 use crate::deletions::ORDER_ID;
 use crate::event::{End, Ev, Life, News, Proc, Request};
+use crate::moves::RETIRE_ID;
 use crate::storage;
 use crate::world::{Place, Time, World};
 
@@ -119,6 +120,7 @@ impl World {
                     LeaveWhy::NoSpace => "leave.no_space",
                     LeaveWhy::DriveFailed => "leave.drive_failed",
                     LeaveWhy::Behind => "leave.behind",
+                    LeaveWhy::Freed => "leave.freed",
                 });
                 let nonce = self.drives[d].nonce;
                 self.tell_managers(News::Leave { pg: pg.pg, drive: id, nonce });
@@ -144,11 +146,19 @@ impl World {
             Report::Divergent { drive, key, .. } => {
                 self.compare_told(d, drive, key.layer, &format!("{report:?}"));
             }
+            Report::Freeing { pg } => self.check_freeing(d, pg),
+            Report::Freed { .. } => self.counts.hit("freed.groups"),
             Report::Usage(_) | Report::Resync { .. } | Report::MapRefused(_) | Report::ScrubProgress { .. } => {}
         }
     }
 
     fn control_done(&mut self, d: usize, control: u64, result: ControlResult) {
+        if control >= RETIRE_ID {
+            if result == ControlResult::Done {
+                self.may_retire(d, control);
+            }
+            return;
+        }
         if control >= COMPARE_ID {
             return self.compare_done((control - COMPARE_ID) as u32, result);
         }

@@ -144,6 +144,17 @@ pub enum News {
     DriveError(DriveId),
     /// A drive answered QUIESCE.
     Quiesced(DriveId),
+    /// A drive without a place promised to answer no reads of a PG in an epoch.
+    MayRetire {
+        /// PG.
+        pg: u32,
+        /// Drive.
+        drive: DriveId,
+        /// Epoch.
+        epoch: Epoch,
+        /// Its open nonce.
+        nonce: u64,
+    },
     /// Whether a beacon keeps its server's lease away until the suspicion ends.
     Held(usize, Suspect, bool),
     /// Nodes a beacon does not hear.
@@ -219,6 +230,8 @@ pub enum Ev {
     Compare(u32),
     /// Orders are given again.
     Orders,
+    /// A drive is away for too long: its places go to others.
+    Recreate(DriveId),
 }
 
 /// Outcome of a connection attempt.

@@ -98,6 +98,8 @@ impl World {
             Fault::WriteError | Fault::MisdirectedWrite | Fault::StaleBlock => self.write_goes_wrong(d, fault),
             Fault::LyingCache => self.cache_lies(d),
             Fault::MetadataRot => self.rot_metadata(d),
+            Fault::Move => self.move_place(),
+            Fault::Recreate => self.lose_for_long(d),
         }
     }
 
@@ -250,6 +252,7 @@ impl World {
     pub fn heal_world(&mut self) {
         // What stands still goes on by itself within seconds.
         self.phase = Phase::Healing;
+        self.healed_at = self.now;
         self.cuts.clear();
         self.clogs.clear();
         let plan = &mut self.plan;

@@ -18,7 +18,8 @@ type Content = std::collections::BTreeMap<(u64, u64, u16), (BlockKind, Version, 
 impl World {
     /// Whether every PG is whole and every volume has an active owner with nothing open.
     pub fn healed(&self) -> bool {
-        self.whole() && self.volumes_ready() && self.scrubbing.is_none() && self.atlas.reopen.is_none()
+        let calm = self.scrubbing.is_none() && self.atlas.reopen.is_none();
+        self.whole() && self.volumes_ready() && calm && self.moves_over()
     }
 
     /// Whether every PG has all its copies.
@@ -44,7 +45,10 @@ impl World {
         let mut why = Vec::new();
         for pg in 0..self.meta.pg_count() {
             if let Some(r) = self.truth().pg(pg) {
-                why.push(format!("pg{pg} e{} insync {:?} joining {:?}", r.epoch, r.insync, r.joining));
+                why.push(format!(
+                    "pg{pg} e{} insync {:?} joining {:?} target {:?}",
+                    r.epoch, r.insync, r.joining, r.target
+                ));
             }
         }
         for v in 1..=self.plan.volumes as u64 {
@@ -59,6 +63,7 @@ impl World {
                 ));
             }
         }
+        why.extend(self.left_by_moves().filter(|_| !self.plan.moves.is_empty()));
         why.join("; ")
     }
 

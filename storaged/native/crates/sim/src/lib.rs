@@ -40,6 +40,7 @@ pub mod matrix;
 mod matrix_damage;
 pub mod media;
 pub mod meta;
+pub mod moves;
 #[cfg(feature = "mutations")]
 pub mod mutate;
 pub mod net;

@@ -69,6 +69,8 @@ pub struct Manager {
     policy: DropPolicy,
     plans: Vec<Plan>,
     promotes: BTreeMap<(u32, DriveId), Epoch>,
+    /// Who may be retired from which PG: the epoch and the open nonce of its promise.
+    pub(crate) retires: BTreeMap<(u32, DriveId), (Epoch, u64)>,
     stalls: BTreeMap<DriveId, Vec<Time>>,
     busy_since: Option<Time>,
     elect_at: Time,
@@ -193,6 +195,9 @@ impl World {
                 self.learn(m, Evidence::DriveFailed(drive));
             }
             News::Quiesced(drive) => self.learn(m, Evidence::Quiesced(drive)),
+            News::MayRetire { pg, drive, epoch, nonce } => {
+                self.managers[m].retires.insert((pg, drive), (epoch, nonce));
+            }
             News::Held(n, suspect, granted) => self.held(m, n, suspect, granted),
         }
     }
@@ -499,6 +504,9 @@ impl World {
         if changes.is_empty() {
             changes = self.joins(m, records);
         }
+        if changes.is_empty() && !self.plan.moves.is_empty() {
+            (changes, conditions.nonces) = self.end_moves(m, records);
+        }
         if !changes.is_empty() {
             self.managers[m].busy_since = Some(now);
             self.call(Proc::Manager(m), Request::Swap(base, Box::new(conditions), changes));
@@ -523,6 +531,10 @@ impl World {
             let gone = record.members().find(|id| !self.drives.iter().any(|d| d.id == *id));
             if let Some(gone) = gone {
                 changes.push((pg as u32, Change::Drop(gone)));
+                continue;
+            }
+            if let Some(change) = self.takes_place(m, record, now) {
+                changes.push((pg as u32, change));
                 continue;
             }
             if record.members().count() >= self.plan.copies.min(self.plan.nodes) || !self.rng.chance(400) {

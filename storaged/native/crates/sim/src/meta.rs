@@ -53,6 +53,12 @@ pub enum Change {
     Join(DriveId),
     /// Promotion of a joiner whose copy was completed in this epoch.
     Promote(DriveId, Epoch),
+    /// A place goes from the first drive to the second; members change later.
+    Retarget(DriveId, DriveId),
+    /// Drop of a drive whose place went to another one: it is forgotten at once.
+    Retire(DriveId, Epoch),
+    /// A drive that is out and has no place is forgotten.
+    Forget(DriveId),
 }
 
 /// Conditions of a map transaction beside the shard's revision.
@@ -320,6 +326,14 @@ impl Meta {
             Change::Join(d) => join(&old, d),
             Change::Promote(d, _) if !self.rules.on(Rule::PromoteEpoch) => promote(&old, d, old.epoch),
             Change::Promote(d, copied) => promote(&old, d, copied),
+            Change::Retire(d, asked) if asked == old.epoch => drop_drive(&old, d, 0).map(|next| without(next, d)),
+            Change::Forget(d) if !old.is_member(d) && !old.target.contains(&d) => Ok(without(old.clone(), d)),
+            Change::Retarget(from, to) if old.target.contains(&from) && !old.target.contains(&to) => {
+                let mut next = old.clone();
+                next.target.iter_mut().filter(|d| **d == from).for_each(|d| *d = to);
+                Ok(next)
+            }
+            Change::Retire(..) | Change::Forget(_) | Change::Retarget(..) => return Ok(false),
         };
         let Ok(next) = next else { return Ok(false) };
         if next.insync.is_empty() {
@@ -375,6 +389,22 @@ impl Meta {
         self.map_changed();
         self.shard_rev = self.map_rev;
     }
+    /// Lifts the revision, as somebody does who puts an old copy back and wants nobody to notice.
+    pub fn lift(&mut self, rev: Rev) {
+        self.rev = self.rev.max(rev);
+        self.map_changed();
+        self.shard_rev = self.map_rev;
+    }
+    /// An old record of a PG in the place of its newest one, with the newest epoch: a store that went back unnoticed
+    /// and grew since.
+    pub fn go_back(&mut self, pg: u32, old: &PgRecord) {
+        let Some(record) = self.pool.pg_mut(pg) else { return };
+        *record = PgRecord { epoch: Epoch(record.epoch.0 + 1), ..old.clone() };
+        let record = record.clone();
+        self.history.insert((pg, record.epoch), record);
+        self.map_changed();
+        self.shard_rev = self.map_rev;
+    }
     /// Changes for a decided drop: every PG of the victim's drives.
     pub fn drop_changes(records: &[PgRecord], drives: &[DriveId]) -> Vec<(u32, Change)> {
         let member = |pg: &PgRecord, d: &DriveId| pg.is_member(*d);
@@ -391,4 +421,9 @@ impl Meta {
             DropReason::Dead(_) | DropReason::Quiesced(_) => None,
         }
     }
+}
+
+fn without(mut record: PgRecord, drive: DriveId) -> PgRecord {
+    record.out.retain(|out| out.drive != drive);
+    record
 }

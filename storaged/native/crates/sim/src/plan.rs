@@ -66,7 +66,14 @@ pub enum Fault {
     LyingCache,
     /// Headers, summaries, a checkpoint or superblocks of one drive are damaged.
     MetadataRot,
+    /// Not a fault, but as untimely: a place of a PG goes to another drive.
+    Move,
+    /// A drive is away for longer than it is waited for: its places go to others, then it comes back.
+    Recreate,
 }
+
+/// What changes places, drawn on its own as well.
+pub const MOVES: [Fault; 2] = [Fault::Move, Fault::Recreate];
 
 /// Every fault, for the swarm and for the "was it there" test.
 pub const FAULTS: [Fault; 24] = [
@@ -140,6 +147,8 @@ impl Fault {
             Fault::StaleBlock => "fault.stale_block",
             Fault::LyingCache => "fault.lying_cache",
             Fault::MetadataRot => "fault.metadata_rot",
+            Fault::Move => "fault.move",
+            Fault::Recreate => "fault.recreate",
         }
     }
 }
@@ -183,6 +192,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Faults of single drives enabled.
     pub drive_faults: Vec<Fault>,
+    /// Changes of places enabled; without any, places are never given away for good.
+    pub moves: Vec<Fault>,
     /// Mean pause between two faults.
     pub fault_every: Time,
     /// Longest turn of a drive's reactor: requests that arrive in one are flushed together; 0 = one each.
@@ -216,6 +227,11 @@ fn drive_faults(seed: u64) -> Vec<Fault> {
     DRIVE_FAULTS.into_iter().filter(|_| r.chance(450) && !cfg!(feature = "naive")).collect()
 }
 
+fn moves(seed: u64) -> Vec<Fault> {
+    let mut r = Rng::new(seed).fork(8);
+    MOVES.into_iter().filter(|_| r.chance(450)).collect()
+}
+
 impl Plan {
     /// The plan of a seed. In some, one node at a time is lost, nothing else goes wrong, and the cluster is
     /// whole again before the next: there a request may hardly ever wait for long.
@@ -229,6 +245,7 @@ impl Plan {
             lone: true,
             faults: LONE.to_vec(),
             drive_faults: Vec::new(),
+            moves: Vec::new(),
             fault_every: 12_000_000,
             min_insync: 2,
             duplicates: 0,
@@ -282,6 +299,7 @@ impl Plan {
             drift: 10_000,
             faults,
             drive_faults: drive_faults(seed),
+            moves: if small || nodes * drives_per_node <= copies { Vec::new() } else { moves(seed) },
             turn: [0, 10, 60][r.index(3)],
             duplicates: on(&mut r, 40),
             reorder: on(&mut r, 60),
@@ -315,6 +333,7 @@ impl Plan {
             operations: 0,
             faults: Vec::new(),
             drive_faults: Vec::new(),
+            moves: Vec::new(),
             fault_every: Time::MAX,
             drift: 0,
             turn: 0,

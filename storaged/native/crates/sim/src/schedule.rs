@@ -25,10 +25,14 @@ pub struct Entry {
 /// Mean pause between two faults of single drives: what each takes to heal is most of it.
 const DRIVE_EVERY: Time = 5_000_000;
 
+/// Mean pause between two changes of places: a copy, the end of the old one, and some of what it left may be freed.
+const MOVE_EVERY: Time = 6_000_000;
+
 /// The faults of a seed.
 pub fn draw(seed: u64, plan: &Plan) -> Vec<Entry> {
     let mut entries = row(Rng::new(seed).fork(4), &plan.faults, plan.fault_every, plan.span);
     entries.extend(row(Rng::new(seed).fork(7), &plan.drive_faults, DRIVE_EVERY, plan.span));
+    entries.extend(row(Rng::new(seed).fork(9), &plan.moves, MOVE_EVERY, plan.span));
     entries.sort_by_key(|entry| entry.at);
     entries
 }

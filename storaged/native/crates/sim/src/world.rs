@@ -183,6 +183,8 @@ pub struct World {
     pub failure: Option<Failure>,
     /// Phase.
     pub phase: Phase,
+    /// When everything was healed.
+    pub healed_at: Time,
     /// Whether a trace is kept.
     pub tracing: bool,
     trace: VecDeque<String>,
@@ -300,6 +302,7 @@ impl World {
             counts: Counts::default(),
             failure: None,
             phase: Phase::Faulty,
+            healed_at: Time::MAX,
             tracing: false,
             trace: VecDeque::new(),
             trace_hash: 0,
@@ -435,6 +438,7 @@ impl World {
             Ev::OtherMedium(d, life) => self.other_medium(d, life),
             Ev::NewestStore => self.newest_store(),
             Ev::Orders => self.give_orders(),
+            Ev::Recreate(id) => self.recreate(id),
             Ev::Compare(turn) => self.compare_next(turn),
         }
     }

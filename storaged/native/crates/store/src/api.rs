@@ -356,6 +356,10 @@ pub trait ObjectStore {
     fn unstable_objects(&self, pg: PgId) -> Vec<ObjKey>;
     /// (vol, chunk) of a PG with an object whose `last_mod_epoch ≥ e0`, ascending after `after`, at most `max`.
     fn changed_chunks(&self, pg: PgId, e0: Epoch, after: Option<(VolumeId, u64)>, max: usize) -> Vec<(VolumeId, u64)>;
+    /// PGs of which the index has an object, in order.
+    fn groups(&self) -> Vec<PgId>;
+    /// Objects of a PG in the index with their `last_mod_epoch`, ascending after `after`, at most `max`.
+    fn objects_of(&self, pg: PgId, after: Option<(VolumeId, ObjKey)>, max: usize) -> Vec<(VolumeId, ObjKey, Epoch)>;
     /// Reads blocks through a chain of layers of one lineage; answers with `StoreEvent::Read`.
     fn read(&mut self, vol: VolumeId, chain: &[LayerId], chunk: u64, first: u16, count: u16, token: Token);
     /// Reads one block at exactly one version; answers with `StoreEvent::ReadExact`.

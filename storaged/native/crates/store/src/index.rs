@@ -112,6 +112,35 @@ impl Index {
         }
         out
     }
+    /// PGs with an object, in order: one look per PG, however many objects it has.
+    pub fn groups(&self) -> Vec<PgId> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let mut out: Vec<PgId> = Vec::new();
+        loop {
+            let last = (VolumeId(u64::MAX), u64::MAX, LayerId(u64::MAX));
+            let from = out.last().map_or(Unbounded, |pg| Excluded((*pg, last.0, last.1, last.2)));
+            let Some((pg, ..)) = self.by_pg.range((from, Unbounded)).next() else { return out };
+            out.push(*pg);
+        }
+    }
+    /// See `ObjectStore::objects_of`.
+    pub fn objects_of(
+        &self,
+        pg: PgId,
+        after: Option<(VolumeId, ObjKey)>,
+        max: usize,
+    ) -> Vec<(VolumeId, ObjKey, Epoch)> {
+        use core::ops::Bound::{Excluded, Included, Unbounded};
+        let first = (pg, VolumeId(0), 0, LayerId(0));
+        let from = after.map_or(Included(first), |(vol, key)| Excluded((pg, vol, key.chunk, key.layer)));
+        let of_pg = self.by_pg.range((from, Unbounded)).take_while(|e| e.0 == pg).take(max);
+        of_pg
+            .filter_map(|(_, vol, chunk, layer)| {
+                let key = ObjKey { layer: *layer, chunk: *chunk };
+                self.objects.get(&key).map(|o| (*vol, key, o.last_mod))
+            })
+            .collect()
+    }
     /// What is known of a lineage.
     pub fn vol(&self, vol: VolumeId) -> VolStat {
         self.vols.get(&vol).copied().unwrap_or_default()
@@ -346,6 +375,21 @@ mod tests {
             }
         });
         assert!(gib <= 0.15, "{gib}");
+    }
+
+    #[test]
+    fn groups_and_their_objects_are_walked_in_order_and_in_pages() {
+        let mut index = Index::new(Layout::new(64 << 20, 256 << 10).unwrap(), Rules::ALL);
+        let pg = |n| PgId { pg: n, ..PgId::default() };
+        for (n, chunk) in [(3, 7), (1, 2), (3, 5), (9, 0)] {
+            index.ensure(ObjKey { layer: LayerId(4), chunk }, VolumeId(1), pg(n), Epoch(n));
+        }
+        assert_eq!(index.groups(), [pg(1), pg(3), pg(9)]);
+        let page = |after, max| index.objects_of(pg(3), after, max).into_iter().map(|(_, key, _)| key.chunk).collect();
+        let (all, first): (Vec<u64>, Vec<u64>) = (page(None, 9), page(None, 1));
+        let rest: Vec<u64> = page(Some((VolumeId(1), ObjKey { layer: LayerId(4), chunk: 5 })), 9);
+        assert_eq!((all, first, rest), (vec![5, 7], vec![5], vec![7]));
+        assert_eq!(index.objects_of(pg(2), None, 9), []);
     }
 
     #[test]

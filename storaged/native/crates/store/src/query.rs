@@ -79,6 +79,12 @@ impl ObjectStore for LogStore {
     fn changed_chunks(&self, pg: PgId, e0: Epoch, after: Option<(VolumeId, u64)>, max: usize) -> Vec<(VolumeId, u64)> {
         self.index.changed_chunks(pg, e0, after, max)
     }
+    fn groups(&self) -> Vec<PgId> {
+        self.index.groups()
+    }
+    fn objects_of(&self, pg: PgId, after: Option<(VolumeId, ObjKey)>, max: usize) -> Vec<(VolumeId, ObjKey, Epoch)> {
+        self.index.objects_of(pg, after, max)
+    }
     fn read(&mut self, vol: VolumeId, chain: &[LayerId], chunk: u64, first: u16, count: u16, token: Token) {
         let job = self.view().plan_read(vol, chain, chunk, (first, count), token);
         self.start_read(job);

@@ -159,6 +159,13 @@ impl Pair {
         assert_eq!(self.store.metas(), self.naive.metas());
         assert_eq!(self.store.space().live, self.naive.space().live);
         assert_eq!(self.usage, self.store.space().live as i64);
+        assert_eq!(self.store.groups(), self.naive.groups());
+        for after in [None, Some((VolumeId(2), key(10, 1))), Some((VolumeId(3), key(20, 0)))] {
+            for max in [1, 9] {
+                let mine = self.store.objects_of(PG, after, max);
+                assert_eq!(mine, self.naive.objects_of(PG, after, max));
+            }
+        }
         for e0 in [0, 5, 20] {
             assert_eq!(
                 self.store.changed_chunks(PG, Epoch(e0), None, 9),

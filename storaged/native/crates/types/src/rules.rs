@@ -105,6 +105,16 @@ rules! {
     DistrustStays,
     /// A drive asks its peers at every open.
     PeerCheck,
+    /// What a move left is freed only where the map neither wants nor remembers the drive.
+    FreeUnwanted,
+    /// And only while every place of the PG has a copy in sync.
+    FreeWhole,
+    /// And only by a map that is newer than anything the drive holds of the PG.
+    FreeEpoch,
+    /// That the copy counts for nothing is durable before the first block goes.
+    FreeMark,
+    /// A drive that freed its copy of a PG is blank there, whatever the map says.
+    FreedBlank,
     // Sequencer
     /// The map of an attach is from after the bump of the generation.
     A1,

@@ -23,11 +23,12 @@ impl<S: ObjectStore> Replica<S> {
 
     pub(crate) fn start_resync(&mut self, id: PgId) {
         let drive = self.cfg.drive;
-        let Some(pg) = self.pgs.get_mut(&id) else { return };
-        let Some(joiner) = pg.rec.joiner(drive).copied() else { return };
-        // Content that failed its peer check is worth nothing, whatever the map remembers of it.
-        let e0 = if self.checks.distrusts(id) { Epoch(0) } else { joiner.e0 };
-        pg.resync = Some(Box::new(Resync::new(joiner.join_epoch, e0)));
+        let Some(joiner) = self.pgs.get(&id).and_then(|pg| pg.rec.joiner(drive).copied()) else { return };
+        // Content that failed its peer check, or was freed, is worth nothing, whatever the map remembers of it.
+        let e0 = if self.checks.distrusts(id) || self.is_freed(id) { Epoch(0) } else { joiner.e0 };
+        if let Some(pg) = self.pgs.get_mut(&id) {
+            pg.resync = Some(Box::new(Resync::new(joiner.join_epoch, e0)));
+        }
         self.resyncing.insert(id);
         self.pump(id);
     }
@@ -233,6 +234,7 @@ impl<S: ObjectStore> Replica<S> {
         rs.phase = Phase::Draining;
         let epoch = self.pgs.get(&id).map_or(Epoch(0), |pg| pg.epoch());
         if !self.cfg.rules.on(Rule::CopyDurable) {
+            self.lift_freed(id);
             self.copy_done(id, rs);
             return;
         }
@@ -245,7 +247,13 @@ impl<S: ObjectStore> Replica<S> {
         let Some(mut rs) = self.take_resync(id) else { return };
         // A barrier of an older epoch or join proves nothing; the newer one is on its way.
         if rs.join == join && now == epoch && rs.phase == Phase::Draining {
-            self.copy_done(id, &mut rs);
+            if self.lift_freed(id) {
+                // That this is a whole copy again is durable before anybody counts on it: a restart would take
+                // it for a freed one.
+                self.drain_copy(id, &mut rs);
+            } else {
+                self.copy_done(id, &mut rs);
+            }
         }
         self.put_resync(id, rs);
     }

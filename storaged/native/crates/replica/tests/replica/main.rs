@@ -5,6 +5,7 @@ mod behind;
 mod clients_first;
 mod compares;
 mod fences;
+mod freeing;
 mod full;
 mod fuzz;
 mod joins;

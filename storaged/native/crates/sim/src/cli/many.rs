@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use drystone_sim::counts::Counts;
-use drystone_sim::plan::{DRIVE_FAULTS, FAULTS};
+use drystone_sim::plan::{DRIVE_FAULTS, FAULTS, MOVES};
 use drystone_sim::regress::Regression;
 use drystone_sim::runner::{run_guarded, run_many, Summary, Trace, Verdict};
 use drystone_sim::shrink::{shrink, RUNS_MAX};
@@ -28,13 +28,13 @@ fn missing(counts: &Counts, seeds: u64) -> Vec<&'static str> {
     }
     // The naive store has no bytes that could be damaged.
     let spoilt = DRIVE_FAULTS.iter().map(|f| f.name()).chain(DAMAGE).filter(|_| !cfg!(feature = "naive"));
-    let always = FAULTS.iter().map(|f| f.name()).chain(PATHS);
+    let always = FAULTS.iter().chain(&MOVES).map(|f| f.name()).chain(PATHS);
     let rare = |name: &&str| seeds >= JUDGED_SEEDS || !RARE.contains(name);
     always.chain(spoilt).filter(rare).filter(|name| counts.get(name) == 0).collect()
 }
 
 /// Paths beside the faults: refusals, membership, recovery, resync, space, the network's tricks.
-const PATHS: [&str; 64] = [
+const PATHS: [&str; 69] = [
     "answer.nack_epoch",
     "answer.nack_gen",
     "answer.retry",
@@ -58,6 +58,9 @@ const PATHS: [&str; 64] = [
     "drop.dead",
     "drop.lease_over",
     "drop.quiesced",
+    "freed.again",
+    "freed.groups",
+    "freed.steps",
     "layer.frozen",
     "layer.frozen_by_next",
     "lease.held",
@@ -72,6 +75,8 @@ const PATHS: [&str; 64] = [
     "pg.joins",
     "pg.promotions",
     "pg.joiner_dropped",
+    "pg.recreated",
+    "pg.retired",
     "replica.copies_served",
     "replica.healed",
     "replica.late_nacks",

@@ -22,6 +22,7 @@ mod fencing;
 mod heads;
 mod joining;
 mod membership;
+mod moves;
 mod rebuild;
 mod recovery;
 mod relay;
@@ -70,7 +71,7 @@ pub fn all() -> Vec<Scenario> {
         .into_iter()
         .chain([space::all, spread::all, unreadable::all, rebuild::all, relay::all, cold::all])
         .chain([rules_membership::all, rules_sequencer::all, rules_replica::all, rules_store::all, rules_log::all])
-        .chain([heads::all, store_back::all, compares::all])
+        .chain([heads::all, store_back::all, compares::all, moves::all])
         .flat_map(|f| f())
         .collect()
 }

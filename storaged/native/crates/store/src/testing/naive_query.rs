@@ -178,6 +178,19 @@ impl ObjectStore for NaiveStore {
         let all: BTreeSet<(VolumeId, u64)> = changed.map(|(k, o)| (o.vol, k.chunk)).collect();
         all.into_iter().filter(|c| after.is_none_or(|a| *c > a)).take(max).collect()
     }
+    fn groups(&self) -> Vec<PgId> {
+        let all: BTreeSet<PgId> = self.objects.values().map(|o| o.pg).collect();
+        all.into_iter().collect()
+    }
+    fn objects_of(&self, pg: PgId, after: Option<(VolumeId, ObjKey)>, max: usize) -> Vec<(VolumeId, ObjKey, Epoch)> {
+        let order = |vol: VolumeId, key: ObjKey| (vol, key.chunk, key.layer);
+        let of_pg = self.objects.iter().filter(|(_, o)| o.pg == pg);
+        let mut all: Vec<_> = of_pg.map(|(key, o)| (o.vol, *key, o.last_mod)).collect();
+        all.retain(|(vol, key, _)| after.is_none_or(|(v, k)| order(*vol, *key) > order(v, k)));
+        all.sort_by_key(|(vol, key, _)| order(*vol, *key));
+        all.truncate(max);
+        all
+    }
     fn read(&mut self, vol: VolumeId, chain: &[LayerId], chunk: u64, first: u16, count: u16, token: Token) {
         let blocks = self.read_all(vol, chain, chunk, first, count);
         let stored = blocks.iter().any(|b| matches!(b, BlockRead::Data(..) | BlockRead::Corrupt | BlockRead::Failed));
