@@ -1,6 +1,8 @@
 //! What a copy of a PG may hold: I8 at in-sync members, I9 and I11 at joiners, and that the space of a log adds up.
 
-use drystone_store::api::{BlockKind, ObjectStore};
+use drystone_store::api::BlockKind;
+#[cfg(not(feature = "naive"))]
+use drystone_store::api::ObjectStore;
 use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{CodecError, Epoch, Frame, LayerId, ObjKey, PgId, Reader, Version};
 

@@ -121,7 +121,7 @@ fn main() -> ExitCode {
         }
     };
     if args.matrix {
-        return if drystone_sim::matrix::run(args.jobs) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return matrix(args.jobs);
     }
     if args.scenarios {
         return scenarios(rules_of(args.mutate.as_deref()), args.trace, args.only.as_deref());
@@ -139,4 +139,19 @@ fn main() -> ExitCode {
         return one(seed, args.trace, args.trace_all);
     }
     cli::many::many(&args)
+}
+
+#[cfg(not(feature = "naive"))]
+fn matrix(jobs: usize) -> ExitCode {
+    if drystone_sim::matrix::run(jobs) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+#[cfg(feature = "naive")]
+fn matrix(_: usize) -> ExitCode {
+    eprintln!("the naive store has no bytes that could be damaged: build without --features naive");
+    ExitCode::FAILURE
 }

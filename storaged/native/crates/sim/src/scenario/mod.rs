@@ -26,6 +26,7 @@ mod moves;
 mod rebuild;
 mod recovery;
 mod relay;
+#[cfg(not(feature = "naive"))]
 mod rules_log;
 mod rules_membership;
 mod rules_replica;
@@ -64,13 +65,20 @@ impl Scenario {
     }
 }
 
+/// The naive store has no segments, summaries and checkpoints.
+#[cfg(not(feature = "naive"))]
+const OF_THE_LOG: [fn() -> Vec<Scenario>; 1] = [rules_log::all];
+#[cfg(feature = "naive")]
+const OF_THE_LOG: [fn() -> Vec<Scenario>; 0] = [];
+
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     let files = [fencing::all, joining::all, attaching::all, recovery::all, copies::all, crashes::all, membership::all];
     files
         .into_iter()
         .chain([space::all, spread::all, unreadable::all, rebuild::all, relay::all, cold::all])
-        .chain([rules_membership::all, rules_sequencer::all, rules_replica::all, rules_store::all, rules_log::all])
+        .chain([rules_membership::all, rules_sequencer::all, rules_replica::all, rules_store::all])
+        .chain(OF_THE_LOG)
         .chain([heads::all, store_back::all, compares::all, moves::all])
         .flat_map(|f| f())
         .collect()
