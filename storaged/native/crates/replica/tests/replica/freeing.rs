@@ -115,7 +115,7 @@ fn no_block_goes_before_the_mark_is_durable() {
     // The mark is admitted; the device has not written it.
     assert_eq!((facts(&rig), rig.count("objects_freed")), (StoredRole::Freed, 0));
     let mut rig = rig.restart(2);
-    assert_eq!((facts(&rig), objects(&rig)), (StoredRole::Unknown, 3), "a stop before it changes nothing");
+    assert_eq!((facts(&rig), objects(&rig)), (StoredRole::Out, 3), "a stop before it changes nothing");
     rig.map(moved(2, 2, nothing));
     pass(&mut rig, LONG);
     assert_eq!(objects(&rig), 0, "and it begins again");
