@@ -124,6 +124,8 @@ impl World {
                 });
                 let nonce = self.drives[d].nonce;
                 self.tell_managers(News::Leave { pg: pg.pg, drive: id, nonce });
+                // Asked again and again, as it may have been refused under an old store that was put back.
+                self.forget_suspect(d);
             }
             Action::ControlDone { id: control, result } => self.control_done(d, control, result),
             Action::Report(report) => self.replica_report(d, report),
