@@ -191,6 +191,8 @@ class World:
         """What a move left goes: the drive is forgotten, and every place has its copy."""
         if drive in self.members or drive in self.target or not self.insync.issuperset(self.target):
             return
+        if drive not in self.disks:
+            return
         self.out.discard(drive)
         self.disks[drive].noted = (self.epoch, StoredRole.FREED)
         self.disks[drive].holds = set()

@@ -80,6 +80,7 @@ ACTIONS: dict[str, Callable] = {
     "promote": World.promote,
     "retarget": World.retarget,
     "note": World.note,
+    "free": World.free,
     "learn": World.learn,
     "add": World.add,
     "move": lambda world, which: move(world, *which),
