@@ -56,6 +56,9 @@ struct Candidate {
     seq: u64,
     heard_at: Micros,
     times: u32,
+    /// A start that does not answer yet shows a pause like any other: it may be the only witness, and what it answers
+    /// with may echo what was sent before the pause.
+    offsets: Offsets,
 }
 
 /// Smallest (own clock − the peer's clock), of the window before and of the running one. The windows
@@ -122,12 +125,15 @@ impl Peers {
         if basis.is_none() && known.is_none_or(|p| p.boot != beat.boot) {
             return self.first_of_boot(now, beat);
         }
-        self.candidates.remove(&beat.node);
+        let candidate = self.candidates.remove(&beat.node).filter(|c| c.boot == beat.boot);
         let offset = i128::from(now) - i128::from(beat.sent_at);
         let peer = self.table.entry(beat.node).or_insert_with(|| Peer::new(now, beat.boot, offset));
         if peer.boot != beat.boot {
             peer.retire();
             peer.offsets = Offsets::new(offset, now);
+        }
+        if let Some(candidate) = &candidate {
+            peer.offsets = candidate.offsets;
         }
         (peer.heard_at, peer.boot, peer.seq) = (now, beat.boot, beat.seq);
         peer.map_rev = peer.map_rev.max(beat.map_rev);
@@ -145,15 +151,21 @@ impl Peers {
         if !self.candidates.contains_key(&beat.node) && self.candidates.len() >= PEERS_MAX {
             return Heard::TooMany;
         }
-        let new = Candidate { boot: beat.boot, seq: beat.seq, heard_at: now, times: 0 };
+        let offset = i128::from(now) - i128::from(beat.sent_at);
+        let (boot, seq, offsets) = (beat.boot, beat.seq, Offsets::new(offset, now));
+        let new = Candidate { boot, seq, heard_at: now, times: 0, offsets };
         let candidate = self.candidates.entry(beat.node).or_insert(new);
-        if candidate.boot != beat.boot {
+        if candidate.boot != boot {
             *candidate = new;
-        } else if candidate.times > 0 && beat.seq <= candidate.seq {
+        } else if candidate.times > 0 && seq <= candidate.seq {
             return Heard::Stale;
         }
-        *candidate = Candidate { times: candidate.times.saturating_add(1), ..new };
-        if candidate.times > UNPROVEN_MAX {
+        (candidate.seq, candidate.heard_at) = (seq, now);
+        candidate.times = candidate.times.saturating_add(1);
+        // Should somebody repeat a record, a lease is taken away for nothing; it comes back with the next echo.
+        if candidate.offsets.paused(offset, now) {
+            Heard::Paused
+        } else if candidate.times > UNPROVEN_MAX {
             Heard::Unanswered
         } else {
             Heard::Unproven

@@ -82,3 +82,21 @@ fn a_pause_right_after_the_first_heartbeats_is_seen() {
         assert!((0..2).any(|_| pair.look()), "after {looks} looks");
     }
 }
+
+/// The answer of a start echoes what was sent before the pause: taken alone it would found a lease that is over.
+#[test]
+fn a_pause_between_the_first_heartbeat_of_a_start_and_its_answer_is_seen() {
+    let (me, node, mut peers) = (Uuid([1; 16]), Uuid([2; 16]), Peers::default());
+    let beat =
+        |seq, sent_at, echoes| Heartbeat { node, boot: 1, seq, sent_at, map_rev: Rev(0), voters_version: 0, echoes };
+    let now = 5_000_000;
+    assert_eq!(peers.heard(me, 1, now, &beat(1, 1_000_000, vec![])), Heard::Unproven);
+    peers.sent(7, now);
+    // The peer went on for two seconds, the own clock for a tenth of one.
+    let answer = beat(9, 3_000_000, vec![Echo { node: me, boot: 1, seq: 7 }]);
+    assert_eq!(peers.heard(me, 1, now + 100_000, &answer), Heard::Paused);
+    // Nor is one lost whose only witness has not answered (simulator, seed 943).
+    let mut alone = Peers::default();
+    assert_eq!(alone.heard(me, 1, now, &beat(1, 1_000_000, vec![])), Heard::Unproven);
+    assert_eq!(alone.heard(me, 1, now + 10_000, &beat(2, 3_000_000, vec![])), Heard::Paused);
+}
