@@ -214,6 +214,11 @@ async def test_an_unreadable_drive_record_is_nobody_who_may_be_dropped_or_lost(m
         assert refused.value.code in ("record_damaged", "pg_not_lost")
         with pytest.raises(DrystoneError):
             await mgr.services.nodes.forget("node-2")
+        # It may lie on any device, and what may be on it is no reason to take that one away.
+        (node,) = [n for n in await mgr.services.nodes.list("server") if n.name == "node-2"]
+        with pytest.raises(DrystoneError) as kept:
+            await mgr.services.devices.remove(node, "disk-1")
+        assert kept.value.code == "record_damaged"
         evidence = Evidence("a test", mgr.services.env.monotonic())
         done = await mgr.services.membership.drop([1], evidence, live=frozenset([3]))
         assert all(3 in pg.insync for pg in (await _pgs(mgr, done.changed)))

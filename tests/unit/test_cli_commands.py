@@ -348,6 +348,32 @@ def test_mark_lost_refuses_what_is_no_placement_group(run, pg):
     assert not manager.asked
 
 
+def test_mark_lost_shows_who_would_take_over_and_changes_nothing(run):
+    could = [
+        {"drive": 3, "node": "n3", "text": "drive 3, with all of before epoch 50"},
+        {"drive": 2, "node": "n2", "text": "drive 2, filled in part"},
+    ]
+    manager, cli = run({"GET /v1/pools/fast/mark-lost": (200, {"drives": could})})
+    shown = cli("pool", "mark-lost", "fast/7", "--plan").output
+    assert shown.splitlines() == [
+        "takes over: drive 3, with all of before epoch 50 (n3)",
+        "instead (--drive): drive 2, filled in part (n2)",
+    ]
+    shown = cli("pool", "mark-lost", "fast/7", "--plan", "--drive", "2").output
+    assert "takes over: drive 2" in shown
+    shown = cli("pool", "mark-lost", "fast/7", "--plan", "--drive", "9").output
+    assert "drive 9 cannot take over" in shown
+    assert {method for method, *_ in manager.asked} == {"GET"}
+
+
+def test_mark_lost_takes_the_drive_that_is_named(run):
+    done = {"id": 1, "state": "done", "message": "drive 2 took over", "total": 1, "done": 1,
+            "kind": "mark-lost", "subject": "1.7.9"}  # fmt: skip
+    manager, cli = run({"POST /v1/pools/fast/mark-lost": (202, done)})
+    assert "drive 2 took over" in cli("pool", "mark-lost", "fast/7", "--drive", "2", "--yes").output
+    assert manager.asked[0][2] == {"pg": 7, "confirm": True, "drive": 2}
+
+
 def test_mark_lost_does_nothing_without_yes(run):
     manager, cli = run({})
     assert cli("pool", "mark-lost", "7").exception.code == "not_confirmed"
