@@ -143,3 +143,30 @@ async def test_a_beacons_refusals_are_shown_by_reason():
     finally:
         task.cancel()
     assert "drystone_beacon_lease_margin_seconds 1.2" in metrics.render().decode()
+
+
+async def test_figures_that_the_beacons_thread_does_not_tell_are_said_to_be_old_once(capsys):
+    looks: list[bool] = []
+
+    class Core:
+        def stats(self) -> str:
+            looks.append(True)
+            if len(looks) < 4:
+                raise RuntimeError("the thread does not answer")
+            return json.dumps(BEACON_STATS)
+
+    metrics = Metrics("beacon", "1")
+    figures = BeaconFigures(Core())  # type: ignore[arg-type]
+    metrics.registry.register(figures)
+    task = asyncio.create_task(figures.run())
+    wanted = 'drystone_beacon_datagrams_refused_total{reason="earlier_boot"} 3.0'
+
+    def well() -> bool:
+        figures.scraped()
+        return wanted in metrics.render().decode()
+
+    try:
+        await until(well, "the figures, once it answers again")
+    finally:
+        task.cancel()
+    assert capsys.readouterr().out.count("figures_are_old") == 1

@@ -11,9 +11,12 @@ from typing import Any, Final
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from drystone_common.logs import get_logger
 from drystone_common.metrics import PREFIX
 from drystone_storaged.agent.strangers import Strangers
 from drystone_storaged.beacon.core import BeaconCore
+
+_log = get_logger(__name__)
 
 US: Final = 1e6
 LOOK_S: Final = 60.0
@@ -31,6 +34,7 @@ class BeaconFigures(Collector):
         self._core = core
         self._stats: Mapping[str, Any] = {"refused": {}, "lease_margin_us": None}
         self._strangers = Strangers()
+        self._old = False  # and it was told
         self._wanted = asyncio.Event()
         self._wanted.set()
 
@@ -45,10 +49,15 @@ class BeaconFigures(Collector):
                 async with asyncio.timeout(LOOK_S):
                     await self._wanted.wait()
             self._wanted.clear()
-            # Heartbeats do not end for figures: these stay old.
-            with contextlib.suppress(Exception):
+            try:
                 self._stats = json.loads(await asyncio.to_thread(self._core.stats))
                 self._strangers.datagrams(self._stats["refused"])
+            except Exception as error:  # noqa: BLE001 - heartbeats do not end for figures
+                if not self._old:
+                    _log.warning("figures_are_old", reason=str(error))
+                self._old = True
+            else:
+                self._old = False
 
     def collect(self) -> Iterable[Metric]:
         """Give every family, also before the first look."""
