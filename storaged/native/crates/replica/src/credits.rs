@@ -44,8 +44,6 @@ pub(crate) struct Grant {
     topped_at: Micros,
     /// STABLE requests since the last write that used a credit.
     polls: u8,
-    /// Slots given back in this open, as the volume counts them.
-    returned: u64,
     /// It was given something because it was starved, and has not used it: that is not asked back.
     fed: bool,
 }
@@ -236,23 +234,26 @@ impl<S: ObjectStore> Replica<S> {
         self.store.grant(-signed((before + now).saturating_sub(taken)));
     }
 
-    /// Slots a volume gives back unissued, when asked or after a pause. Its window shrinks: what comes back must not
-    /// be granted again at once, or both sides never rest. Use lets it grow again. `total` is everything that the volume
-    /// has given back, these included: a frame that arrives twice must not take what the volume counts on (0 = not told).
-    pub(crate) fn take_back(&mut self, vol_id: VolumeId, gen: Gen, slots: u32, total: u64) {
+    /// The volume says which slots no write will use any more (cumulative, wrapping): those of writes that ended, also
+    /// where they never arrived (sent while this drive was out of the PG) or had arrived already, and those that it gave
+    /// back unissued, when asked or after a pause. A maximum, so that a frame may come twice or late. `gives`: some were
+    /// given back; the window shrinks then: what comes back must not be granted again at once, or both sides never rest.
+    /// Use lets it grow again.
+    pub(crate) fn settle_slots(&mut self, vol_id: VolumeId, gen: Gen, settled: u32, gives: bool) {
         let Some(vol) = self.vols.get_mut(&vol_id) else { return };
         let g = &mut vol.grant;
-        if gen != g.gen || (total > 0 && total <= g.returned) {
+        let more = settled.wrapping_sub(g.used);
+        if gen != g.gen || more == 0 || more > u32::MAX / 2 {
             return;
         }
-        let news = if total > 0 { total - g.returned } else { u64::MAX };
-        g.returned = g.returned.max(total);
-        let slots = u64::from(slots).min(news).min(g.open());
-        g.window = g.window.min(GRANT_MIN);
-        g.fed = false;
-        g.polls = 0;
-        g.used = g.used.wrapping_add(u32::try_from(slots).unwrap_or(0));
-        self.store.grant(-signed(slots));
+        let more = u64::from(more).min(g.open());
+        g.used = g.used.wrapping_add(u32::try_from(more).unwrap_or(0));
+        if gives {
+            g.window = g.window.min(GRANT_MIN);
+            g.fed = false;
+            g.polls = 0;
+        }
+        self.store.grant(-signed(more));
     }
 
     /// Slots this volume should give back because space is scarce.

@@ -53,10 +53,11 @@ impl<S: ObjectStore> Replica<S> {
         }
         self.raise_stable(h);
         if !frame.meta.is_empty() {
-            let mut r = Reader::new(&frame.meta);
-            let returned = r.u32().map_err(|_| Refusal::Invalid)?;
-            r.finish().map_err(|_| Refusal::Invalid)?;
-            self.take_back(h.vol, h.gen, returned, h.block);
+            let (returned, settled, nonce) = read_poll(&frame.meta).ok_or(Refusal::Invalid)?;
+            // What was counted for an earlier open says nothing about the grants of this one.
+            if nonce == self.cfg.open_nonce {
+                self.settle_slots(h.vol, h.gen, settled, returned > 0);
+            }
         }
         self.polled(h.vol);
         self.top_up(h.vol, h.gen);
@@ -101,6 +102,13 @@ impl<S: ObjectStore> Replica<S> {
         }
         self.store.set_stable(vol_id, stable, true);
     }
+}
+
+fn read_poll(meta: &[u8]) -> Option<(u32, u32, u64)> {
+    let mut r = Reader::new(meta);
+    let poll = (r.u32().ok()?, r.u32().ok()?, r.u64().ok()?);
+    r.finish().ok()?;
+    Some(poll)
 }
 
 pub(crate) fn encode_version(v: Version) -> Vec<u8> {

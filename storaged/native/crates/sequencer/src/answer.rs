@@ -16,7 +16,7 @@ impl Sequencer {
         // The header names the drive that answers; `from` is only the connection it came by.
         let Some(dx) = self.drive_ix.get(&frame.hdr.drive).copied() else { return };
         let direct = from == frame.hdr.drive;
-        self.note_way(dx, direct);
+        self.note_way(dx, from);
         self.note_credits(dx, direct, id.round, &frame.hdr);
         match id.kind {
             Kind::Ping => {}

@@ -8,7 +8,7 @@ use crate::api::IoError;
 use crate::drive::{Dx, STABLE};
 use crate::engine::Sequencer;
 use crate::timers::Timer;
-use crate::write::{Mapped, MemberState};
+use crate::write::{Mapped, MemberState, WriteOp};
 
 /// Bits set by any message of a full drive.
 fn is_ahead(new: u32, old: u32) -> bool {
@@ -158,8 +158,7 @@ impl Sequencer {
         }
     }
 
-    /// Unissued slots go back with one STABLE that is never repeated: given back twice they
-    /// would be issued twice.
+    /// Unissued slots go back: used from now on, and told with the next STABLE.
     pub(crate) fn give_back(&mut self, dx: Dx, wanted: u32) {
         let Some(d) = self.drive_mut(dx) else { return };
         let free = d.free();
@@ -169,6 +168,16 @@ impl Sequencer {
         let back = free.min(wanted);
         d.used = d.used.wrapping_add(back);
         d.give_back = back;
+    }
+
+    /// All slots that were used or given back (cumulative, wrapping) but for those of writes that may still arrive. What
+    /// is used here and never arrives there, because the drive was dropped meanwhile or had the block already, would
+    /// count as unused there for ever, and no more be granted. Too low a number only keeps more reserved.
+    pub(crate) fn settled_slots(&self, dx: Dx) -> u32 {
+        let acked = |op: &WriteOp| op.members.iter().any(|m| m.drive == dx && m.state == MemberState::Acked);
+        let open = self.writes.iter().filter(|(_, op)| op.charged.contains(&dx) && !acked(op));
+        let open = open.map(|(_, op)| op.slots()).fold(0, u32::wrapping_add);
+        self.drive(dx).map_or(0, |d| d.used.wrapping_sub(open))
     }
 
     /// Slots of issued writes this drive has not acknowledged: what SESSION restates after a

@@ -5,7 +5,7 @@ use drystone_types::consts::{RETRY_SILENCE, STALL};
 use drystone_types::{Flags, Frame, MsgType, Rule, Status};
 
 use crate::api::{Action, FenceReason, ReportKind};
-use crate::drive::{Dx, FREEZE, LAYER, RECOVERED, SEAL, STABLE};
+use crate::drive::{Ctl, Drive, Dx, FREEZE, LAYER, RECOVERED, SEAL, STABLE};
 use crate::engine::Sequencer;
 use crate::request::{Kind, ReqId};
 use crate::timers::Timer;
@@ -18,7 +18,7 @@ impl Sequencer {
         let now = self.now;
         let Some(ctl) = self.drive_mut(dx).and_then(|d| d.ctl_mut(kind)) else { return };
         if !ctl.want {
-            *ctl = crate::drive::Ctl { want: true, since: now, round: ctl.round, open: false, tries: 0 };
+            *ctl = Ctl { want: true, since: now, round: ctl.round, ..Ctl::default() };
         }
         if !ctl.open {
             self.ctl_send(dx, kind);
@@ -79,26 +79,52 @@ impl Sequencer {
     /// No answer: report, and try through another drive; the same round, so either answer counts.
     pub(crate) fn ctl_silent(&mut self, dx: Dx, kind: u8) {
         self.report(dx, ReportKind::Stall);
-        let Some(round) = self.drive(dx).map(|d| d.ctl(kind).round) else { return };
-        let via = self.drives.iter().enumerate().find(|(i, d)| d.up && *i != usize::from(dx)).map(|(_, d)| d.id);
+        let Some(d) = self.drive(dx) else { return };
+        let (ctl, waits) = (d.ctl(kind), d.starved || !d.waiters.is_empty());
+        let round = ctl.round;
         if kind != STABLE {
-            let mut frame = self.ctl_frame(dx, kind, round);
-            frame.hdr.flags = frame.hdr.flags.with(Flags::RELAY);
-            let drive = frame.hdr.drive;
-            if via.is_some() {
-                self.stats.relays += 1;
-                self.out.push(Action::Send { drive, via, frame });
-            }
+            self.ctl_around(dx, kind, round);
+        } else if waits {
+            // Nothing else is sent to it by these writes, so nothing else would find out that its connection is dead.
+            self.poll_around(dx);
         }
-        self.timers.rare(self.now + REPEAT, Timer::Ctl(dx, kind, round));
+        let soon = self.now.saturating_sub(ctl.since) < 2 * STALL;
+        self.timers.rare(self.now + if soon { STALL } else { REPEAT }, Timer::Ctl(dx, kind, round));
     }
 
-    /// A write waits for credits of a drive that cannot be asked over its own connection, so another one is asked to
-    /// ask it. Slots to give back are not in it: it may arrive beside one that was sent directly.
+    fn ctl_around(&mut self, dx: Dx, kind: u8, round: u32) {
+        let Some(via) = self.way_around(dx, kind) else { return };
+        let mut frame = self.ctl_frame(dx, kind, round);
+        frame.hdr.flags = frame.hdr.flags.with(Flags::RELAY);
+        let drive = frame.hdr.drive;
+        self.stats.relays += 1;
+        self.out.push(Action::Send { drive, via: Some(via), frame });
+    }
+
+    /// Another drive that may reach this one, each time the next: the first may be cut off from it as well. Those that
+    /// answer over their own connections come first.
+    fn way_around(&mut self, dx: Dx, kind: u8) -> Option<drystone_types::DriveId> {
+        let others = |good: fn(&Drive) -> bool| {
+            let other = move |(i, d): &(usize, &Drive)| good(d) && *i != usize::from(dx);
+            self.drives.iter().enumerate().filter(other).map(|(_, d)| d.id)
+        };
+        let good: fn(&Drive) -> bool = if others(Drive::direct).next().is_some() { Drive::direct } else { |d| d.up };
+        let turn = usize::from(self.drive(dx)?.ctl(kind).turn);
+        let count = others(good).count();
+        // The one that reached it last, and from the first silence on the others in turn.
+        let known = self.drive(dx)?.around.filter(|id| turn == 0 && others(good).any(|other| other == *id));
+        let via = known.or_else(|| others(good).nth(turn % count.max(1)))?;
+        if let Some(ctl) = self.drive_mut(dx).and_then(|d| d.ctl_mut(kind)) {
+            ctl.turn = ctl.turn.wrapping_add(1);
+        }
+        Some(via)
+    }
+
+    /// A write waits for credits of a drive that cannot be asked over its own connection, or does not answer on it, so
+    /// another one is asked to ask it. Slots to give back are not in it: it may arrive beside one that was sent directly.
     pub(crate) fn poll_around(&mut self, dx: Dx) {
         let Some(round) = self.drive(dx).map(|d| d.ctl(STABLE).round) else { return };
-        let other = |(i, d): &(usize, &crate::drive::Drive)| d.direct() && *i != usize::from(dx);
-        let Some(via) = self.drives.iter().enumerate().find(other).map(|(_, d)| d.id) else { return };
+        let Some(via) = self.way_around(dx, STABLE) else { return };
         let mut hdr = self.header(MsgType::Stable, ReqId::new(Kind::Ctl, u32::from(dx), STABLE, round).encode(), dx);
         hdr.flags = hdr.flags.with(Flags::RELAY);
         let (drive, seq) = (hdr.drive, hdr.stable.seq);
@@ -106,7 +132,8 @@ impl Sequencer {
             d.stable_sent = seq;
         }
         self.stats.relays += 1;
-        self.out.push(Action::Send { drive, via: Some(via), frame: Frame::bare(hdr) });
+        let meta = self.stable_meta(dx, 0);
+        self.out.push(Action::Send { drive, via: Some(via), frame: Frame::with_meta(hdr, meta) });
     }
 
     pub(crate) fn on_ctl_answer(&mut self, dx: Dx, kind: u8, round: u32, frame: Frame) {

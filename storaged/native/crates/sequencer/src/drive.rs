@@ -32,6 +32,8 @@ pub(crate) struct Ctl {
     pub(crate) since: Micros,
     /// Back-offs taken.
     pub(crate) tries: u8,
+    /// Which of the other drives is asked next to ask it.
+    pub(crate) turn: u8,
 }
 
 /// One drive.
@@ -41,6 +43,8 @@ pub(crate) struct Drive {
     pub(crate) up: bool,
     /// It did not answer over its own connection, and did over another's: the others are asked first.
     pub(crate) mute: bool,
+    /// The drive through which its last answer came that did not come over its own connection.
+    pub(crate) around: Option<DriveId>,
     pub(crate) refused: bool,
     /// When it last answered over its own connection, or that came up.
     pub(crate) direct_at: Micros,
@@ -56,12 +60,10 @@ pub(crate) struct Drive {
     /// Some write waits for its credits: later ones must not overtake (a large write would starve).
     pub(crate) starved: bool,
     pub(crate) polling: bool,
-    /// Slots to give back with the next STABLE, which is sent once.
+    /// Slots given back (in `used` already) that the next STABLE tells.
     pub(crate) give_back: u32,
     /// Slots in the open STABLE.
     pub(crate) give_sent: u32,
-    /// Slots given back to this process of the drive, those in the open STABLE included: what arrives twice counts once.
-    pub(crate) given_back: u64,
     /// Serial of the ticket it has persisted for this generation.
     pub(crate) ticket: Option<u32>,
     /// Serial in the last SEAL or LAYER sent to it.
@@ -89,6 +91,7 @@ impl Drive {
             rank,
             up: false,
             mute: false,
+            around: None,
             refused: false,
             direct_at: 0,
             nonce: 0,
@@ -100,7 +103,6 @@ impl Drive {
             polling: false,
             give_back: 0,
             give_sent: 0,
-            given_back: 0,
             ticket: None,
             ticket_sent: 0,
             ctl: [Ctl::default(); CTLS as usize],

@@ -2,7 +2,7 @@
 //! acknowledged it and after a reconnect; then nothing, for an idle volume costs nothing.
 
 use drystone_types::consts::STABLE_IDLE;
-use drystone_types::{Frame, Header};
+use drystone_types::{Frame, Header, Writer};
 
 use crate::drive::{Dx, STABLE};
 use crate::engine::Sequencer;
@@ -58,17 +58,22 @@ impl Sequencer {
         let Some(d) = self.drive_mut(dx) else { return Frame::bare(hdr) };
         d.stable_sent = hdr.stable.seq;
         d.give_sent = core::mem::take(&mut d.give_back);
-        d.given_back += u64::from(d.give_sent);
-        match d.give_sent {
-            0 => Frame::bare(hdr),
-            slots => Frame::with_meta(Header { block: d.given_back, ..hdr }, slots.to_le_bytes().to_vec()),
-        }
+        let give = d.give_sent;
+        Frame::with_meta(hdr, self.stable_meta(dx, give))
     }
 
-    /// A refused STABLE had no effect: the slots in it are given back with the next.
+    /// Slots given back since the last one, slots that no write will use any more (these and all earlier ones
+    /// included), and which process of the drive they are counted for.
+    pub(crate) fn stable_meta(&self, dx: Dx, give: u32) -> Vec<u8> {
+        let nonce = self.drive(dx).map_or(0, |d| d.nonce);
+        let mut meta = Writer::new();
+        meta.u32(give).u32(self.settled_slots(dx)).u64(nonce);
+        meta.finish()
+    }
+
+    /// A refused STABLE had no effect: the next one says it again.
     pub(crate) fn stable_refused(&mut self, dx: Dx) {
         if let Some(d) = self.drive_mut(dx) {
-            d.given_back = d.given_back.saturating_sub(u64::from(d.give_sent));
             d.give_back = core::mem::take(&mut d.give_sent).saturating_add(d.give_back);
         }
     }

@@ -65,16 +65,17 @@ impl Sequencer {
 
     /// Which way an answer of a drive came. One that comes around while the drive has a connection was silent on it
     /// for 250 ms: the next request does not wait for that again.
-    pub(crate) fn note_way(&mut self, dx: Dx, direct: bool) {
+    pub(crate) fn note_way(&mut self, dx: Dx, from: DriveId) {
         let now = self.now;
         let Some(d) = self.drive_mut(dx) else { return };
-        let was = d.mute;
+        let (was, direct) = (d.mute, from == d.id);
         if direct {
             d.direct_at = now;
             d.mute = false;
-        } else if d.up && now.saturating_sub(d.direct_at) >= STALL {
+        } else {
+            d.around = Some(from);
             // Late answers of both ways may come mixed: one over its own connection counts for a while.
-            d.mute = true;
+            d.mute = d.mute || d.up && now.saturating_sub(d.direct_at) >= STALL;
         }
         if was && direct {
             self.resend_silent(dx);
@@ -98,7 +99,8 @@ impl Sequencer {
         let now = self.now;
         let Some(op) = self.writes.get_mut(w) else { return };
         let round = op.round;
-        if !core::mem::replace(&mut op.late, true) {
+        let first = !core::mem::replace(&mut op.late, true);
+        if first {
             self.stall.late += 1;
             if self.stall.counted.is_none() {
                 // What passed until it was noticed.
@@ -110,7 +112,8 @@ impl Sequencer {
                 self.member_silent(w, m as u8);
             }
         }
-        self.timers.rare(self.now + REPEAT, Timer::Write(w, round));
+        // The first way around may be cut off as well, so the second one is not kept waiting.
+        self.timers.rare(self.now + if first { STALL } else { REPEAT }, Timer::Write(w, round));
         self.check_complete(w);
     }
 
@@ -151,13 +154,18 @@ impl Sequencer {
         true
     }
 
-    /// The `turn`-th member of the PG, other than `target`, that has a connection.
+    /// The `turn`-th member of the PG, other than `target`, that has a connection; first the one that reached it last.
     pub(crate) fn relay_for(&self, pg: crate::pg::PgIx, target: Dx, turn: usize) -> Option<DriveId> {
         let pg = self.pg(pg)?;
         let other = |dx: &Dx, good: fn(&Drive) -> bool| *dx != target && self.drive(*dx).is_some_and(good);
         let any_direct = pg.members().any(|dx| other(&dx, Drive::direct));
         let good: fn(&Drive) -> bool = if any_direct { Drive::direct } else { |d| d.up };
         let up = |dx: &Dx| other(dx, good);
+        let known = self.drive(target).and_then(|d| d.around).filter(|_| turn == 0);
+        let known = known.and_then(|id| self.drive_ix.get(&id)).filter(|dx| up(dx) && pg.members().any(|m| m == **dx));
+        if let Some(d) = known.and_then(|dx| self.drive(*dx)) {
+            return Some(d.id);
+        }
         let count = pg.members().filter(up).count();
         let pick = pg.members().filter(up).nth(turn % count.max(1))?;
         self.drive(pick).map(|d| d.id)
@@ -181,7 +189,6 @@ impl Sequencer {
             d.used = 0;
             d.full = false;
             d.give_back = 0;
-            d.given_back = 0;
         }
         if restarted {
             self.joiner_restarted(dx);
@@ -226,7 +233,7 @@ impl Sequencer {
         if let Some(d) = self.drive_mut(dx) {
             d.up = false;
             d.mute = false;
-            // A lost frame with slots in it is not repeated: a leak until the next nonce, never a double.
+            // Whatever the next STABLE is, it says what was given back in all.
             d.give_back = 0;
             d.give_sent = 0;
             let first = refused && (was_up || !d.refused);

@@ -53,8 +53,11 @@ impl Volume {
     /// STABLE with slots to give back: its status and what the drive wants back.
     fn give(&mut self, rig: &mut Rig, slots: u32) -> (Status, u32) {
         let hdr = Header { stable: Version::new(1, self.seq), ..rig.hdr(MsgType::Stable, 1) };
-        let meta = if slots > 0 { slots.to_le_bytes().to_vec() } else { Vec::new() };
-        let answer = rig.call(Frame::with_meta(self.of(hdr), meta));
+        let mut meta = Writer::new();
+        // Without slots to give it says nothing: a client that forgets what it has sent.
+        let settled = if slots > 0 { self.used + slots } else { 0 };
+        meta.u32(slots).u32(settled).u64(1);
+        let answer = rig.call(Frame::with_meta(self.of(hdr), meta.finish()));
         self.used += slots;
         self.granted = answer.hdr.credits.max(self.granted);
         (answer.hdr.status, u32::from_le_bytes(answer.meta[..4].try_into().unwrap()))

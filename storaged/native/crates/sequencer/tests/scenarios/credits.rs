@@ -223,3 +223,72 @@ fn credits_of_a_drive_that_is_silent_on_its_own_connection_are_asked_for_and_cou
     w.pass(400_000);
     assert!(w.ok(tag), "its own connection is still silent");
 }
+
+#[test]
+fn credits_of_a_drive_whose_connection_died_before_they_were_asked_for_are_asked_for_around() {
+    let mut w = granted(2);
+    let tag = w.write(0, &pattern(1, 4096));
+    assert!(w.ok(tag));
+    // Nothing was sent to it when the network broke: no answer that came around says that it is silent.
+    w.hold(3);
+    let tag = w.write(4096, &pattern(2, 4096));
+    for d in 1..=3 {
+        w.rep(d).granted = 4;
+    }
+    w.pass(700_000);
+    assert!(w.ok(tag));
+}
+
+#[test]
+fn who_does_not_reach_it_either_is_not_asked_again_and_again() {
+    let mut w = granted(2);
+    let tag = w.write(0, &pattern(1, 4096));
+    assert!(w.ok(tag));
+    w.hold(3);
+    w.lose_relays(1);
+    let tag = w.write(4096, &pattern(2, 4096));
+    for d in 1..=3 {
+        w.rep(d).granted = 4;
+    }
+    w.pass(600_000);
+    assert!(w.ok(tag), "the second one was asked soon after it");
+}
+
+#[test]
+fn slots_of_writes_that_end_without_a_drive_are_settled_there() {
+    let mut w = granted(1000);
+    w.hold(3);
+    let tag = w.write(0, &pattern(1, 4 * 4096));
+    w.pass(10_000);
+    assert!(w.open(tag));
+    w.change(&[1, 2], &[], &[1, 2, 3]);
+    w.push_map();
+    assert!(w.ok(tag), "ended without it");
+    w.forget_held(3);
+    w.step(Event::DriveDown { drive: DriveId(3), refused: false });
+    w.up(3);
+    w.change(&[1, 2, 3], &[], &[1, 2, 3]);
+    w.push_map();
+    let tag = w.write(0, &pattern(1, 4096));
+    assert!(w.ok(tag));
+    w.pass(100_000);
+    assert_eq!(w.rep(3).settled, 5 + 2, "what never arrived and what did");
+    assert_eq!(w.rep(1).settled, 5 + 2);
+}
+
+#[test]
+fn slots_of_a_write_that_may_still_arrive_are_not_settled() {
+    let mut w = granted(10);
+    w.hold(3);
+    let late = w.write(0, &pattern(1, 4096));
+    let other = w.write(4096, &pattern(1, 7 * 4096));
+    assert!(w.open(late) && w.open(other));
+    let waits = w.write(100 * 4096, &pattern(1, 4096));
+    w.pass(60_000);
+    assert!(w.open(waits));
+    assert_eq!(w.rep(1).settled, 10, "polled for the write that waits");
+    let (_, asked) = w.sent(MsgType::Stable).into_iter().rfind(|(drive, _)| *drive == 3).unwrap();
+    assert_eq!(asked.meta[4..8], [0; 4], "both may still arrive");
+    w.release(3);
+    assert!(w.ok(late) && w.ok(other));
+}

@@ -39,6 +39,8 @@ pub struct Rep {
     pub nonce: u64,
     pub recall: u32,
     pub returned: u32,
+    /// Slots that no write will use any more, as the volume said last.
+    pub settled: u32,
     pub seen: Vec<Frame>,
 }
 
@@ -63,6 +65,7 @@ impl Rep {
             nonce: 1,
             recall: 0,
             returned: 0,
+            settled: 0,
             seen: Vec::new(),
         }
     }
@@ -155,9 +158,12 @@ impl Rep {
     }
 
     fn space(&mut self, req: &Frame) -> Frame {
-        if let Ok(raw) = <[u8; 4]>::try_from(req.meta.as_slice()) {
-            self.returned += u32::from_le_bytes(raw);
-            assert_eq!(req.hdr.block, u64::from(self.returned), "all that came back so far");
+        let mut meta = Reader::new(&req.meta);
+        let (given, settled, nonce) = (meta.u32().unwrap(), meta.u32().unwrap(), meta.u64().unwrap());
+        meta.finish().unwrap();
+        if nonce == self.nonce {
+            self.returned += given;
+            self.settled = settled;
         }
         let status = if self.full { Status::Full } else { Status::Ok };
         let recall = core::mem::take(&mut self.recall);

@@ -20,6 +20,7 @@ pub struct World {
     /// Frames to these drives stay here until released.
     pub held: VecDeque<(DriveId, Option<DriveId>, Frame)>,
     pub hold: BTreeSet<DriveId>,
+    pub cut_off: BTreeSet<DriveId>,
     pub done: BTreeMap<u64, IoResult>,
     pub log: Vec<Action>,
     /// Whether `Answered` follows each completion at once.
@@ -82,6 +83,7 @@ impl World {
             seq,
             held: VecDeque::new(),
             hold: BTreeSet::new(),
+            cut_off: BTreeSet::new(),
             done: BTreeMap::new(),
             log: Vec::new(),
             answer: true,
@@ -143,6 +145,7 @@ impl World {
     fn act(&mut self, action: Action, queue: &mut VecDeque<Event>) {
         self.log.push(action.clone());
         match action {
+            Action::Send { via: Some(via), .. } if self.cut_off.contains(&via) => {}
             Action::Send { drive, via, frame } if self.hold.contains(&via.unwrap_or(drive)) => {
                 self.held.push_back((drive, via, frame));
             }
@@ -182,6 +185,17 @@ impl World {
                 self.step(event);
             }
         }
+    }
+
+    /// It reaches no other drive: what it is asked to relay is lost.
+    pub fn lose_relays(&mut self, via: u32) {
+        self.cut_off.insert(DriveId(via));
+    }
+
+    /// What was held for one drive is lost, and nothing more is held.
+    pub fn forget_held(&mut self, drive: u32) {
+        self.hold.remove(&DriveId(drive));
+        self.held.retain(|h| h.1.unwrap_or(h.0) != DriveId(drive));
     }
 
     pub fn hold(&mut self, drive: u32) {

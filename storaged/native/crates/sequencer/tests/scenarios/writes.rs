@@ -361,3 +361,17 @@ fn the_time_in_which_writes_wait_is_counted_and_no_other() {
     w.pass(5_000_000);
     assert_eq!(w.seq.stats().stall_us, counted);
 }
+
+#[test]
+fn the_way_around_that_worked_is_taken_first_and_the_second_one_is_tried_soon() {
+    let mut w = World::attached();
+    w.hold(3);
+    w.lose_relays(1);
+    let tag = w.write(0, &pattern(1, 4096));
+    w.pass(251_000);
+    assert!(w.open(tag), "the first one asked does not reach it");
+    w.pass(250_000);
+    assert!(w.ok(tag));
+    let tag = w.write(0, &pattern(2, 4096));
+    assert!(w.ok(tag), "no wait for the one that does not reach it");
+}
