@@ -23,7 +23,8 @@ from tests.e2e.nemesis.stamp import stamp
 from tests.e2e.nemesis.volumes import Volume
 from tests.e2e.nemesis.world import World
 
-SIZE: Final = 16 << 20
+SIZE: Final = 64 << 20
+LARGE: Final = 1 << 20  # the largest write: it uses up what is granted soonest
 FULL_S: Final = 5.0
 GONE_S: Final = 60.0
 SCRUBBED_S: Final = 120.0
@@ -92,20 +93,28 @@ def full(world: World, number: int) -> Outcome:
         seen.begin = time.monotonic()
         with _ordered(world, group, {"full": True}):
             uri, _ = world.volumes.attached(name, world.lab.block_groups[0], SIZE)
-            refused = _refused(uri)
-            outcome.must(refused, "a write to new space was not refused with ENOSPC")
+            _fill(outcome, uri)
             world.lasts(FULL_S)
             world.goes_on()
-        world.plant.until(lambda: not _refused(uri), "room for new blocks again", GONE_S)
+        again = SIZE - BLOCK_BYTES
+        world.plant.until(lambda: not _refused(uri, again), "room for new blocks again", GONE_S)
         world.whole()
     judge(world, seen, outcome, frozenset({Effect.SLOW}))
     return outcome
 
 
-def _refused(uri: str) -> bool:
+def _fill(outcome: Outcome, uri: str) -> None:
+    """Write new space until it is refused: what was granted before may still be used (W0)."""
+    steps = range(LARGE, SIZE, LARGE)
+    before = next((n for n, at in enumerate(steps) if _refused(uri, at, LARGE)), None)
+    outcome.must(before is not None, "no write to new space was refused with ENOSPC")
+    outcome.notes["granted_mib"] = -1 if before is None else before
+
+
+def _refused(uri: str, offset: int = 0, size: int = BLOCK_BYTES) -> bool:
     nbd = Nbd(uri)
     try:
-        nbd.write(0, bytes([1]) * BLOCK_BYTES)
+        nbd.write(offset, bytes([1]) * size)
     except NbdRefusedError as error:
         return error.errno == errno.ENOSPC
     finally:
