@@ -291,6 +291,7 @@ def test_a_consumer_may_not_do_what_servers_do(world):
     control = world.control
     refused(world, "wrong_role", control.OpenDrive, pb.OpenDriveRequest(), mine)
     refused(world, "wrong_role", control.LeavePg, pb.LeavePgRequest(drive=1), mine)
+    refused(world, "wrong_role", control.RenewEpochs, pb.RenewEpochsRequest(drive=1), mine)
     refused(world, "wrong_role", control.ReportSilence, pb.ReportSilenceRequest(), mine)
 
 

@@ -46,6 +46,14 @@ def test_a_join_takes_e0_from_the_record_of_the_drop():
     assert new == PgRecord(7, (1, 3), (Joiner(2, 7, 5),), target=(1, 2, 3))
 
 
+def test_a_renewal_changes_nothing_but_the_epoch_and_only_the_one_that_was_promised_for():
+    record = PgRecord(7, (1, 2), (Joiner(3, 6, 4),), target=(1, 2, 3))
+    new = membership.renew(record, 2, 7)
+    assert new == PgRecord(8, (1, 2), (Joiner(3, 6, 4),), target=(1, 2, 3))
+    assert membership.renew(new, 2, 7) is None
+    assert membership.renew(record, 3, 7) is None, "a joiner promises nothing"
+
+
 def test_a_drive_that_is_out_already_returns_as_blank_when_it_says_that_its_content_is_void():
     ref = PgRef(1, 0)
     out = (OutSince(2, 4, 7), OutSince(3, 3, 7))

@@ -324,6 +324,7 @@ async def test_bad_calls_of_a_server_are_typed_errors(mgr):
             ("ReportDrive", pb.ReportDriveRequest(drive=1, nonce=7)),
             ("LeavePg", pb.LeavePgRequest(drive=2**32 - 1)),
             ("CopyComplete", pb.CopyCompleteRequest(drive=1, nonce=3)),
+            ("RenewEpochs", pb.RenewEpochsRequest(drive=1, nonce=3)),
         ):
             assert await refused(server.call(method, request)) not in ("", "internal")
         big = pb.ReadGenerationsRequest(pool=2**32 - 1, since_revision=2**64 - 1)

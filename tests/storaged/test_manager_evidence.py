@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from drystone_storaged.cluster import pgmap
 from drystone_storaged.cluster.drives import EvidenceExpiredError
+from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.membership_service import Evidence
 from drystone_storaged.cluster.nodes import change_voters
 from drystone_storaged.cluster.records import DriveState
@@ -75,6 +77,67 @@ async def test_a_quiesce_binds_no_later_epoch_and_the_sweep_does_not_finish_the_
             await mgr.services.judge.drop_live(state, state.drives[1], await evidence(mgr))
         await mgr.services.judge.sweep()
         assert all(1 in members for members in insync(await client.map()))
+
+
+async def promised(client) -> dict[int, pgmap.PgRecord]:
+    """Records by PG."""
+    shards = (await client.map()).pools[0].shards
+    return dict(enumerate(r for s in shards for r in pgmap.decode_shard(s)))
+
+
+def renewal(epochs: dict[int, int], drive: int = 1) -> pb.RenewEpochsRequest:
+    pgs = [pb.Pg(pool=1, pg=pg, epoch=epoch) for pg, epoch in epochs.items()]
+    return pb.RenewEpochsRequest(drive=drive, nonce=7, pgs=pgs)
+
+
+async def test_a_promise_ends_only_by_the_epoch_it_names_and_for_a_drive_in_sync(mgr):
+    async with peers(mgr, 3, 1) as made:
+        await mgr.services.membership.drop([3], await evidence(mgr), only=[PgRef(1, 0)])
+
+        async def joins():
+            return (await promised(made[-1]))[0].joiner(3)
+
+        await until(joins, "the join")
+        before = await promised(made[-1])
+        asked = {0: before[0].epoch, 1: before[1].epoch + 1, 999_999: 1}
+        answer = await made[0].call("RenewEpochs", renewal(asked))
+        after = await promised(made[-1])
+        assert answer.map_revision == (await made[-1].map()).revision
+        # The joiner with its join epoch, too: its copy goes on.
+        assert after == before | {0: replace(before[0], epoch=before[0].epoch + 1)}
+        # Said once more, and by one that is not in sync: nothing to be done.
+        await made[0].call("RenewEpochs", renewal(asked))
+        await made[2].call("RenewEpochs", renewal({0: after[0].epoch}, drive=3))
+        assert await promised(made[-1]) == after
+
+
+async def test_a_drop_that_rests_on_a_promise_of_before_the_new_epoch_fails(mgr):
+    async with peers(mgr, 3, 1) as made:
+        hangs(made[0])
+        commander = mgr.services.judge._deps.commander
+        quiesce = commander.quiesce
+
+        async def slow(node, drive, pgs):
+            done = await quiesce(node, drive, pgs)
+            await made[0].call("RenewEpochs", renewal({0: (await promised(made[-1]))[0].epoch}))
+            return done
+
+        commander.quiesce = slow
+        state = await mgr.services.feed.read()
+        with pytest.raises(EvidenceExpiredError):
+            await mgr.services.judge.drop_live(state, state.drives[1], await evidence(mgr))
+        assert all(1 in members for members in insync(await made[-1].map()))
+
+
+async def test_whoever_asked_for_a_promise_and_drops_nobody_ends_it_at_once(mgr):
+    async with peers(mgr, 3, 1) as made:
+        before = await promised(made[-1])
+        late = Evidence("too old", mgr.services.env.monotonic() - 60)
+        state = await mgr.services.feed.read()
+        with pytest.raises(EvidenceExpiredError):
+            await mgr.services.judge.drop_live(state, state.drives[1], late)
+        after = await promised(made[-1])
+        assert after == {pg: replace(r, epoch=r.epoch + 1) for pg, r in before.items()}
 
 
 async def test_a_silent_node_whose_drop_came_to_nothing_keeps_its_copies_in_the_sweep(mgr):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,34 @@ async def test_files_become_drives_of_a_running_server_and_survive_its_death(mgr
             await until(is_(mgr, each, "drives", "up"), "it serves again")
         await until(lambda: in_sync(mgr), "every copy is in sync again")
         assert {d["uuid"]: d["addr"] for d in (await mgr.status())["drives"]} == before
+
+
+async def test_a_promise_to_answer_no_reads_that_leads_to_no_drop_is_told_and_ends(mgr, tmp_path):
+    settings = await configure(mgr, tmp_path)
+    only = tmp_path / "disks" / "1.img"
+    with server(settings):
+        await until(lambda: mgr.services.devices.reports._devices, "the first look")
+        assert await add(mgr, image(only)) == 201
+        await until(is_(mgr, only, "drives", "up"), "the drive")
+        body = {"name": "default", "copies": 1, "pg_count": 8}
+        assert (await mgr.http.post("/v1/pools", json=body)).status_code == 201
+        before = (await mgr.services.feed.read()).known_pgs()
+        quiet = dict(sorted(before.items(), key=lambda item: item[0].pg)[:4])
+        (drive,) = (await mgr.services.feed.read()).drives.values()
+
+        async def promises() -> bool:
+            # Refused until the drive has seen these epochs.
+            return await mgr.services.judge._deps.commander.quiesce(drive.node, drive.id, quiet)
+
+        await until(promises, "the promise")
+
+        async def renewed() -> bool:
+            now = (await mgr.services.feed.read()).known_pgs()
+            return all(now[ref].epoch == record.epoch + 1 for ref, record in quiet.items())
+
+        await until(renewed, "the new epochs")
+        ended = {ref: replace(record, epoch=record.epoch + 1) for ref, record in quiet.items()}
+        assert (await mgr.services.feed.read()).known_pgs() == before | ended
 
 
 async def test_an_evacuated_drive_is_removed_while_its_server_runs(mgr, tmp_path):

@@ -1,4 +1,4 @@
-"""Pure planner of PG changes: drop, join, promote. Every change bumps the epoch (§4.5, I1, I2).
+"""Pure planner of PG changes: drop, join, promote, renew. Each bumps the epoch (§4.5, I1, I2).
 
 Nothing here reads a clock or the store; ``membership_service`` turns plans into transactions.
 """
@@ -73,6 +73,17 @@ def forget_content(record: PgRecord, drives: Iterable[int]) -> PgRecord | None:
     out = tuple(replace(o, e0=0) if o.drive in void else o for o in record.out)
     # No epoch: the member sets stay.
     return None if out == record.out else replace(record, out=out)
+
+
+def renew(record: PgRecord, drive: int, epoch: int) -> PgRecord | None:
+    """The same members in a new epoch: what ``drive`` promised for the one named here ends.
+
+    None = that epoch is over already, or the drive is not in sync. Joiners keep their join epoch:
+    their copies go on.
+    """
+    if record.epoch != epoch or drive not in record.insync:
+        return None
+    return _checked(record, replace(record, epoch=_next(record.epoch)), completed=())
 
 
 def promote(record: PgRecord, drive: int, epoch: int) -> PgRecord | None:

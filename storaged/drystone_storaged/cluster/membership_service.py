@@ -141,6 +141,22 @@ class MembershipService:
 
         return await self._run(plan, "a promotion")
 
+    async def renew(self, drive: int, promised: Mapping[PgRef, int]) -> Changed:
+        """End what a drive promised for these epochs, where they stand and it is in sync still.
+
+        A drop that rests on such a promise fails after this: it compares the epoch with the state
+        that it starts from (``still_valid``, ``moves.plan_retire``), its transaction the shard.
+        """
+
+        def plan(state: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
+            pgs, changed = state.known_pgs(), {}
+            for ref, epoch in promised.items():
+                if ref in pgs and (new := membership.renew(pgs[ref], drive, epoch)) is not None:
+                    changed[ref] = new
+            return changed, ()
+
+        return await self._run(plan, "the end of a promise")
+
     async def heirs(self, ref: PgRef) -> tuple[membership.Heir, ...]:
         """Who could take over a PG whose in-sync drives are all down, the first choice first."""
         state = await read_state(self._store)

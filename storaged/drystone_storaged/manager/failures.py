@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from drystone_common.errors import DrystoneError
 from drystone_common.logs import get_logger
 from drystone_storaged.cluster import keys, moves
 from drystone_storaged.cluster import membership as planner
@@ -299,22 +301,46 @@ class FailureJudge:
             return all(r in current and current[r].epoch == e for r, e in epochs.items())
 
         log.warning("dropping a drive", drive=drive.id, reason=evidence.reason)
-        observed = {drive.id: state.drive_revisions[drive.id]}
-        blow = await self._blow(state, drive, evidence) if strike else None
-        conditions = await self._deps.drives.set_down(
-            observed, evidence.reason, ended=False, blow=blow
-        )
-        if blow is not None:
-            self._deps.health.wrote(blow.health)
-        await self._deps.membership.drop(
-            [drive.id],
-            evidence,
-            only=list(pgs),
-            live=live & await self._live(state, frozenset([drive.id])),
-            still_valid=unchanged,
-            conditions=conditions,
-        )
+        async with self._promised(drive.id, epochs):
+            observed = {drive.id: state.drive_revisions[drive.id]}
+            blow = await self._blow(state, drive, evidence) if strike else None
+            conditions = await self._deps.drives.set_down(
+                observed, evidence.reason, ended=False, blow=blow
+            )
+            if blow is not None:
+                self._deps.health.wrote(blow.health)
+            await self._deps.membership.drop(
+                [drive.id],
+                evidence,
+                only=list(pgs),
+                live=live & await self._live(state, frozenset([drive.id])),
+                still_valid=unchanged,
+                conditions=conditions,
+            )
         return True
+
+    @contextlib.asynccontextmanager
+    async def _promised(self, drive: int, epochs: Mapping[PgRef, int]) -> AsyncIterator[None]:
+        """What rests on promises to answer no reads; those that it does not use end with it.
+
+        The drive would say so itself, but only when no drop can come any more, and reads wait.
+        """
+        try:
+            yield
+        except DrystoneError:
+            await self._end_promises(drive, epochs)
+            raise
+        await self._end_promises(drive, epochs)
+
+    async def _end_promises(self, drive: int, epochs: Mapping[PgRef, int]) -> None:
+        try:
+            done = await self._deps.membership.renew(drive, epochs)
+        except DrystoneError as error:
+            # It leads no more, or the store is away: the drive asks again.
+            log.info("promises not ended", drive=drive, reason=str(error))
+            return
+        if done.changed:
+            log.info("promises ended", drive=drive, pgs=len(done.changed))
 
     async def _blow(self, state: MapState, drive: Drive, evidence: Evidence) -> Blow | None:
         if drive.state is not DriveState.UP:
@@ -337,6 +363,7 @@ class FailureJudge:
         if not whole or not await self._deps.commander.quiesce(drive.node, drive.id, whole):
             return False
         promised_s = self._deps.monotonic()
+        epochs = {ref: pg.epoch for ref, pg in whole.items()}
 
         def plan(now: MapState) -> tuple[Mapping[PgRef, PgRecord], tuple[PgRef, ...]]:
             if self._deps.monotonic() - promised_s > EVIDENCE_TTL_S:
@@ -346,7 +373,8 @@ class FailureJudge:
         # Whoever opened it since made no promise.
         unchanged = Compare.mod(keys.drive(drive.id), state.drive_revisions[drive.id])
         try:
-            done = await self._deps.membership.edit(plan, "a move's end", [unchanged])
+            async with self._promised(drive.id, epochs):
+                done = await self._deps.membership.edit(plan, "a move's end", [unchanged])
         except EvidenceExpiredError as error:
             log.info("a move ends later", drive=drive.id, reason=str(error))
             return False

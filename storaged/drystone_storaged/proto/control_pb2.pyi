@@ -1760,6 +1760,34 @@ class CopyCompleteResponse(_message.Message):
 Global___CopyCompleteResponse: _TypeAlias = CopyCompleteResponse  # noqa: Y015
 
 @_typing.final
+class RenewEpochsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRIVE_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    PGS_FIELD_NUMBER: _builtins.int
+    drive: _builtins.int
+    nonce: _builtins.int
+    @_builtins.property
+    def pgs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pg]:
+        """With the newest epoch that the promise covers."""
+
+    def __init__(
+        self,
+        *,
+        drive: _builtins.int = ...,
+        nonce: _builtins.int = ...,
+        pgs: _abc.Iterable[Global___Pg] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drive", b"drive", "nonce", b"nonce", "pgs", b"pgs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewEpochsRequest: _TypeAlias = RenewEpochsRequest  # noqa: Y015
+
+@_typing.final
 class MapStreamRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -64,6 +64,11 @@ class ControlStub:
                 request_serializer=drystone__storaged_dot_proto_dot_control__pb2.CopyCompleteRequest.SerializeToString,
                 response_deserializer=drystone__storaged_dot_proto_dot_control__pb2.CopyCompleteResponse.FromString,
                 _registered_method=True)
+        self.RenewEpochs = channel.unary_unary(
+                '/drystone.control.v1.Control/RenewEpochs',
+                request_serializer=drystone__storaged_dot_proto_dot_control__pb2.RenewEpochsRequest.SerializeToString,
+                response_deserializer=drystone__storaged_dot_proto_dot_control__pb2.Ack.FromString,
+                _registered_method=True)
         self.MapStream = channel.unary_stream(
                 '/drystone.control.v1.Control/MapStream',
                 request_serializer=drystone__storaged_dot_proto_dot_control__pb2.MapStreamRequest.SerializeToString,
@@ -161,6 +166,14 @@ class ControlServicer:
 
     def CopyComplete(self, request, context):
         """Resync of these PGs is complete in these epochs; promoted where the epoch still stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewEpochs(self, request, context):
+        """An in-sync drive promised to answer no reads of these PGs (Quiesce), and no drop came of it:
+        each gets a new epoch with the same members where that of the promise still stands.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,6 +288,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.CopyComplete,
                     request_deserializer=drystone__storaged_dot_proto_dot_control__pb2.CopyCompleteRequest.FromString,
                     response_serializer=drystone__storaged_dot_proto_dot_control__pb2.CopyCompleteResponse.SerializeToString,
+            ),
+            'RenewEpochs': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewEpochs,
+                    request_deserializer=drystone__storaged_dot_proto_dot_control__pb2.RenewEpochsRequest.FromString,
+                    response_serializer=drystone__storaged_dot_proto_dot_control__pb2.Ack.SerializeToString,
             ),
             'MapStream': grpc.unary_stream_rpc_method_handler(
                     servicer.MapStream,
@@ -494,6 +512,33 @@ class Control:
             '/drystone.control.v1.Control/CopyComplete',
             drystone__storaged_dot_proto_dot_control__pb2.CopyCompleteRequest.SerializeToString,
             drystone__storaged_dot_proto_dot_control__pb2.CopyCompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewEpochs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drystone.control.v1.Control/RenewEpochs',
+            drystone__storaged_dot_proto_dot_control__pb2.RenewEpochsRequest.SerializeToString,
+            drystone__storaged_dot_proto_dot_control__pb2.Ack.FromString,
             options,
             channel_credentials,
             insecure,

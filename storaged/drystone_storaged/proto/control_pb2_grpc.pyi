@@ -53,6 +53,10 @@ class ControlStub:
     """The drive leaves these PGs: a joiner without space, or a member that cannot prove its log."""
     CopyComplete: _grpc.UnaryUnaryMultiCallable[_control_pb2.CopyCompleteRequest, _control_pb2.CopyCompleteResponse]
     """Resync of these PGs is complete in these epochs; promoted where the epoch still stands."""
+    RenewEpochs: _grpc.UnaryUnaryMultiCallable[_control_pb2.RenewEpochsRequest, _control_pb2.Ack]
+    """An in-sync drive promised to answer no reads of these PGs (Quiesce), and no drop came of it:
+    each gets a new epoch with the same members where that of the promise still stands.
+    """
     MapStream: _grpc.UnaryStreamMultiCallable[_control_pb2.MapStreamRequest, _control_pb2.MapUpdate]
     """The whole map at once, then a whole map after each change, coalesced for a slow reader."""
     ReadMap: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReadMapRequest, _control_pb2.MapUpdate]
@@ -91,6 +95,10 @@ class ControlAsyncStub(ControlStub):
     """The drive leaves these PGs: a joiner without space, or a member that cannot prove its log."""
     CopyComplete: _aio.UnaryUnaryMultiCallable[_control_pb2.CopyCompleteRequest, _control_pb2.CopyCompleteResponse]  # type: ignore[assignment]
     """Resync of these PGs is complete in these epochs; promoted where the epoch still stands."""
+    RenewEpochs: _aio.UnaryUnaryMultiCallable[_control_pb2.RenewEpochsRequest, _control_pb2.Ack]  # type: ignore[assignment]
+    """An in-sync drive promised to answer no reads of these PGs (Quiesce), and no drop came of it:
+    each gets a new epoch with the same members where that of the promise still stands.
+    """
     MapStream: _aio.UnaryStreamMultiCallable[_control_pb2.MapStreamRequest, _control_pb2.MapUpdate]  # type: ignore[assignment]
     """The whole map at once, then a whole map after each change, coalesced for a slow reader."""
     ReadMap: _aio.UnaryUnaryMultiCallable[_control_pb2.ReadMapRequest, _control_pb2.MapUpdate]  # type: ignore[assignment]
@@ -162,6 +170,16 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.CopyCompleteResponse, _abc.Awaitable[_control_pb2.CopyCompleteResponse]]:
         """Resync of these PGs is complete in these epochs; promoted where the epoch still stands."""
+
+    @_abc_1.abstractmethod
+    def RenewEpochs(
+        self,
+        request: _control_pb2.RenewEpochsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.Ack, _abc.Awaitable[_control_pb2.Ack]]:
+        """An in-sync drive promised to answer no reads of these PGs (Quiesce), and no drop came of it:
+        each gets a new epoch with the same members where that of the promise still stands.
+        """
 
     @_abc_1.abstractmethod
     def MapStream(

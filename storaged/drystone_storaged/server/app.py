@@ -220,6 +220,7 @@ class Server:
             "need_map": lambda e: self.maps.need(e["at_least"]),
             "need_generations": self.upcalls.on_need_generations,
             "copy_complete": self.upcalls.on_copy_complete,
+            "still_quiet": self.upcalls.on_still_quiet,
             "leave_pg": self.upcalls.on_leave,
             "control_done": self.controls.on_done,
             "report": self._on_report,

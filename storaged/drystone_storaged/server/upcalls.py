@@ -1,4 +1,7 @@
-"""What drives ask of the manager: promotion, leaving, generations. Batched, one call at a time."""
+"""What drives ask of the manager: promotion, leaving, epochs, generations.
+
+Batched, one call at a time.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,7 @@ class Upcalls:
         self._maps = maps
         self._nonce_of = nonce_of
         self._copies: dict[int, dict[tuple[int, int], int]] = defaultdict(dict)
+        self._quiet: dict[int, dict[tuple[int, int], int]] = defaultdict(dict)
         self._leaves: dict[tuple[int, str], set[tuple[int, int]]] = defaultdict(set)
         self._generations: dict[tuple[int, int], int] = {}
         self._told: Counter[tuple[int, str, bool]] = Counter()
@@ -59,6 +63,11 @@ class Upcalls:
     def on_copy_complete(self, event: Event) -> None:
         """Take `copy_complete`; a newer epoch of the same PG replaces an older one."""
         self._copies[event["drive"]][event["pool"], event["pg"]] = event["epoch"]
+        self._work.set()
+
+    def on_still_quiet(self, event: Event) -> None:
+        """Take `still_quiet`; a newer epoch of the same PG replaces an older one."""
+        self._quiet[event["drive"]][event["pool"], event["pg"]] = event["epoch"]
         self._work.set()
 
     def on_leave(self, event: Event) -> None:
@@ -74,17 +83,20 @@ class Upcalls:
         self._read.set()
 
     async def run_calls(self) -> None:
-        """Send promotions and leaves until cancelled."""
+        """Send promotions, leaves and renewals until cancelled."""
         while True:
             await self._work.wait()
             await asyncio.sleep(GATHER_S)
             self._work.clear()
             leaves, self._leaves = self._leaves, defaultdict(set)
             copies, self._copies = self._copies, defaultdict(dict)
+            quiet, self._quiet = self._quiet, defaultdict(dict)
             for (drive, why), left in leaves.items():
                 await self._guarded(self._leave(drive, why, sorted(left)))
             for drive, epochs in copies.items():
                 await self._guarded(self._complete(drive, epochs))
+            for drive, epochs in quiet.items():
+                await self._guarded(self._renew(drive, epochs))
 
     async def run_generations(self) -> None:
         """Read generations until cancelled, one call in flight."""
@@ -103,20 +115,25 @@ class Upcalls:
             _log.warning("upcall_refused", code=error.code, detail=str(error))
 
     async def _complete(self, drive: int, epochs: dict[tuple[int, int], int]) -> None:
-        items = sorted(epochs.items())
-        for start in range(0, len(items), PGS_MAX):
+        for pgs in _pages(epochs):
             nonce = self._nonce_of(drive)
             if not nonce:
                 return
-            pgs = [
-                control_pb2.Pg(pool=pool, pg=pg, epoch=epoch)
-                for (pool, pg), epoch in items[start : start + PGS_MAX]
-            ]
             request = control_pb2.CopyCompleteRequest(drive=drive, nonce=nonce, pgs=pgs)
             answer = await self._control.call(lambda stub: stub.CopyComplete, request)
             # The map tells the drive of its promotion, or of the epoch to complete anew.
             if answer.map_revision > self._maps.revision:
                 self._maps.need(answer.map_revision)
+
+    async def _renew(self, drive: int, epochs: dict[tuple[int, int], int]) -> None:
+        for pgs in _pages(epochs):
+            nonce = self._nonce_of(drive)
+            if not nonce:
+                return
+            request = control_pb2.RenewEpochsRequest(drive=drive, nonce=nonce, pgs=pgs)
+            answer = await self._control.call(lambda stub: stub.RenewEpochs, request)
+            # The map ends the promises.
+            self._maps.need(answer.map_revision)
 
     async def _leave(self, drive: int, why: str, left: list[tuple[int, int]]) -> None:
         for start in range(0, len(left), PGS_MAX):
@@ -153,3 +170,11 @@ class Upcalls:
                 break
             after = page.last_volume
         self._core.generations(drive, pool, first, entries)
+
+
+def _pages(epochs: dict[tuple[int, int], int]) -> list[list[control_pb2.Pg]]:
+    listed = [
+        control_pb2.Pg(pool=pool, pg=pg, epoch=epoch)
+        for (pool, pg), epoch in sorted(epochs.items())
+    ]
+    return [listed[start : start + PGS_MAX] for start in range(0, len(listed), PGS_MAX)]

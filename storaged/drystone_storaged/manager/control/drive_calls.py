@@ -1,4 +1,4 @@
-"""OpenDrive, ReportDrive, LeavePg, CopyComplete, ReportFailure, ReportSilence."""
+"""OpenDrive, ReportDrive, LeavePg, CopyComplete, RenewEpochs, ReportFailure, ReportSilence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from drystone_common.errors import InvalidArgumentError
+from drystone_common.logs import get_logger
 from drystone_storaged.cluster.drives import OpenRequest
 from drystone_storaged.cluster.membership import PgRef
 from drystone_storaged.cluster.membership_service import Evidence
@@ -24,6 +25,8 @@ from drystone_storaged.manager.control.context import (
 from drystone_storaged.manager.devices import CLASSES
 from drystone_storaged.manager.services import Services
 from drystone_storaged.proto import control_pb2 as pb
+
+log = get_logger(__name__)
 
 PGS_MAX: Final = 8192  # of one call: every PG of the largest pool
 ORDERS_MAX: Final = 10_000  # of one answer; the rest comes as commands
@@ -132,6 +135,17 @@ class DriveCalls:
         return pb.CopyCompleteResponse(
             map_revision=done.revision, refused=[pb.Pg(pool=r.pool, pg=r.pg) for r in done.refused]
         )
+
+    @unary
+    async def RenewEpochs(self, request: pb.RenewEpochsRequest, context: Context) -> pb.Ack:  # noqa: N802
+        """A drive answers no reads, as it promised, and was not dropped."""
+        services = self._services
+        node = await authorize(services, context, "server")
+        await services.drives.check(node, request.drive, request.nonce)
+        done = await services.membership.renew(request.drive, _refs(request.pgs))
+        if done.changed:
+            log.warning("promises led to no drop", drive=request.drive, pgs=len(done.changed))
+        return pb.Ack(map_revision=done.revision)
 
     @unary
     async def ReportFailure(self, request: pb.ReportFailureRequest, context: Context) -> pb.Ack:  # noqa: N802

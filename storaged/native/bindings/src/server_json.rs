@@ -74,6 +74,9 @@ pub fn event_json(event: &ServerEvent) -> Value {
         ServerEvent::CopyComplete { drive, pg, epoch } => {
             json!({"kind": "copy_complete", "drive": drive.0, "pool": pg.pool.0, "pg": pg.pg, "epoch": epoch.0})
         }
+        ServerEvent::StillQuiet { drive, pg, epoch } => {
+            json!({"kind": "still_quiet", "drive": drive.0, "pool": pg.pool.0, "pg": pg.pg, "epoch": epoch.0})
+        }
         ServerEvent::LeavePg { drive, pg, why } => {
             json!({"kind": "leave_pg", "drive": drive.0, "pool": pg.pool.0, "pg": pg.pg, "why": leave_text(*why)})
         }

@@ -2,7 +2,7 @@
 //!
 //! Three cores without I/O, clock or randomness: [`BeaconCore`] (heartbeats, quorum, read leases,
 //! silence votes), [`DropPolicy`] (from evidence to a decided drop) and the pure transitions
-//! [`drop_drive`], [`join`] and [`promote`] of a PG record, which hold invariants I1 and I2.
+//! [`drop_drive`], [`join`], [`promote`] and [`renew`] of a PG record, which hold invariants I1 and I2.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -17,5 +17,5 @@ pub mod votes;
 pub use beacon::{BeaconConfig, BeaconCore, Refused};
 pub use heartbeat::{Echo, Heartbeat, HeartbeatError};
 pub use policy::{DropPolicy, DropReason, Evidence, PolicyAction};
-pub use transition::{drop_drive, join, promote, TransitionError};
+pub use transition::{drop_drive, join, promote, renew, TransitionError};
 pub use votes::Suspect;

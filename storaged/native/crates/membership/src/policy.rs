@@ -153,6 +153,11 @@ impl DropPolicy {
         self.quiescing.retain(|_, asked| now.saturating_sub(*asked) < EVIDENCE_TTL);
     }
 
+    /// The suspicion of a node on which this policy works.
+    pub fn suspect_of(&self, node: Uuid) -> Option<Suspect> {
+        self.victims.get(&node).and_then(|v| v.suspect)
+    }
+
     fn majority(&self) -> usize {
         self.voters.len() / 2 + 1
     }

@@ -14,7 +14,7 @@ pub enum TransitionError {
     AlreadyMember,
     /// It is the last in-sync drive: dropping it would lose every acked write (I1).
     LastCopy,
-    /// The epoch moved since the copy was completed (I2): the resync must finish again.
+    /// The epoch moved since the copy was completed (I2), or since what is to end was promised.
     EpochMoved,
     /// The epoch counter is used up.
     EpochOverflow,
@@ -28,7 +28,7 @@ impl core::fmt::Display for TransitionError {
             TransitionError::NotMember => "the drive is not a member of the placement group",
             TransitionError::AlreadyMember => "the drive is a member of the placement group already",
             TransitionError::LastCopy => "the drive holds the last in-sync copy",
-            TransitionError::EpochMoved => "the epoch moved since the copy was completed",
+            TransitionError::EpochMoved => "the epoch moved since",
             TransitionError::EpochOverflow => "the epoch counter is used up",
             TransitionError::TooManyMembers => "the placement group has its most members already",
         })
@@ -93,6 +93,18 @@ pub fn promote(record: &PgRecord, drive: DriveId, copied_in: Epoch) -> Result<Pg
     Ok(next)
 }
 
+/// The same members in a new epoch: what was promised for the epochs up to `asked` ends. `drive` is the one that
+/// promised, and is in sync still.
+pub fn renew(record: &PgRecord, drive: DriveId, asked: Epoch) -> Result<PgRecord, TransitionError> {
+    if !record.is_insync(drive) {
+        return Err(TransitionError::NotMember);
+    }
+    if record.epoch != asked {
+        return Err(TransitionError::EpochMoved);
+    }
+    Ok(PgRecord { epoch: next_epoch(record)?, ..record.clone() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,9 +148,19 @@ mod tests {
         assert_eq!(promote(&joined, DriveId(2), Epoch(6)).unwrap().insync.as_slice(), &[DriveId(1), DriveId(2)]);
     }
 
+    #[test]
+    fn a_renewal_changes_nothing_but_the_epoch_and_only_the_one_that_was_promised_for() {
+        let old = join(&drop_drive(&record(&[1, 2, 3]), DriveId(3), 77).unwrap(), DriveId(3)).unwrap();
+        let next = renew(&old, DriveId(2), Epoch(7)).unwrap();
+        assert_eq!(next, PgRecord { epoch: Epoch(8), ..old.clone() });
+        assert_eq!(next.joiner(DriveId(3)).map(|j| j.join_epoch), Some(Epoch(7)));
+        assert_eq!(renew(&next, DriveId(2), Epoch(7)), Err(TransitionError::EpochMoved));
+        assert_eq!(renew(&old, DriveId(3), Epoch(7)), Err(TransitionError::NotMember));
+    }
+
     proptest! {
         #[test]
-        fn no_sequence_of_changes_breaks_i1_or_i2(steps in proptest::collection::vec((0u8..3, 0u32..5, any::<bool>()), 0..60)) {
+        fn no_sequence_of_changes_breaks_i1_or_i2(steps in proptest::collection::vec((0u8..4, 0u32..5, any::<bool>()), 0..60)) {
             let mut rec = record(&[0, 1, 2]);
             for (what, drive, fresh) in steps {
                 let drive = DriveId(drive);
@@ -146,6 +168,7 @@ mod tests {
                 let next = match what {
                     0 => drop_drive(&rec, drive, 0),
                     1 => join(&rec, drive),
+                    3 => renew(&rec, drive, copied),
                     _ => promote(&rec, drive, copied),
                 };
                 let Ok(next) = next else { continue };

@@ -115,6 +115,7 @@ impl<S: ObjectStore> Replica<S> {
         if rec.epoch > quiesced {
             pg.quiesced = Epoch(0);
         }
+        self.watch_quiet(id);
         self.close_freed(id);
         self.store.set_oldest_out(id, rec.oldest_out());
         match (before, role) {

@@ -380,6 +380,14 @@ pub enum Action {
         /// Why.
         why: LeaveWhy,
     },
+    /// This in-sync drive promised long ago to answer no reads of a PG, and no drop came of it: ask the manager for a
+    /// new epoch with the same members.
+    StillQuiet {
+        /// PG.
+        pg: PgId,
+        /// The promise covers the epochs up to this one.
+        epoch: Epoch,
+    },
     /// A control request ended.
     ControlDone {
         /// Its id.

@@ -151,6 +151,7 @@ impl<S: ObjectStore> Replica<S> {
     fn quiesce(&mut self, id: PgId, epoch: Epoch, who: Asker) {
         if let Some(pg) = self.pgs.get_mut(&id) {
             pg.quiesced = pg.quiesced.max(epoch);
+            self.watch_quiet(id);
             match (self.log_pg(id), &who) {
                 (_, Asker::Control(_)) => self.answer_quiesce(who, true),
                 (Some(token), Asker::Peer(..)) => self.then(token, Then::QuiesceLogged { pg: id, epoch, who }),

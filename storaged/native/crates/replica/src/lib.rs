@@ -11,6 +11,7 @@
 //! | `adopt`, `join`, `resync`, `bulk` | maps, becoming a member, the copy, and that it waits for clients |
 //! | `repair`, `peer_check`, `relay`, `requests` | what this drive asks of others |
 //! | `cross_check`, `cross_diff` | comparing what the in-sync copies hold |
+//! | `quiet` | that a promise to answer no reads, of which no drop came, ends |
 //! | `freeing` | what a move left behind goes, once nobody can want it |
 //! | `scrub_pace` | that a scrub waits for clients |
 //! | `bad_blocks` | which blocks are bad, and whose turn it is to be healed |
@@ -35,6 +36,7 @@ mod leaving;
 pub mod limits;
 mod pace;
 mod peer_check;
+mod quiet;
 mod read;
 mod relay;
 mod repair;

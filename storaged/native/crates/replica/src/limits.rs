@@ -103,6 +103,11 @@ pub const RESYNC_BACKOFF_MAX: Micros = 1_280_000;
 pub const COMPLETE_AGAIN: Micros = 1_000_000;
 /// A drive that cannot serve asks again to be dropped: the call may have met no leader, or one that ended before it acted.
 pub const LEAVE_AGAIN: Micros = 3_000_000;
+/// A promise to answer no reads that stands this long leads to no drop any more: what speaks for a drop is void after
+/// 5 s (`EVIDENCE_TTL`), and one that is on its way then compares the epoch.
+pub const QUIET_MAX: Micros = 10_000_000;
+/// Such a promise is told again while no later epoch has come: the call may have met no leader.
+pub const QUIET_AGAIN: Micros = 3_000_000;
 /// DIGEST and COPY requests served at a time: bounds the reads a joiner can queue before clients'.
 pub const SOURCE_JOBS_MAX: usize = 64;
 /// Block repairs at a time: a rotten segment must not become a resync of its own.

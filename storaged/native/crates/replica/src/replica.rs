@@ -15,6 +15,7 @@ use crate::cross_check::Compare;
 use crate::freeing::Freeing;
 use crate::limits::USAGE_PERIOD;
 use crate::peer_check::Checks;
+use crate::quiet::Quiet;
 use crate::relay::Relays;
 use crate::requests::Requests;
 use crate::resync::source::CopyJobs;
@@ -69,6 +70,8 @@ pub struct Replica<S: ObjectStore> {
     pub(crate) resync_wake: Option<Micros>,
     /// When this drive asks again to be dropped.
     pub(crate) leave_again: Option<Micros>,
+    /// Promises to answer no reads that stand.
+    pub(crate) quiet: Quiet,
     /// Layers freed lately: a peer that has not freed them yet still lists them.
     pub(crate) freed: VecDeque<LayerId>,
     /// What moves left here, and what of it is freed.
@@ -142,6 +145,7 @@ impl<S: ObjectStore> Replica<S> {
             self.relays.deadline(),
             self.resync_wake,
             self.leave_again,
+            self.quiet.deadline(),
             self.repairs.deadline(),
             self.compare.as_ref().and_then(|c| c.deadline()),
             self.scrub_pace.deadline(),
@@ -342,6 +346,7 @@ impl<S: ObjectStore> Replica<S> {
         self.resync_timers();
         self.repair_again();
         self.free_timers();
+        self.tell_quiet();
         if self.now >= self.usage_at {
             self.usage_at = self.now + USAGE_PERIOD;
             let usage = self.store.take_usage();

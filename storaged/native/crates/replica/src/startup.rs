@@ -196,6 +196,7 @@ impl<S: ObjectStore> Replica<S> {
             dirty_pgs: VecDeque::new(),
             last_client: 0,
             leave_again: None,
+            quiet: Default::default(),
             usage_at: USAGE_PERIOD,
             failed: false,
             stopping: false,

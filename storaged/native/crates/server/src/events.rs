@@ -52,6 +52,15 @@ pub enum ServerEvent {
         /// Epoch of the copy.
         epoch: Epoch,
     },
+    /// Ask for a new epoch: a promise to answer no reads led to no drop.
+    StillQuiet {
+        /// Drive.
+        drive: DriveId,
+        /// PG.
+        pg: PgId,
+        /// The promise covers the epochs up to this one.
+        epoch: Epoch,
+    },
     /// Ask to be dropped.
     LeavePg {
         /// Drive.

@@ -76,7 +76,7 @@ impl World {
             }
             Request::ReadShard => {
                 let (rev, records) = self.meta.shard();
-                Answer::Shard(rev, records, self.meta.suspects().1)
+                Answer::Shard(rev, records, self.meta.suspects())
             }
             Request::Swap(base, conditions, changes) => match self.meta.swap(base, &conditions, &changes) {
                 Ok(result) => {
@@ -161,6 +161,7 @@ impl World {
                 Change::Retarget(..) => "pg.retargeted",
                 Change::Retire(..) => "pg.retired",
                 Change::Forget(_) => "pg.forgotten",
+                Change::Renew(..) => "pg.renewed",
             });
         }
     }

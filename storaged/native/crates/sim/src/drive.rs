@@ -112,6 +112,10 @@ impl World {
                 }
                 self.tell_managers(News::CopyComplete { pg: pg.pg, drive: id, epoch });
             }
+            Action::StillQuiet { pg, epoch } => {
+                self.trace(|| format!("drive{} still quiet in e{epoch} of pg{}", d + 1, pg.pg));
+                self.tell_managers(News::StillQuiet { pg: pg.pg, drive: id, epoch });
+            }
             Action::LeavePg { pg, why } => {
                 self.trace(|| format!("drive{} leaves pg{}: {why:?}", d + 1, pg.pg));
                 self.counts.hit(match why {

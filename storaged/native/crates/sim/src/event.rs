@@ -105,8 +105,8 @@ pub enum Answer {
     Activated(bool),
     /// Leader key.
     Elected(Option<Rev>),
-    /// Shard and suspects.
-    Shard(Rev, Vec<PgRecord>, Vec<Suspect>),
+    /// Shard, and suspects as of a revision.
+    Shard(Rev, Vec<PgRecord>, (Rev, Vec<Suspect>)),
     /// Map transaction.
     Swapped(Result<usize, TxnError>),
     /// `/suspect` written.
@@ -154,6 +154,15 @@ pub enum News {
         epoch: Epoch,
         /// Its open nonce.
         nonce: u64,
+    },
+    /// A drive in sync promised to answer no reads of a PG until an epoch ends, and no drop came of it.
+    StillQuiet {
+        /// PG.
+        pg: u32,
+        /// Drive.
+        drive: DriveId,
+        /// Epoch.
+        epoch: Epoch,
     },
     /// Whether a beacon keeps its server's lease away until the suspicion ends.
     Held(usize, Suspect, bool),

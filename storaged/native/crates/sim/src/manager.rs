@@ -71,11 +71,13 @@ pub struct Manager {
     promotes: BTreeMap<(u32, DriveId), Epoch>,
     /// Who may be retired from which PG: the epoch and the open nonce of its promise.
     pub(crate) retires: BTreeMap<(u32, DriveId), (Epoch, u64)>,
+    /// Who promised to answer no reads of a PG until which epoch ends, and was not dropped.
+    pub(crate) renews: BTreeMap<u32, (DriveId, Epoch)>,
     stalls: BTreeMap<DriveId, Vec<Time>>,
     busy_since: Option<Time>,
     elect_at: Time,
     push_at: Time,
-    known: Vec<Suspect>,
+    pub(crate) known: Vec<Suspect>,
     holds: BTreeMap<Uuid, Hold>,
     inflight: Option<DropReason>,
     /// Drives that must not join for now.
@@ -87,6 +89,17 @@ impl Manager {
     pub fn learns_voters(&mut self, policy: DropPolicy) {
         self.policy = policy;
         self.known.clear();
+    }
+
+    /// Whether a suspicion is on its way to a decision.
+    pub(crate) fn is_at(&self, suspect: &Suspect) -> bool {
+        self.policy.suspect_of(suspect.node) == Some(*suspect)
+            || self.holds.get(&suspect.node).is_some_and(|h| h.suspect == Some(*suspect))
+    }
+
+    /// Whether the policy has none of this node, or this very one.
+    pub(crate) fn may_be_about(&self, suspect: Suspect) -> bool {
+        self.policy.suspect_of(suspect.node).is_none_or(|s| s == suspect)
     }
 }
 
@@ -197,6 +210,9 @@ impl World {
             News::Quiesced(drive) => self.learn(m, Evidence::Quiesced(drive)),
             News::MayRetire { pg, drive, epoch, nonce } => {
                 self.managers[m].retires.insert((pg, drive), (epoch, nonce));
+            }
+            News::StillQuiet { pg, drive, epoch } => {
+                self.managers[m].renews.insert(pg, (drive, epoch));
             }
             News::Held(n, suspect, granted) => self.held(m, n, suspect, granted),
         }
@@ -346,7 +362,7 @@ impl World {
         }
     }
 
-    fn tell_beacon(&mut self, m: usize, n: usize, event: BeaconEvent) {
+    pub(crate) fn tell_beacon(&mut self, m: usize, n: usize, event: BeaconEvent) {
         if n < self.nodes.len() && self.cut_until(Place::Manager(m), Place::Node(n)).is_none() {
             let (life, delay) = (self.nodes[n].beacon_life, self.latency());
             self.after(delay, Ev::Beacon(n, life, Box::new(event)));
@@ -385,7 +401,8 @@ impl World {
     pub fn manager_reply(&mut self, m: usize, answer: Answer) {
         match answer {
             Answer::Elected(leader) if leader != self.managers[m].leader => self.elected(m, leader),
-            Answer::Shard(rev, records, suspects) => {
+            Answer::Shard(rev, records, (as_of, suspects)) => {
+                self.tidy_suspicions(m, as_of, &suspects);
                 for suspect in suspects {
                     if !self.managers[m].known.contains(&suspect) {
                         self.managers[m].known.push(suspect);
@@ -500,6 +517,9 @@ impl World {
         self.managers[m].plans = kept;
         if changes.is_empty() {
             changes = self.promotions(m, records);
+        }
+        if changes.is_empty() {
+            changes = self.renewals(m, records);
         }
         if changes.is_empty() {
             changes = self.joins(m, records);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use drystone_membership::{drop_drive, join, promote, DropReason, Suspect};
+use drystone_membership::{drop_drive, join, promote, renew, DropReason, Suspect};
 use drystone_types::{
     ClusterMap, DriveId, DriveInfo, Epoch, Gen, LayerId, MapShard, PgId, PgRecord, PoolId, PoolMap, Rev, Rule, Rules,
     Uuid, Version, VolumeId,
@@ -59,6 +59,8 @@ pub enum Change {
     Retire(DriveId, Epoch),
     /// A drive that is out and has no place is forgotten.
     Forget(DriveId),
+    /// A new epoch with the same members: an in-sync drive promised something for this one.
+    Renew(DriveId, Epoch),
 }
 
 /// Conditions of a map transaction beside the shard's revision.
@@ -326,6 +328,7 @@ impl Meta {
             Change::Join(d) => join(&old, d),
             Change::Promote(d, _) if !self.rules.on(Rule::PromoteEpoch) => promote(&old, d, old.epoch),
             Change::Promote(d, copied) => promote(&old, d, copied),
+            Change::Renew(d, asked) => renew(&old, d, asked),
             Change::Retire(d, asked) if asked == old.epoch => drop_drive(&old, d, 0).map(|next| without(next, d)),
             Change::Forget(d) if !old.is_member(d) && !old.target.contains(&d) => Ok(without(old.clone(), d)),
             Change::Retarget(from, to) if old.target.contains(&from) && !old.target.contains(&to) => {

@@ -103,6 +103,8 @@ rules! {
     RollFromJoiner,
     /// A drive that failed its peer check stays closed at later opens.
     DistrustStays,
+    /// A promise to answer no reads that led to no drop is told, so that a new epoch ends it.
+    QuietTold,
     /// A drive asks its peers at every open.
     PeerCheck,
     /// What a move left is freed only where the map neither wants nor remembers the drive.

@@ -1,6 +1,7 @@
 //! R1, R2, R3, R6c, parking, reads.
 
 use crate::rig::*;
+use drystone_replica::limits::{QUIET_AGAIN, QUIET_MAX};
 use drystone_replica::{Action, Control, ControlResult, Event, PeerId, PeerInfo, PeerRole};
 use drystone_types::*;
 
@@ -129,6 +130,49 @@ fn quiesce_stops_reads_until_a_later_epoch_and_survives_a_restart() {
     assert_eq!(rig.read(1, 0).hdr.status, Status::Retry);
     rig.map(map(2, 2, &[1, 2], &[]));
     assert_eq!(rig.byte(1, 0), Some(8));
+}
+
+/// The epochs for which the drive says that it stands quiet, in the time that passes.
+fn told_quiet(rig: &mut Rig, time: u64) -> Vec<u32> {
+    rig.out.clear();
+    rig.advance(time);
+    let told = rig.out.iter().filter_map(|a| match a {
+        Action::StillQuiet { pg: PG, epoch } => Some(epoch.0),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn a_promise_to_answer_no_reads_that_leads_to_nothing_is_told_until_a_new_epoch() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.write(1, 1, 0, 8), Status::Ok);
+    assert!(told_quiet(&mut rig, 60_000_000).is_empty(), "nothing was promised");
+    assert_eq!(rig.control(Control::Quiesce { pg: PG, epoch: Epoch(1) }), ControlResult::Done);
+    assert!(told_quiet(&mut rig, QUIET_MAX / 2).is_empty(), "a drop may be on its way");
+    // Asked once more it is as old as before.
+    assert_eq!(rig.control(Control::Quiesce { pg: PG, epoch: Epoch(1) }), ControlResult::Done);
+    assert_eq!(told_quiet(&mut rig, QUIET_MAX / 2), [1]);
+    assert!(rig.r.next_deadline().is_some_and(|at| at <= rig.now + QUIET_AGAIN));
+    assert_eq!(told_quiet(&mut rig, QUIET_AGAIN), [1]);
+    assert_eq!(rig.read(1, 0).hdr.status, Status::Retry, "time ends no promise");
+    rig.map(map(2, 2, &[1, 2, 3], &[]));
+    assert_eq!(rig.byte(1, 0), Some(8));
+    assert!(told_quiet(&mut rig, QUIET_MAX).is_empty());
+    assert_eq!(rig.control(Control::Quiesce { pg: PG, epoch: Epoch(2) }), ControlResult::Done);
+    assert!(told_quiet(&mut rig, QUIET_MAX / 2).is_empty(), "another promise, with a time of its own");
+    assert_eq!(told_quiet(&mut rig, QUIET_MAX / 2), [2]);
+}
+
+#[test]
+fn a_promise_of_before_a_restart_is_told_and_one_of_a_drive_that_left_is_not() {
+    let mut rig = Rig::active(1);
+    assert_eq!(rig.control(Control::Quiesce { pg: PG, epoch: Epoch(1) }), ControlResult::Done);
+    let mut rig = rig.restart(2);
+    rig.map(map(1, 1, &[1, 2, 3], &[]));
+    assert_eq!(told_quiet(&mut rig, QUIET_MAX), [1]);
+    rig.map(map(2, 2, &[2, 3], &[]));
+    assert!(told_quiet(&mut rig, QUIET_MAX).is_empty());
 }
 
 #[test]

@@ -324,6 +324,7 @@ impl DriveHandler {
                 self.events.put(ServerEvent::NeedGenerations { drive, pool, since })
             }
             Action::CopyComplete { pg, epoch } => self.events.put(ServerEvent::CopyComplete { drive, pg, epoch }),
+            Action::StillQuiet { pg, epoch } => self.events.put(ServerEvent::StillQuiet { drive, pg, epoch }),
             Action::LeavePg { pg, why } => self.events.put(ServerEvent::LeavePg { drive, pg, why }),
             Action::ControlDone { id, result } => self.control_done(cx, id, result),
             Action::Report(report) => self.events.put(ServerEvent::Report { drive, report }),

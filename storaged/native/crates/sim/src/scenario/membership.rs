@@ -1,7 +1,7 @@
 //! Leases, votes, managers.
 
 use super::{Scenario, Script};
-use drystone_types::Rule;
+use drystone_types::{Epoch, PgRecord, Rule};
 
 use crate::event::{Proc, Request};
 use crate::meta::{Change, Conditions};
@@ -17,6 +17,12 @@ pub fn all() -> Vec<Scenario> {
             .noticing(&[Rule::VotePromise, Rule::VoteWait]),
         Scenario::new("B13 the drop takes longer than any timer", None, slow_drop),
         Scenario::new("B11 a lapsed lease is not taken again under the old map", None, lapsed_lease),
+        Scenario::new(
+            "a promise to answer no reads whose drop never comes ends by a new epoch",
+            Some(Rule::QuietTold),
+            promise_without_drop,
+        ),
+        Scenario::new("a copy goes on in a new epoch with the same members", None, renewal_under_a_copy),
         Scenario::new("P17 a deposed manager", Some(Rule::LeaderKey), deposed),
         Scenario::new("P19 a client ahead of its servers", None, client_ahead),
         Scenario::new("P19 a client behind its servers", None, client_behind),
@@ -177,6 +183,50 @@ fn lapsed_lease(s: &mut Script) {
         s.demand("a lapsed lease was taken again without a look at the map", !(woken && leased));
     }
     s.run(4 * SECOND);
+    s.read_each(0, 1);
+}
+
+/// Every copy promised to answer no reads, and whoever asked for that drops none of them. Time alone ends no promise,
+/// and a drop that rests on one of before the new epoch is refused.
+fn promise_without_drop(s: &mut Script) {
+    s.w.managed = true;
+    s.write_wait(0, 1);
+    let before = s.w.meta.pg(0).cloned().unwrap_or_default();
+    (0..3).for_each(|d| s.w.quiesce_drive(d));
+    s.until("the promises", |w| w.drives.iter().all(|d| d.quiescing == 0));
+    let read = s.read(0, 1);
+    s.run(9 * SECOND);
+    let stands = s.w.history.op(read).is_some() && s.w.meta.pg(0) == Some(&before);
+    s.must("I10", "a promise to answer no reads ended while a drop could rest on it", stands);
+    s.wait(read);
+    let renewed = PgRecord { epoch: Epoch(before.epoch.0 + 1), ..before.clone() };
+    let only_epoch = s.w.meta.pg(0) == Some(&renewed);
+    s.must("I2", "the end of a promise changed more than the epoch, or more than once", only_epoch);
+    let id = s.id(1);
+    let late = s.w.meta.force(0, Change::Retire(id, before.epoch));
+    s.must("I10", "a drop rested on a promise that had ended", late.is_err());
+    s.write_wait(0, 2);
+    s.read_each(0, 1);
+}
+
+/// The epoch moves under a copy, and nothing else: it is the same join, whose copy goes on and is promoted.
+fn renewal_under_a_copy(s: &mut Script) {
+    s.write_wait(0, 1);
+    s.drop_quiesced(2);
+    s.push();
+    s.write_wait(0, 1);
+    s.join(2);
+    s.push();
+    s.copied(2);
+    let (id, epoch) = (s.id(0), s.w.meta.pg(0).map_or(Epoch(0), |r| r.epoch));
+    s.change(Change::Renew(id, epoch));
+    s.push();
+    s.write_wait(0, 1);
+    // Only a copy that was told anew, in the new epoch, counts.
+    s.promote(2);
+    s.push();
+    let joins = s.w.drives[2].replica.as_ref().map_or(0, |r| r.stats().joins);
+    s.demand("the join began anew with the epoch", joins == 1);
     s.read_each(0, 1);
 }
 
