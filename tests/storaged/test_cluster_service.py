@@ -311,6 +311,39 @@ async def test_an_open_that_crashed_before_the_superblock_can_be_repeated(env):
         await env.drives.report(node, drive.id, 9, DriveState.UP, "")
 
 
+async def test_an_open_that_comes_late_does_not_make_the_next_ones_drive_unknown(env):
+    node = await env.nodes.by_uuid("server", (await env.state()).drives[1].node)
+
+    async def open_with(nonce, previous):
+        request = env.open_request("drive-1", nonce, previous)
+        return (await env.drives.open(node, request, lambda _: False)).drive
+
+    await open_with(9, 7)
+    # The call of the process before this one; 9 was granted, and is on the drive.
+    await open_with(8, 7)
+    with pytest.raises(ConflictError):
+        await env.drives.report(node, 1, 9, DriveState.UP, "")
+    drive = await open_with(10, 9)
+    assert (drive.nonce, drive.previous_nonce, drive.granted_nonces) == (10, 9, ())
+    for older in (7, 8):  # images of before
+        with pytest.raises(ConflictError):
+            await open_with(11, older)
+    await open_with(11, 9)
+    drive = await env.drives.report(node, 1, 11, DriveState.UP, "")
+    assert (drive.previous_nonce, drive.granted_nonces) == (0, ())
+    for older in (9, 10):
+        with pytest.raises(ConflictError):
+            await open_with(12, older)
+
+
+async def test_a_drive_that_is_opened_over_and_over_keeps_a_short_record(env):
+    node = await env.nodes.by_uuid("server", (await env.state()).drives[1].node)
+    for nonce in range(100, 150):
+        request = env.open_request("drive-1", nonce, 7)
+        drive = (await env.drives.open(node, request, lambda _: False)).drive
+    assert len(drive.granted_nonces) == 16 and drive.granted_nonces[-1] == 148
+
+
 async def test_a_new_drive_that_crashed_at_its_first_open_can_be_opened(env):
     node = await env.add_node("node-9")
     for nonce in (1, 2):

@@ -25,6 +25,7 @@ REMOVED: Final = "taken out of use"
 HELD: Final = "it was slow or hung, and has to pass a test before it serves again"
 EJECTED: Final = "ejected: it was slow or hung too often"
 
+GRANTED_MAX: Final = 16  # opens in a row of which no report came: each waits seconds for its call
 SERIAL_MAX: Final = 256  # device serials have under 100 characters, file identities too
 
 
@@ -152,8 +153,12 @@ class DriveService:
             previous_nonce=confirmed, weight=request.capacity / 2**40, device=request.device,
             drive_class=request.drive_class or drive.drive_class,
         )  # fmt: skip
-        if request.previous_nonce == drive.nonce:
-            opened = replace(opened, previous_nonce=drive.nonce)
+        if request.previous_nonce in (drive.nonce, *drive.granted_nonces):
+            # It is on the drive: what was there before is an older state from here on.
+            opened = replace(opened, previous_nonce=request.previous_nonce, granted_nonces=())
+        elif drive.nonce != confirmed:
+            granted = (*drive.granted_nonces, drive.nonce)[-GRANTED_MAX:]
+            opened = replace(opened, granted_nonces=granted)
         done = await self._store.txn(
             [Compare.mod(stored.key, stored.mod_revision)], [Put(stored.key, encode(opened))]
         )
@@ -186,6 +191,7 @@ class DriveService:
             new = replace(
                 drive, state=DriveState.DOWN if held else state, reason=held or why[:200],
                 previous_nonce=0 if ready else drive.previous_nonce,
+                granted_nonces=() if ready else drive.granted_nonces,
                 proven=drive.proven or ready, ended=not ready,
             )  # fmt: skip
             if new == drive:
@@ -333,7 +339,8 @@ def _check_reopen(
             "one that comes back, and for as long as something answers at its address",
         )
     blank = request.previous_nonce == 0 and not drive.proven
-    if not blank and request.previous_nonce not in {drive.nonce, drive.previous_nonce} - {0}:
+    known = {drive.nonce, drive.previous_nonce, *drive.granted_nonces} - {0}
+    if not blank and request.previous_nonce not in known:
         raise ConflictError(
             f"drive {drive.id} holds an older state than the cluster has seen of it",
             code="drive_nonce_stale",

@@ -223,6 +223,8 @@ class Node:
 class Drive:
     """A drive. ``previous_nonce`` is valid until the new one is reported to be on the drive.
 
+    ``granted_nonces``: those of opens since then, newest last; which of them is on the drive is not
+    known, because a late call of an ended process may have been written after its successor's.
     ``ended``: it is proven that this open answers no request any more; it is down, and may be
     dropped without a wait. A drive can be down without that: one that hangs still answers reads.
     ``proven``: it was ready once; before that it holds nothing and its superblock may lack a nonce.
@@ -247,6 +249,7 @@ class Drive:
     ended: bool = False
     device: str = ""
     evacuating: bool = False
+    granted_nonces: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

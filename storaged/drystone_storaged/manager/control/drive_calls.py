@@ -29,6 +29,7 @@ from drystone_storaged.proto import control_pb2 as pb
 log = get_logger(__name__)
 
 PGS_MAX: Final = 8192  # of one call: every PG of the largest pool
+RENEWED_MAX: Final = 1024  # as many as a server tells at once: each is a new epoch for its clients
 ORDERS_MAX: Final = 10_000  # of one answer; the rest comes as commands
 
 
@@ -141,6 +142,8 @@ class DriveCalls:
         """A drive answers no reads, as it promised, and was not dropped."""
         services = self._services
         node = await authorize(services, context, "server")
+        if len(request.pgs) > RENEWED_MAX:
+            raise InvalidArgumentError(f"at most {RENEWED_MAX} groups a call")
         await services.drives.check(node, request.drive, request.nonce)
         done = await services.membership.renew(request.drive, _refs(request.pgs))
         if done.changed:

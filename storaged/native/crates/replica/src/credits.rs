@@ -242,17 +242,21 @@ impl<S: ObjectStore> Replica<S> {
     pub(crate) fn settle_slots(&mut self, vol_id: VolumeId, gen: Gen, settled: u32, gives: bool) {
         let Some(vol) = self.vols.get_mut(&vol_id) else { return };
         let g = &mut vol.grant;
-        let more = settled.wrapping_sub(g.used);
-        if gen != g.gen || more == 0 || more > u32::MAX / 2 {
+        if gen != g.gen {
             return;
         }
-        let more = u64::from(more).min(g.open());
-        g.used = g.used.wrapping_add(u32::try_from(more).unwrap_or(0));
+        // Also where a frame that overtook this one has told how many.
         if gives {
             g.window = g.window.min(GRANT_MIN);
             g.fed = false;
             g.polls = 0;
         }
+        let more = settled.wrapping_sub(g.used);
+        if more > u32::MAX / 2 {
+            return;
+        }
+        let more = u64::from(more).min(g.open());
+        g.used = g.used.wrapping_add(u32::try_from(more).unwrap_or(0));
         self.store.grant(-signed(more));
     }
 

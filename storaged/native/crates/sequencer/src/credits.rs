@@ -1,11 +1,11 @@
 //! W0: slots are taken from every member before a write that allocates is sent, so that no
 //! member refuses what another has applied (P5), and ENOSPC is decided before anything is sent.
 
-use drystone_types::consts::STABLE_IDLE;
+use drystone_types::consts::{STABLE_IDLE, STALL};
 use drystone_types::{Flags, Header, Rule, Status};
 
 use crate::api::IoError;
-use crate::drive::{Dx, STABLE};
+use crate::drive::{Drive, Dx, STABLE};
 use crate::engine::Sequencer;
 use crate::timers::Timer;
 use crate::write::{Mapped, MemberState, WriteOp};
@@ -116,7 +116,10 @@ impl Sequencer {
         if !d.polling {
             d.polling = true;
             self.ctl_want(dx, STABLE);
-            if self.drive(dx).is_some_and(|d| !d.direct()) {
+            // One that it did not answer may be open from before anybody waited.
+            let asked = self.now.saturating_sub(STALL);
+            let silent = |d: &Drive| !d.direct() || d.ctl(STABLE).open && d.ctl(STABLE).since <= asked;
+            if self.drive(dx).is_some_and(silent) {
                 self.poll_around(dx);
             }
             self.timers.rare(self.now + STABLE_IDLE, Timer::Poll(dx));

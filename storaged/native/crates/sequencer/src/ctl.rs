@@ -111,9 +111,10 @@ impl Sequencer {
         let good: fn(&Drive) -> bool = if others(Drive::direct).next().is_some() { Drive::direct } else { |d| d.up };
         let turn = usize::from(self.drive(dx)?.ctl(kind).turn);
         let count = others(good).count();
-        // The one that reached it last, and from the first silence on the others in turn.
-        let known = self.drive(dx)?.around.filter(|id| turn == 0 && others(good).any(|other| other == *id));
-        let via = known.or_else(|| others(good).nth(turn % count.max(1)))?;
+        // From the one on that reached it last.
+        let known = self.drive(dx)?.around;
+        let first = others(good).position(|id| Some(id) == known).unwrap_or(0);
+        let via = others(good).nth((first + turn) % count.max(1))?;
         if let Some(ctl) = self.drive_mut(dx).and_then(|d| d.ctl_mut(kind)) {
             ctl.turn = ctl.turn.wrapping_add(1);
         }
@@ -121,7 +122,7 @@ impl Sequencer {
     }
 
     /// A write waits for credits of a drive that cannot be asked over its own connection, or does not answer on it, so
-    /// another one is asked to ask it. Slots to give back are not in it: it may arrive beside one that was sent directly.
+    /// another one is asked to ask it. It may arrive beside one that was sent directly: what it settles counts once.
     pub(crate) fn poll_around(&mut self, dx: Dx) {
         let Some(round) = self.drive(dx).map(|d| d.ctl(STABLE).round) else { return };
         let Some(via) = self.way_around(dx, STABLE) else { return };

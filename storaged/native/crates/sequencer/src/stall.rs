@@ -154,20 +154,17 @@ impl Sequencer {
         true
     }
 
-    /// The `turn`-th member of the PG, other than `target`, that has a connection; first the one that reached it last.
+    /// The `turn`-th member of the PG, other than `target`, that has a connection, from the one on that reached it last.
     pub(crate) fn relay_for(&self, pg: crate::pg::PgIx, target: Dx, turn: usize) -> Option<DriveId> {
         let pg = self.pg(pg)?;
         let other = |dx: &Dx, good: fn(&Drive) -> bool| *dx != target && self.drive(*dx).is_some_and(good);
         let any_direct = pg.members().any(|dx| other(&dx, Drive::direct));
         let good: fn(&Drive) -> bool = if any_direct { Drive::direct } else { |d| d.up };
         let up = |dx: &Dx| other(dx, good);
-        let known = self.drive(target).and_then(|d| d.around).filter(|_| turn == 0);
-        let known = known.and_then(|id| self.drive_ix.get(&id)).filter(|dx| up(dx) && pg.members().any(|m| m == **dx));
-        if let Some(d) = known.and_then(|dx| self.drive(*dx)) {
-            return Some(d.id);
-        }
+        let known = self.drive(target).and_then(|d| d.around).and_then(|id| self.drive_ix.get(&id).copied());
+        let first = pg.members().filter(up).position(|dx| Some(dx) == known).unwrap_or(0);
         let count = pg.members().filter(up).count();
-        let pick = pg.members().filter(up).nth(turn % count.max(1))?;
+        let pick = pg.members().filter(up).nth((first + turn) % count.max(1))?;
         self.drive(pick).map(|d| d.id)
     }
 

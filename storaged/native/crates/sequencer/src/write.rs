@@ -200,6 +200,10 @@ impl Sequencer {
         let keep_old_acks = !self.on(Rule::W2);
         let Some(op) = self.writes.get_mut(w) else { return };
         let old = core::mem::take(&mut op.members);
+        // A drive that was out of the PG in the last round has joined since: its copy of the block is void, so what it
+        // is sent now uses its slots once more. Those of before count as settled.
+        let back = |dx: Dx| !old.is_empty() && members.contains(&dx) && !old.iter().any(|m| m.drive == dx);
+        op.charged.retain(|dx| !back(*dx));
         let acked = |dx: Dx| keep_old_acks && old.iter().any(|m| m.drive == dx && m.state == MemberState::Acked);
         op.round = round;
         op.epoch = epoch;

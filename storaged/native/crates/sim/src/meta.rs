@@ -38,6 +38,8 @@ pub struct DriveRecord {
     pub nonce: u64,
     /// Nonce that is known to be on the device; 0 = it was never open.
     pub proven: u64,
+    /// Nonces granted since that may be on the device all the same.
+    pub granted: Vec<u64>,
     /// Device serial as of the last open.
     pub serial: u64,
     /// Its node.

@@ -16,13 +16,17 @@ impl Meta {
     pub fn open_drive(&mut self, drive: DriveId, serial: u64, nonce: u64, last: u64) -> bool {
         let compare = self.rules.on(Rule::OpenNonce);
         let Some(record) = self.drives.get_mut(&drive) else { return false };
-        // An open that ended before its nonce was on the device leaves the one before there.
-        let newest = last == record.proven || (last != 0 && last == record.nonce);
-        if record.serial != serial || (compare && !newest) {
+        // An open that ended before its nonce was on the device leaves the one before there; one that came late, after
+        // that of the next process, has taken the place of a nonce that is there.
+        let shown = last != 0 && (last == record.nonce || record.granted.contains(&last));
+        if record.serial != serial || (compare && !shown && last != record.proven) {
             return false;
         }
-        if last == record.nonce {
+        if shown {
             record.proven = last;
+            record.granted.clear();
+        } else if record.nonce != record.proven && record.nonce != nonce {
+            record.granted.push(record.nonce);
         }
         record.nonce = nonce;
         self.map_changed();
@@ -32,6 +36,7 @@ impl Meta {
     pub fn prove_drive(&mut self, drive: DriveId, nonce: u64) {
         if let Some(record) = self.drives.get_mut(&drive).filter(|r| r.nonce == nonce) {
             record.proven = nonce;
+            record.granted.clear();
         }
     }
 }

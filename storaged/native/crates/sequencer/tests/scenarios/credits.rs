@@ -292,3 +292,20 @@ fn slots_of_a_write_that_may_still_arrive_are_not_settled() {
     w.release(3);
     assert!(w.ok(late) && w.ok(other));
 }
+
+#[test]
+fn a_drive_that_left_and_joined_meanwhile_is_charged_once_more_for_what_it_gets_once_more() {
+    let mut w = granted(100);
+    w.hold(2);
+    let tag = w.write(0, &pattern(1, 4 * 4096));
+    w.change(&[1, 2], &[], &[1, 2, 3]);
+    w.push_map();
+    w.change(&[1, 2], &[3], &[1, 2, 3]);
+    w.push_map();
+    assert!(w.open(tag));
+    assert_eq!(w.sent(MsgType::Write).iter().filter(|(d, _)| *d == 3).count(), 2);
+    w.release(2);
+    assert!(w.ok(tag));
+    w.pass(100_000);
+    assert_eq!((w.rep(1).settled, w.rep(3).settled), (5, 10));
+}

@@ -375,3 +375,18 @@ fn the_way_around_that_worked_is_taken_first_and_the_second_one_is_tried_soon() 
     let tag = w.write(0, &pattern(2, 4096));
     assert!(w.ok(tag), "no wait for the one that does not reach it");
 }
+
+#[test]
+fn when_the_way_that_worked_is_cut_too_the_other_one_is_next() {
+    let mut w = World::attached();
+    w.hold(3);
+    w.lose_relays(1);
+    let tag = w.write(0, &pattern(1, 4096));
+    w.pass(501_000);
+    assert!(w.ok(tag), "through 2");
+    w.cut_off.clear();
+    w.lose_relays(2);
+    let tag = w.write(0, &pattern(2, 4096));
+    w.pass(251_000);
+    assert!(w.ok(tag), "not through 2 once more");
+}

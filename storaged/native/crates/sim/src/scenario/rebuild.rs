@@ -85,7 +85,7 @@ fn blank(s: &mut Script, d: usize) -> DriveId {
     let drive = &mut s.w.drives[d];
     (drive.id, drive.serial, drive.image) = (id, serial, None);
     drive.dev = storage::blank_device(slots);
-    s.w.meta.drives.insert(id, DriveRecord { nonce: 0, proven: 0, serial, node: node_uuid(node) });
+    s.w.meta.drives.insert(id, DriveRecord { serial, node: node_uuid(node), ..DriveRecord::default() });
     s.w.start_server(node);
     id
 }
