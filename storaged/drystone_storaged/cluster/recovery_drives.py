@@ -156,8 +156,8 @@ def recorded_drives(inputs: Inputs, live: Mapping[int, ScannedDrive]) -> dict[in
         )  # fmt: skip
         changed[number] = replace(
             base, node=scan.node_uuid, node_name=scan.node, addr=one.addr, capacity=one.capacity,
-            nonce=one.nonce, previous_nonce=0, granted_nonces=(), state=DriveState.UP, reason="", proven=True,
-            ended=False, device=one.device,
+            nonce=one.nonce, previous_nonce=0, granted_nonces=(), state=DriveState.UP, reason="",
+            proven=True, ended=False, device=one.device,
         )  # fmt: skip
     for number, old in inputs.backup.drives.items():
         if number in inputs.without and old.state is not DriveState.GONE:
