@@ -77,7 +77,7 @@ def _while_slow(world: World, fault: Fault, outcome: Outcome) -> None:
             dropped = time.monotonic() - began
     outcome.notes["dropped_s"] = dropped
     if counts:
-        outcome.must(dropped > 0, "a drive that needs 100 ms for everything stayed")
+        outcome.must(dropped > 0, "a drive that needs 200 ms for everything stayed")
         outcome.judge_figure("a slow drive is out after", dropped, SLOW_DROP_S, "s")
 
 

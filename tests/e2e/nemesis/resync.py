@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ CHANGED: Final = 64 << 20
 STEP_BLOCKS: Final = 64
 SIZE: Final = 256 << 20
 QUIET_S: Final = 5.0
+SETTLE_S: Final = 3.0  # what was written here in one go still keeps the host's disk busy
 GONE_S: Final = 60.0
 REPORTED_S: Final = 30.0  # servers report every 5 s
 MOVED_MAX: Final = 1.1
@@ -79,15 +80,23 @@ def resync(world: World, number: int) -> Outcome:
         _judge_bytes(world, outcome, group, ended - began)
         world.go()
         world.goes_on()
-        begin = time.monotonic()
-        world.lasts(QUIET_S)
-        quiet = (begin, begin + QUIET_S)
-        _judge_p99(world, outcome, quiet, _away(world, bulk, group))
+        quiet = [_quiet(world)]
+        busy = _away(world, bulk, group)
+        world.lasts(SETTLE_S)
+        quiet.append(_quiet(world))
+        _judge_p99(world, outcome, quiet, busy)
         world.whole()
     judge(world, seen, outcome, frozenset({Effect.DROP}))
     wrong = bulk.wrong()
     outcome.must(not wrong, f"{wrong} pieces of what was written meanwhile are wrong")
     return outcome
+
+
+def _quiet(world: World) -> tuple[float, float]:
+    """Clients, and nothing beside them."""
+    begin = time.monotonic()
+    world.lasts(QUIET_S)
+    return begin, time.monotonic()
 
 
 def _away(world: World, bulk: Bulk, group: str) -> tuple[float, float]:
@@ -96,6 +105,7 @@ def _away(world: World, bulk: Bulk, group: str) -> tuple[float, float]:
     acts.perform([acts.Signal((name,), signal.SIGKILL)], world.net, plant)
     plant.until(lambda: not _in_sync(world, group), f"{name} dropped", GONE_S)
     bulk.write()
+    world.lasts(SETTLE_S)
     acts.perform([acts.Start((name,))], world.net, plant)
     plant.until(lambda: _joining(world) > 0, f"{name} joining", GONE_S)
     began = time.monotonic()
@@ -132,10 +142,15 @@ def _judge_bytes(world: World, outcome: Outcome, group: str, seconds: float) -> 
 
 
 def _judge_p99(
-    world: World, outcome: Outcome, quiet: tuple[float, float], busy: tuple[float, float]
+    world: World,
+    outcome: Outcome,
+    quiet: Sequence[tuple[float, float]],
+    busy: tuple[float, float],
 ) -> None:
+    """The host's own pace changes from one minute to the next: compared is with before and after."""
     found = [each for volume in world.volumes.all for each in requests(volume.folder)]
-    before, during = (latencies(found, CHANGES, *period) for period in (quiet, busy))
+    before = [each for period in quiet for each in latencies(found, CHANGES, *period)]
+    during = latencies(found, CHANGES, *busy)
     if not before or not during:
         outcome.problems.append("no change of a client was acknowledged to compare")
         return

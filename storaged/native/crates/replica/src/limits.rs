@@ -54,6 +54,9 @@ pub const DIGEST_LIST_MAX: usize = 4096;
 /// Resync requests of one joiner while clients are active: so many at a time, and then a rest
 /// ("1 local, 2 remote requests" at StorPool).
 pub const RESYNC_BUSY: usize = 2;
+/// Most blocks of one of them: 128 KiB, about what a client's write is. A device that is given a mebibyte at once makes
+/// what is behind it wait for all of it, and so do the source's reads and both processors.
+pub const RESYNC_BLOCKS_BUSY: u32 = 32;
 /// The rest, in times of what these requests took from the first question to durable: a copy takes a quarter of what
 /// disks, network and processors can do beside clients, whatever that is. Where they are short of it, requests take
 /// longer, and so does the rest.

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use drystone_store::api::{AppendError, BlockKind, BlockRecord, ObjectDigest, ObjectStore, Record, SpaceClass, Stream};
-use drystone_types::consts::{BLOCK_SIZE, CHUNK_BLOCKS};
+use drystone_types::consts::{BLOCK_SIZE, CHUNK_BLOCKS, FRAME_BLOCKS_MAX};
 use drystone_types::{Buf, DriveId, Epoch, Frame, LayerId, ObjKey, PgId, Rule, Status, Version, VolumeId};
 
 use super::compare::{cells, layers, object, pack, runs, todo, Todo};
 use super::wire::{decode_cells, decode_digest, CopyCell};
 use super::{Fetch, Phase, Resync};
-use crate::limits::RESYNC_BACKOFF;
+use crate::limits::{RESYNC_BACKOFF, RESYNC_BLOCKS_BUSY};
 use crate::replica::Replica;
 use crate::state::Then;
 
@@ -77,6 +77,7 @@ impl<S: ObjectStore> Replica<S> {
         let theirs = entry.theirs.take().unwrap_or_default();
         let ours = entry.ours.take().unwrap_or_default();
         let (vol, chunk) = entry.chunk;
+        let most = if self.clients_active() { RESYNC_BLOCKS_BUSY } else { FRAME_BLOCKS_MAX };
         let mut copies = VecDeque::new();
         let mut own = BTreeMap::new();
         for layer in layers(&theirs, &ours) {
@@ -84,7 +85,7 @@ impl<S: ObjectStore> Replica<S> {
             let todos = self.differences(rs.join, key, object(&theirs, layer), object(&ours, layer));
             note_own(&mut own, layer, &todos, object(&ours, layer));
             let mut fetch = Vec::new();
-            for (first, count, todo) in runs(&todos) {
+            for (first, count, todo) in runs(&todos, most) {
                 match todo {
                     Todo::Fetch => fetch.push((first, count)),
                     Todo::Forget => self.resync_put(id, rs, vol, key, (first, count), None, None),
@@ -93,7 +94,7 @@ impl<S: ObjectStore> Replica<S> {
                     }
                 }
             }
-            copies.extend(pack(&fetch).into_iter().map(|runs| Fetch { from: None, layer, runs }));
+            copies.extend(pack(&fetch, most).into_iter().map(|runs| Fetch { from: None, layer, runs }));
         }
         if let Some(entry) = rs.jobs.get_mut(&job) {
             (entry.copies, entry.own) = (copies, own);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use drystone_store::api::{BlockKind, DigestRun, ObjectDigest};
-use drystone_types::consts::{CHUNK_BLOCKS, FRAME_BLOCKS_MAX};
+use drystone_types::consts::CHUNK_BLOCKS;
 use drystone_types::{LayerId, Version};
 
 /// What one side holds at a block.
@@ -76,13 +76,13 @@ pub(crate) fn todo(theirs: Option<Cell>, ours: Option<Cell>) -> Option<Todo> {
     }
 }
 
-/// Groups blocks with equal work into runs of at most one frame each.
-pub(crate) fn runs(todos: &[(u16, Todo)]) -> Vec<(u16, u16, Todo)> {
+/// Groups blocks with equal work into runs of at most `most` blocks each.
+pub(crate) fn runs(todos: &[(u16, Todo)], most: u32) -> Vec<(u16, u16, Todo)> {
     let mut runs: Vec<(u16, u16, Todo)> = Vec::new();
     for (block, todo) in todos {
         match runs.last_mut() {
             Some((first, count, last))
-                if *last == *todo && *first + *count == *block && u32::from(*count) < FRAME_BLOCKS_MAX =>
+                if *last == *todo && *first + *count == *block && u32::from(*count) < most =>
             {
                 *count += 1;
             }
@@ -92,8 +92,8 @@ pub(crate) fn runs(todos: &[(u16, Todo)]) -> Vec<(u16, u16, Todo)> {
     runs
 }
 
-/// Packs runs of data into requests of at most one frame each.
-pub(crate) fn pack(runs: &[(u16, u16)]) -> Vec<Vec<(u16, u16)>> {
+/// Packs runs of data into requests of at most `most` blocks each.
+pub(crate) fn pack(runs: &[(u16, u16)], most: u32) -> Vec<Vec<(u16, u16)>> {
     let mut requests: Vec<Vec<(u16, u16)>> = Vec::new();
     let mut room = 0u32;
     for run in runs {
@@ -105,7 +105,7 @@ pub(crate) fn pack(runs: &[(u16, u16)]) -> Vec<Vec<(u16, u16)>> {
             }
             _ => {
                 requests.push(vec![*run]);
-                room = FRAME_BLOCKS_MAX.saturating_sub(n);
+                room = most.saturating_sub(n);
             }
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use drystone_store::api::{BlockKind, ObjectStore};
-use drystone_types::consts::Micros;
+use drystone_types::consts::{Micros, FRAME_BLOCKS_MAX};
 use drystone_types::{DriveId, LayerId, ObjKey, PgId, Version, VolumeId};
 
 use super::chunk::Copied;
@@ -146,7 +146,7 @@ impl Job {
             }
         }
         for ((drive, layer), runs) in asks {
-            let requests = pack(&split(&runs)).into_iter();
+            let requests = pack(&split(&runs), FRAME_BLOCKS_MAX).into_iter();
             self.copies.extend(requests.map(|runs| Fetch { from: Some(drive), layer, runs }));
         }
         for (layer, block, version) in lost {
@@ -163,7 +163,7 @@ impl Job {
 
 /// Runs of at most one frame each.
 fn split(runs: &[(u16, u16)]) -> Vec<(u16, u16)> {
-    let most = u16::try_from(drystone_types::consts::FRAME_BLOCKS_MAX).unwrap_or(u16::MAX);
+    let most = u16::try_from(FRAME_BLOCKS_MAX).unwrap_or(u16::MAX);
     let parts = |&(first, count): &(u16, u16)| {
         (0..count.div_ceil(most)).map(move |i| (first + i * most, (count - i * most).min(most)))
     };
