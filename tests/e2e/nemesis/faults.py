@@ -40,7 +40,7 @@ BEACON_LOSS_PERMILLE: Final = 200
 SLOW_MBIT: Final = 20
 SLOW: Final = Delay()
 HOLD_MS: Final = 800  # shorter than what makes a drive that hangs be dropped: it dies as a member
-SLOW_US: Final = 200_000  # less than what clients report; its peers, on one disk here, take up to 15 ms
+SLOW_US: Final = 200_000  # its peers, all on one disk here, take up to 15 ms; clients wait 250
 SLOW_S: Final = 20.0  # within 15 s of it the drive must be out
 
 

@@ -147,7 +147,7 @@ def _judge_p99(
     quiet: Sequence[tuple[float, float]],
     busy: tuple[float, float],
 ) -> None:
-    """The host's own pace changes from one minute to the next: compared is with before and after."""
+    """The host changes its pace from one minute to the next: compared is with before and after."""
     found = [each for volume in world.volumes.all for each in requests(volume.folder)]
     before = [each for period in quiet for each in latencies(found, CHANGES, *period)]
     during = latencies(found, CHANGES, *busy)

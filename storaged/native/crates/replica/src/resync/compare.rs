@@ -81,9 +81,7 @@ pub(crate) fn runs(todos: &[(u16, Todo)], most: u32) -> Vec<(u16, u16, Todo)> {
     let mut runs: Vec<(u16, u16, Todo)> = Vec::new();
     for (block, todo) in todos {
         match runs.last_mut() {
-            Some((first, count, last))
-                if *last == *todo && *first + *count == *block && u32::from(*count) < most =>
-            {
+            Some((first, count, last)) if *last == *todo && *first + *count == *block && u32::from(*count) < most => {
                 *count += 1;
             }
             _ => runs.push((*block, 1, *todo)),
