@@ -183,7 +183,7 @@ impl Sequencer {
             }
             match timer {
                 Timer::Write(i, _) => self.write_silent(i),
-                Timer::WriteAgain(i, _, m) => self.send_write(i, m),
+                Timer::WriteAgain(i, _, m) => self.write_again_due(i, m),
                 Timer::Read(i, _) => self.read_silent(i),
                 Timer::ReadAgain(i, _) => self.ask_refused(i),
                 Timer::Ctl(dx, kind, _) => self.ctl_silent(dx, kind),

@@ -64,6 +64,9 @@ impl Sequencer {
         let (round, since) = (op.round, op.sent_at);
         let Some(member) = op.members.get_mut(usize::from(m)) else { return };
         member.state = MemberState::Unsent;
+        if core::mem::replace(&mut member.again, true) {
+            return;
+        }
         member.tries = member.tries.saturating_add(1);
         let (dx, tries) = (member.drive, member.tries);
         if now.saturating_sub(since) > RETRY_SILENCE {
@@ -71,6 +74,14 @@ impl Sequencer {
         }
         let wait = self.backoff(tries);
         self.timers.rare(now + wait, Timer::WriteAgain(w, round, m));
+    }
+
+    /// The back-off is over.
+    pub(crate) fn write_again_due(&mut self, w: u32, m: u8) {
+        if let Some(member) = self.writes.get_mut(w).and_then(|op| op.members.get_mut(usize::from(m))) {
+            member.again = false;
+        }
+        self.send_write(w, m);
     }
 
     /// EIO or FULL for an issued write: the drive is reported and the write waits for its drop.

@@ -38,6 +38,8 @@ pub(crate) struct Member {
     pub(crate) drive: Dx,
     pub(crate) state: MemberState,
     pub(crate) tries: u8,
+    /// A back-off is under way: further refusals, of repeated or relayed requests, start no other one.
+    pub(crate) again: bool,
     /// Position in the list of members that were asked to relay.
     pub(crate) relays: u8,
 }
@@ -214,6 +216,7 @@ impl Sequencer {
                 drive: *dx,
                 state: if acked(*dx) { MemberState::Acked } else { MemberState::Unsent },
                 tries: 0,
+                again: false,
                 relays: 0,
             })
             .collect();

@@ -390,3 +390,18 @@ fn when_the_way_that_worked_is_cut_too_the_other_one_is_next() {
     w.pass(251_000);
     assert!(w.ok(tag), "not through 2 once more");
 }
+
+#[test]
+fn refusals_of_one_write_by_many_ways_start_one_repetition() {
+    let mut w = World::attached();
+    w.hold(3);
+    let tag = w.write(0, &pattern(1, 4096));
+    // The drive does not know the newest map for a while, whoever asks it.
+    w.rep(3).refuse = vec![(MsgType::Write, Status::Retry); 40];
+    w.pass(3_000_000);
+    w.release(3);
+    let before = w.sent(MsgType::Write).len();
+    w.pass(1_000_000);
+    assert!(w.ok(tag));
+    assert!(w.sent(MsgType::Write).len() - before <= 40, "one chain of repetitions");
+}
