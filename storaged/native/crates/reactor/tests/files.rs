@@ -174,4 +174,5 @@ fn a_hole_is_found_until_it_is_written() {
     assert_eq!(next_hole(drive.as_fd(), MIB..MIB + 8192).unwrap(), None);
     assert_eq!(next_hole(drive.as_fd(), MIB..2 * MIB).unwrap(), Some(MIB + 8192..2 * MIB));
     assert_eq!(next_hole(drive.as_fd(), 0..MIB + 4096).unwrap(), Some(0..MIB));
+    std::fs::remove_file(path).unwrap();
 }
