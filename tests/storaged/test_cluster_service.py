@@ -291,13 +291,19 @@ async def test_a_copied_drive_an_old_image_and_a_foreign_one_are_refused(env):
     assert await refused(env.open_request("nobody", 8, 7)) == "drive_unknown"
 
 
-async def test_an_open_that_crashed_before_the_superblock_can_be_repeated(env):
+async def opener(env):
+    """The node of drive 1, and what opens the drive there."""
     node = await env.nodes.by_uuid("server", (await env.state()).drives[1].node)
 
     async def open_with(nonce, previous):
         request = env.open_request("drive-1", nonce, previous)
         return (await env.drives.open(node, request, lambda _: False)).drive
 
+    return node, open_with
+
+
+async def test_an_open_that_crashed_before_the_superblock_can_be_repeated(env):
+    node, open_with = await opener(env)
     await open_with(8, 7)
     assert (await open_with(8, 7)).nonce == 8
     await open_with(9, 7)
@@ -312,12 +318,7 @@ async def test_an_open_that_crashed_before_the_superblock_can_be_repeated(env):
 
 
 async def test_an_open_that_comes_late_does_not_make_the_next_ones_drive_unknown(env):
-    node = await env.nodes.by_uuid("server", (await env.state()).drives[1].node)
-
-    async def open_with(nonce, previous):
-        request = env.open_request("drive-1", nonce, previous)
-        return (await env.drives.open(node, request, lambda _: False)).drive
-
+    node, open_with = await opener(env)
     await open_with(9, 7)
     # The call of the process before this one; 9 was granted, and is on the drive.
     await open_with(8, 7)
@@ -337,10 +338,9 @@ async def test_an_open_that_comes_late_does_not_make_the_next_ones_drive_unknown
 
 
 async def test_a_drive_that_is_opened_over_and_over_keeps_a_short_record(env):
-    node = await env.nodes.by_uuid("server", (await env.state()).drives[1].node)
+    _, open_with = await opener(env)
     for nonce in range(100, 150):
-        request = env.open_request("drive-1", nonce, 7)
-        drive = (await env.drives.open(node, request, lambda _: False)).drive
+        drive = await open_with(nonce, 7)
     assert drive.granted_nonces == tuple(range(133, 149))
 
 

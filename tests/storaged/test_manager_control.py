@@ -327,6 +327,8 @@ async def test_bad_calls_of_a_server_are_typed_errors(mgr):
             ("RenewEpochs", pb.RenewEpochsRequest(drive=1, nonce=3)),
         ):
             assert await refused(server.call(method, request)) not in ("", "internal")
+        many = pb.RenewEpochsRequest(drive=1, nonce=7, pgs=[pb.Pg(pool=1, pg=0, epoch=1)] * 1025)
+        assert await refused(server.call("RenewEpochs", many)) == "too_many_pgs"
         big = pb.ReadGenerationsRequest(pool=2**32 - 1, since_revision=2**64 - 1)
         assert not (await server.call("ReadGenerations", big)).entries
 

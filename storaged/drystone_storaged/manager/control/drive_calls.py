@@ -142,10 +142,9 @@ class DriveCalls:
         """A drive answers no reads, as it promised, and was not dropped."""
         services = self._services
         node = await authorize(services, context, "server")
-        if len(request.pgs) > RENEWED_MAX:
-            raise InvalidArgumentError(f"at most {RENEWED_MAX} groups a call")
+        listed = _refs(request.pgs, RENEWED_MAX)
         await services.drives.check(node, request.drive, request.nonce)
-        done = await services.membership.renew(request.drive, _refs(request.pgs))
+        done = await services.membership.renew(request.drive, listed)
         if done.changed:
             log.warning("promises led to no drop", drive=request.drive, pgs=len(done.changed))
         return pb.Ack(map_revision=done.revision)
@@ -183,8 +182,8 @@ async def _is_needed(services: Services, drive: int) -> bool:
     return any(drive in record.insync for record in pgs.values())
 
 
-def _refs(pgs: object) -> dict[PgRef, int]:
+def _refs(pgs: object, most: int = PGS_MAX) -> dict[PgRef, int]:
     listed: list[pb.Pg] = list(pgs)  # type: ignore[call-overload]
-    if len(listed) > PGS_MAX:
-        raise InvalidArgumentError(f"at most {PGS_MAX} PGs in one call", code="too_many_pgs")
+    if len(listed) > most:
+        raise InvalidArgumentError(f"at most {most} PGs in one call", code="too_many_pgs")
     return {PgRef(pg.pool, pg.pg): pg.epoch for pg in listed}

@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use crate::world::World;
-use drystone_replica::limits::SOURCE_BUSY;
+use drystone_replica::limits::{RESYNC_BLOCKS_BUSY, SOURCE_BUSY};
 use drystone_store::testing::NaiveStore;
 use drystone_types::*;
 
@@ -96,6 +96,35 @@ fn a_copy_rests_three_times_as_long_as_it_worked_while_clients_are_active() {
     }
     assert!(rests >= worked, "{rests} ms of rest for {worked} of work");
     w.assert_equal(1, 3, 0..2);
+}
+
+/// Most blocks that are on their way in one answer to COPY.
+fn largest_copy(w: &World) -> usize {
+    let copies = w.wire.iter().filter(|(_, _, f, answer)| *answer && f.hdr.kind == MsgType::Copy);
+    copies.map(|(_, _, f, _)| f.data.len() / 4096).max().unwrap_or(0)
+}
+
+#[test]
+fn a_copy_asks_for_little_at_a_time_while_clients_are_active_and_for_whole_frames_else() {
+    for (active, most) in [(true, RESYNC_BLOCKS_BUSY as usize), (false, 256)] {
+        let (mut w, mut largest, mut rounds) = (joining(), 0, 0);
+        w.drive(3).advance(200_000);
+        while w.completes.is_empty() {
+            rounds += 1;
+            assert!(rounds < 5000, "it ends");
+            if active {
+                let ping = w.drive(3).hdr(MsgType::Ping, 1);
+                w.drive(3).send(Frame::bare(ping));
+                w.drive(3).advance(1_000);
+            }
+            w.run_devices();
+            w.collect();
+            largest = largest.max(largest_copy(&w));
+            w.deliver();
+        }
+        assert_eq!(largest, most);
+        w.assert_equal(1, 3, 0..2);
+    }
 }
 
 #[test]
