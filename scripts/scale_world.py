@@ -39,6 +39,7 @@ from drystone_storaged.cluster.store import (
     Put,
     RangeResult,
     TxnResult,
+    View,
     WatchBatch,
 )
 from drystone_storaged.cluster.store_sqlite import SqliteStore
@@ -130,6 +131,15 @@ class CountingStore:
         )
         self.counts.read(page.items)
         return page
+
+    async def view(self, wanted: Sequence[str], prefixes: Sequence[str]) -> View:
+        """Counted."""
+        self.counts.requests += 1
+        found = await self._below.view(wanted, prefixes)
+        self.counts.read([kv for kv in found.keys if kv is not None])
+        for part in found.prefixes:
+            self.counts.read(part)
+        return found
 
     async def txn(
         self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import pytest
 
+from drystone_storaged.cluster import etcd_codec, sqlite_engine, store_etcd
 from drystone_storaged.cluster.store import (
     KEY_BYTES_MAX,
     OPS_MAX,
@@ -168,6 +169,41 @@ class MetadataConformance:
         done = await store.txn([], [Put("/r/b", b"2")])
         page = await store.range("/r/", min_mod_revision=done.revision)
         assert [kv.key for kv in page.items] == ["/r/b"]
+
+    async def test_a_view_is_of_one_moment(self, store):
+        done = await store.txn([], [Put("/v/a", b"1"), Put("/v/b", b"2"), Put("/w/c", b"3")])
+        seen = await store.view(["/v/b", "/none"], ["/v/", "/w/", "/x/"])
+        assert [kv and kv.value for kv in seen.keys] == [b"2", None]
+        assert [[kv.key for kv in part] for part in seen.prefixes] == [
+            ["/v/a", "/v/b"], ["/w/c"], [],
+        ]  # fmt: skip
+        assert seen.revision == done.revision
+
+    async def test_a_view_is_whole_while_others_write(self, store):
+        await store.txn([], [Put("/v/a", b"0"), Put("/w/a", b"0")])
+
+        async def write() -> None:
+            for step in range(1, 50):
+                await store.txn([], [Put("/v/a", b"%d" % step), Put("/w/a", b"%d" % step)])
+
+        writer = asyncio.create_task(write())
+        while not writer.done():
+            seen = await store.view(["/v/a"], ["/w/"])
+            assert seen.keys[0].value == seen.prefixes[0][0].value
+        await writer
+
+    async def test_a_view_has_more_keys_than_an_answer(self, store, monkeypatch):
+        for module in (etcd_codec, sqlite_engine, store_etcd):
+            monkeypatch.setattr(module, "RANGE_LIMIT_MAX", 3)
+        names = [f"/v/{number}" for number in range(8)]
+        await store.txn([], [Put(name, b"") for name in names])
+        seen = await store.view([], ["/v/", "/w/"])
+        assert [kv.key for kv in seen.prefixes[0]] == names
+        assert seen.prefixes[1] == ()
+
+    async def test_a_view_of_too_much_is_refused(self, store):
+        with pytest.raises(StoreLimitError):
+            await store.view(["/a"] * OPS_MAX, ["/b/"])
 
     async def test_of_concurrent_creators_exactly_one_succeeds(self, store):
         tries = [store.txn([Compare.absent("/one")], [Put("/one", b"%d" % i)]) for i in range(50)]

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from scripts import scale, scale_page
-from scripts.scale_world import Size
+from scripts.scale_world import Size, world
 
+from drystone_storaged.cluster.mapstate import MapState
+from drystone_storaged.cluster.membership import PgRef
+from drystone_storaged.cluster.pgmap import PgRecord
 from drystone_storaged.cluster.store import OPS_MAX, REQUEST_BYTES_MAX
 from tests.storaged.bad_input_env import Heartbeat
 
@@ -60,7 +63,29 @@ def test_a_drop_reads_the_map_a_few_times_and_asks_each_other_drive_once(found):
     lost = step(found, "a node is lost")
     assert lost.probes == 756 - 12
     assert lost.counts.keys_read["/pool/"] <= 4 * 33
-    assert lost.counts.requests <= 80
+    assert lost.counts.requests <= 25
+
+
+def test_the_whole_map_is_one_question(found):
+    assert step(found, "a look at the whole map").counts.requests == 1
+    for name in ("its drives join", "its copies are complete"):
+        assert step(found, name).counts.requests <= 4
+
+
+async def test_a_drop_goes_through_the_groups_a_few_times_however_many_drives_there_are(
+    tmp_path, monkeypatch
+):
+    walks: list[int] = []
+    known = MapState.known_pgs
+
+    def counted(state: MapState, pool: int | None = None) -> dict[PgRef, PgRecord]:
+        walks.append(1)
+        return known(state, pool)
+
+    async with world(tmp_path, Size(nodes=8, drives=4, pgs=64)) as made:
+        monkeypatch.setattr(MapState, "known_pgs", counted)
+        await made.drop_node(made.servers[0])
+    assert 0 < len(walks) <= 8
 
 
 def test_generations_that_did_not_change_are_not_read(found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.bench.stats import spread
+from tests.e2e.lib import diskprobe
 from tests.e2e.lib.blocks import BlockSet
 from tests.e2e.lib.content import BLOCK_BYTES, content
+from tests.e2e.lib.diskprobe import DiskProbe
 from tests.e2e.lib.files import FileSet
 from tests.e2e.lib.nbd import Nbd, NbdRefusedError
 from tests.e2e.lib.rot import flip
@@ -99,6 +102,20 @@ def test_only_the_part_of_a_stall_inside_a_gap_is_counted():
 
 def test_the_ticker_ends_when_it_is_told_to():
     assert Ticker().stop().longest_s >= 0
+
+
+def test_the_probe_of_the_disk_ends_when_it_is_told_to(tmp_path):
+    assert DiskProbe(tmp_path).stop().longest_s >= 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_probe_notes_a_flush_that_stands(tmp_path, monkeypatch, capsys):
+    told = iter([0, 0, 1])
+    monkeypatch.setattr("select.select", lambda *_: [[1] * next(told)])
+    times = iter([10.0, 10.1, 20.0, 20.3])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    diskprobe._main(tmp_path / "probe")
+    assert json.loads(capsys.readouterr().out) == [[20.0, 20.3]]
 
 
 def test_waiting_ends_with_the_name_of_what_did_not_come():

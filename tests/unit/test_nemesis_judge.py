@@ -60,6 +60,27 @@ def test_a_wait_that_is_mostly_the_hosts_is_not_judged_and_not_passed():
     assert row.problems
 
 
+def test_a_wait_that_is_too_long_by_what_the_disk_stood_still_is_not_judged():
+    blurred = outcome("kill", Wait(1.5, disk_s=0.6))
+    assert blurred.blurred
+    assert not blurred.problems
+    assert not blurred.passed
+    assert outcome("kill", Wait(1.7, disk_s=0.6)).problems, "it does not excuse the rest"
+    assert outcome("kill", Wait(0.9, disk_s=0.6)).passed, "good as it is; nothing is taken off"
+    assert outcome("cut", Wait(3.4, disk_s=0.5)).blurred, "nor counts it as typical"
+    assert outcome("cut", Wait(3.4)).passed
+    assert outcome("cut", Wait(4.9, disk_s=0.5)).passed
+    (row,) = rows([blurred], QUIET_S)
+    assert row.problems
+
+
+def test_a_disk_that_stands_still_is_found_in_the_gap_only():
+    gaps = {"a": Gap(10.0, 12.5, 1)}
+    wait = longest(gaps, Stalls(()), Stalls(((9.0, 10.5), (12.0, 14.0))))
+    assert wait.disk_s == pytest.approx(1.0)
+    assert wait.net_s == pytest.approx(2.5)
+
+
 def test_a_lap_that_was_judged_at_last_is_enough():
     (row,) = rows([outcome("kill", Wait(3.0, 2.5)), outcome("kill", Wait(0.4))], QUIET_S)
     assert (row.laps, row.worst_s, row.problems) == (1, 0.4, ())

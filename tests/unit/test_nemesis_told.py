@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -42,22 +43,36 @@ def test_what_several_asked_for_is_one_drop_and_the_next_one_is_another():
 def test_counters_of_a_process_that_started_again_are_added(monkeypatch, tmp_path):
     shown = {"10.199.0.21": 5.0, "10.199.0.22": 7.0}
 
-    def get(url: str, **_: object) -> httpx.Response:
+    def get(_: httpx.Client, url: str) -> httpx.Response:
         value = shown.get(url.split("/")[2].split(":", maxsplit=1)[0])
         if value is None:
             raise httpx.ConnectError("gone")
         labels = 'counter="nack_gen",drive="1"'
         return httpx.Response(200, text=f"drystone_server_engine_count{{{labels}}} {value}\n")
 
-    monkeypatch.setattr(httpx, "get", get)
-    meters = told.Meters(Lab(Path(tmp_path)))
-    assert meters.look() == {"server.nack_gen": 12}
-    del shown["10.199.0.21"]
-    shown["10.199.0.22"] = 9.0
-    assert meters.look() == {"server.nack_gen": 14}
-    shown["10.199.0.21"] = 2.0
-    assert meters.look() == {"server.nack_gen": 16}
-    assert meters.of("server-n1", "nack_gen") == 2
+    monkeypatch.setattr(httpx.Client, "get", get)
+    with contextlib.closing(told.Meters(Lab(Path(tmp_path)))) as meters:
+        assert meters.look() == {"server.nack_gen": 12}
+        del shown["10.199.0.21"]
+        shown["10.199.0.22"] = 9.0
+        assert meters.look() == {"server.nack_gen": 14}
+        shown["10.199.0.21"] = 2.0
+        assert meters.look() == {"server.nack_gen": 16}
+        assert meters.of("server-n1", "nack_gen") == 2
+
+
+def test_states_of_placement_groups_are_those_of_the_leader(monkeypatch, tmp_path):
+    text = (
+        'drystone_manager_pgs{pool="default",state="in_sync"} 60.0\n'
+        'drystone_manager_pgs{pool="default",state="resyncing"} 4.0\n'
+    )
+
+    def get(_: httpx.Client, url: str) -> httpx.Response:
+        return httpx.Response(200, text=text if "10.199.0.12:" in url else "")
+
+    monkeypatch.setattr(httpx.Client, "get", get)
+    with contextlib.closing(told.Meters(Lab(Path(tmp_path)))) as meters:
+        assert meters.pg_states() == {"in_sync": 60, "resyncing": 4}
 
 
 @pytest.mark.parametrize("event", [*told.DROPS, *told.JOINS])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from drystone_storaged.cluster.store import (
+    RANGE_LIMIT_MAX,
     Compare,
     Delete,
     Event,
@@ -52,15 +53,22 @@ class Codec:
         return key[len(self._before) :].decode("ascii", "surrogateescape")
 
     def range(
-        self, prefix: str, *, after: str, limit: int, min_mod_revision: int
+        self,
+        prefix: str,
+        *,
+        after: str = "",
+        limit: int,
+        min_mod_revision: int = 0,
+        revision: int = 0,
     ) -> pb.RangeRequest:
-        """Keys of a prefix that sort after ``after``."""
+        """Keys of a prefix that sort after ``after``; as of a ``revision``, 0 = of now."""
         first = self.key(prefix)
         start = max(first, self.key(after) + b"\0") if after else first
         return pb.RangeRequest(
             key=start,
             range_end=prefix_end(first),
             limit=limit,
+            revision=revision,
             min_mod_revision=min_mod_revision,
         )
 
@@ -73,6 +81,12 @@ class Codec:
             success=[self._op(op) for op in then],
             failure=[self._op(op) for op in otherwise],
         )
+
+    def view(self, keys: Iterable[str], prefixes: Iterable[str]) -> pb.TxnRequest:
+        """A transaction that reads keys, and then prefixes."""
+        ranges = [pb.RangeRequest(key=self.key(key)) for key in keys]
+        ranges += [self.range(prefix, limit=RANGE_LIMIT_MAX) for prefix in prefixes]
+        return pb.TxnRequest(success=[pb.RequestOp(request_range=each) for each in ranges])
 
     def result(self, answer: pb.TxnResponse) -> TxnResult:
         """Which branch ran, and what its reads saw."""

@@ -100,13 +100,6 @@ class MapRecords:
         return max((stamp.modified for stamp in self.stamps.values()), default=0)
 
 
-async def read_map_records(store: MetadataStore) -> MapRecords:
-    """Read all of them; the caller sees to it that nothing moved in between."""
-    drives = await range_all(store, keys.DRIVES)
-    pools = await range_all(store, keys.POOLS)
-    return sort_out(drives, pools)
-
-
 async def read_drives(store: MetadataStore) -> tuple[list[Drive], tuple[Refused, ...]]:
     """The drives that can be read, and the rest by key."""
     found = sort_out(await range_all(store, keys.DRIVES), ())

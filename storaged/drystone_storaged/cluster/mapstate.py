@@ -16,7 +16,7 @@ from drystone_storaged.cluster.maprecords import (
     Refused,
     Shard,
     Stamp,
-    read_map_records,
+    sort_out,
 )
 from drystone_storaged.cluster.membership import PgRef, effective_min_insync
 from drystone_storaged.cluster.pgmap import (
@@ -29,7 +29,7 @@ from drystone_storaged.cluster.pgmap import (
     encode_shard,
 )
 from drystone_storaged.cluster.records import Cluster, Drive, Pool
-from drystone_storaged.cluster.store import Compare, MetadataStore, Op, Put
+from drystone_storaged.cluster.store import Compare, MetadataStore, Op, Put, TxnResult
 
 SHARDS_PER_TXN: Final = 32  # 8192 PGs: a drop from the largest pool is one transaction
 
@@ -132,38 +132,26 @@ class MapState:
 
 
 async def read_state(store: MetadataStore) -> MapState:
-    """Read everything, as of one revision: read again when something moved in between."""
-    for _ in range(16):  # each further try means that the map changed meanwhile; it rarely does
-        base = await store.revision()
-        state = await _read_parts(store)
-        newer = [
-            await store.range(prefix, min_mod_revision=base + 1, limit=1)
-            for prefix in (keys.POOLS, keys.DRIVES, keys.CLUSTER, keys.INCARNATION)
-        ]
-        if not any(page.items for page in newer):
-            return state
-    raise UnavailableError("the map changes too fast to be read", code="contended")
-
-
-async def _read_parts(store: MetadataStore) -> MapState:
-    cluster = await store.get(keys.CLUSTER)
+    """Read everything, as of one revision."""
+    found = await store.view(
+        (keys.CLUSTER, keys.INCARNATION, keys.FEATURE_LEVEL), (keys.DRIVES, keys.POOLS)
+    )
+    cluster, incarnation, level = found.keys
     if cluster is None:
         raise UnavailableError("the cluster is not initialised yet", code="not_initialised")
-    incarnation = await store.get(keys.INCARNATION)
-    level = await store.get(keys.FEATURE_LEVEL)
-    found = await read_map_records(store)
-    fixed = [kv for kv in (cluster, incarnation, level) if kv is not None]
+    records = sort_out(*found.prefixes)
+    fixed = [kv for kv in found.keys if kv is not None]
     return MapState(
         decode(Cluster, cluster.value),
         int(incarnation.value) if incarnation else 1,
         int(level.value) if level else 1,
-        max(found.revision, *(kv.mod_revision for kv in fixed)),
-        found.drives,
-        found.pools,
-        found.shards,
-        found.drive_revisions,
-        found.refused,
-        found.stamps,
+        max(records.revision, *(kv.mod_revision for kv in fixed)),
+        records.drives,
+        records.pools,
+        records.shards,
+        records.drive_revisions,
+        records.refused,
+        records.stamps,
     )
 
 
@@ -195,8 +183,8 @@ async def write_pgs(
     changed: Mapping[PgRef, PgRecord],
     conditions: Sequence[Compare],
     also: Sequence[Op] = (),
-) -> bool:
-    """Write changed PGs; False = a condition or a shard moved, so read and plan again.
+) -> int | None:
+    """Write changed PGs: the revision of it; None = a condition or a shard moved, so plan again.
 
     One transaction while 32 shards suffice. More pools than that are several, each complete in
     itself: members of different PGs do not depend on each other. ``also`` goes into the first.
@@ -206,11 +194,14 @@ async def write_pgs(
         touched.setdefault((ref.pool, ref.pg // SHARD_PGS), {})[ref.pg % SHARD_PGS] = record
     by_key = {(s.pool, s.index): s for s in state.shards}
     pending = [(by_key[where], records) for where, records in sorted(touched.items())]
+    revision = state.revision
     for start in range(0, len(pending), SHARDS_PER_TXN):
         group = pending[start : start + SHARDS_PER_TXN]
-        if not await _write_shards(store, group, conditions, also if start == 0 else ()):
-            return False
-    return True
+        done = await _write_shards(store, group, conditions, also if start == 0 else ())
+        if not done.succeeded:
+            return None
+        revision = done.revision
+    return revision
 
 
 async def _write_shards(
@@ -218,7 +209,7 @@ async def _write_shards(
     group: list[tuple[Shard, dict[int, PgRecord]]],
     conditions: Sequence[Compare],
     also: Sequence[Op],
-) -> bool:
+) -> TxnResult:
     compares = list(conditions)
     ops: list[Op] = list(also)
     for shard, records in group:
@@ -228,4 +219,4 @@ async def _write_shards(
             pgs[index] = record
         compares.append(Compare.mod(key, shard.mod_revision))
         ops.append(Put(key, encode_shard(tuple(pgs))))
-    return (await store.txn(compares, ops)).succeeded
+    return await store.txn(compares, ops)

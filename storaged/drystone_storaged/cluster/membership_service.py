@@ -203,13 +203,13 @@ class MembershipService:
             changed, refused = plan(state)
             if not changed:
                 return Changed(state.revision, (), refused)
-            if not await write_pgs(self._store, state, changed, conditions, also()):
+            revision = await write_pgs(self._store, state, changed, conditions, also())
+            if revision is None:
                 await self._check_conditions(extra)
                 return None
             for call in self.on_changed:
                 call(Change(state, changed, what, reason))
-            after = await read_state(self._store)
-            return Changed(after.revision, tuple(changed), refused)
+            return Changed(revision, tuple(changed), refused)
 
         return await retrying(attempt, what)
 

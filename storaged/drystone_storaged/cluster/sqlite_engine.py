@@ -25,6 +25,7 @@ from drystone_storaged.cluster.store import (
     Relation,
     Target,
     TxnResult,
+    View,
     WatchBatch,
 )
 
@@ -132,6 +133,20 @@ class SqliteEngine:
         ).fetchall()
         items = tuple(KeyValue(*row) for row in rows[:count])
         return RangeResult(self.revision, items, more=len(rows) > count)
+
+    def view(self, keys: Sequence[str], prefixes: Sequence[str]) -> View:
+        """Read keys and prefixes; nothing else runs meanwhile."""
+        parts = tuple(self._whole(prefix) for prefix in prefixes)
+        return View(self.revision, tuple(self.get(key) for key in keys), parts)
+
+    def _whole(self, prefix: str) -> tuple[KeyValue, ...]:
+        items: list[KeyValue] = []
+        more = True
+        while more:
+            page = self.range(prefix, items[-1].key if items else "", RANGE_LIMIT_MAX, 0)
+            items += page.items
+            more = page.more
+        return tuple(items)
 
     def txn(
         self, compares: Sequence[Compare], then: Sequence[Op], other: Sequence[Op]

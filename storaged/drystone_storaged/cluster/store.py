@@ -144,6 +144,15 @@ class RangeResult:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """Several keys and prefixes as of one ``revision``, in the order in which they were named."""
+
+    revision: int
+    keys: tuple[KeyValue | None, ...]
+    prefixes: tuple[tuple[KeyValue, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TxnResult:
     """Which branch ran. ``reads`` has one entry for each ``Get`` of that branch, in order."""
 
@@ -194,6 +203,13 @@ class MetadataStore(Protocol):
         ``min_mod_revision`` leaves out keys last written before that revision.
         """
 
+    async def view(self, keys: Sequence[str], prefixes: Sequence[str]) -> View:
+        """Read these keys and all keys of these prefixes as of one moment, linearizably.
+
+        One question to the store whatever it holds, but for prefixes of more than
+        ``RANGE_LIMIT_MAX`` keys.
+        """
+
     async def txn(
         self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()
     ) -> TxnResult:
@@ -237,6 +253,14 @@ def check_limits(compares: Sequence[Compare], then: Sequence[Op], otherwise: Seq
     if size + sum(len(key) for key in keys) > REQUEST_BYTES_MAX:
         raise StoreLimitError(f"a transaction has more than {REQUEST_BYTES_MAX} bytes")
     for key in keys:
+        check_key(key)
+
+
+def check_view(keys: Sequence[str], prefixes: Sequence[str]) -> None:
+    """Refuse a view that etcd would refuse."""
+    if len(keys) + len(prefixes) > OPS_MAX:
+        raise StoreLimitError(f"a view has more than {OPS_MAX} keys and prefixes")
+    for key in (*keys, *prefixes):
         check_key(key)
 
 

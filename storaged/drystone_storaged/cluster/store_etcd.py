@@ -21,9 +21,11 @@ from drystone_storaged.cluster.store import (
     RangeResult,
     StoreUnavailableError,
     TxnResult,
+    View,
     WatchBatch,
     check_key,
     check_limits,
+    check_view,
 )
 from drystone_storaged.proto import etcd_pb2 as pb
 
@@ -74,6 +76,37 @@ class EtcdStore:
         answer = await self._range(request)
         items = tuple(self._codec.kv(found) for found in answer.kvs)
         return RangeResult(answer.header.revision, items, answer.more)
+
+    async def view(self, keys: Sequence[str], prefixes: Sequence[str]) -> View:
+        """Read several keys and prefixes as of one moment: a transaction that only reads."""
+        check_view(keys, prefixes)
+        request = self._codec.view(keys, prefixes)
+
+        async def call(member: Member, login: Metadata, left: float) -> pb.TxnResponse:
+            return await member.kv.Txn(request, timeout=left, metadata=login)
+
+        answer = await self._client.read(call)  # nothing is written: it may be asked again
+        revision = answer.header.revision
+        self.highest_revision = max(self.highest_revision, revision)
+        ranges = [each.response_range for each in answer.responses]
+        found = [self._codec.kv(r.kvs[0]) if r.kvs else None for r in ranges[: len(keys)]]
+        wanted = zip(prefixes, ranges[len(keys) :], strict=True)
+        parts = [await self._whole(prefix, first, revision) for prefix, first in wanted]
+        return View(revision, tuple(found), tuple(parts))
+
+    async def _whole(
+        self, prefix: str, page: pb.RangeResponse, revision: int
+    ) -> tuple[KeyValue, ...]:
+        """The rest of a prefix, as of the same revision: etcd keeps those of the last minutes."""
+        items = [self._codec.kv(found) for found in page.kvs]
+        while page.more:
+            page = await self._range(
+                self._codec.range(
+                    prefix, after=items[-1].key, limit=RANGE_LIMIT_MAX, revision=revision
+                )
+            )
+            items += [self._codec.kv(found) for found in page.kvs]
+        return tuple(items)
 
     async def txn(
         self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()

@@ -20,6 +20,7 @@ from drystone_storaged.cluster.store import (
     Op,
     RangeResult,
     TxnResult,
+    View,
     WatchBatch,
 )
 
@@ -69,6 +70,10 @@ class GuardedStore:
         return await self._inner.range(
             prefix, after=after, limit=limit, min_mod_revision=min_mod_revision
         )
+
+    async def view(self, keys: Sequence[str], prefixes: Sequence[str]) -> View:
+        """Read several keys and prefixes as of one moment."""
+        return await self._inner.view(keys, prefixes)
 
     async def revision(self) -> int:
         """Give the current revision."""

@@ -32,9 +32,11 @@ from drystone_storaged.cluster.store import (
     RangeResult,
     StoreUnavailableError,
     TxnResult,
+    View,
     WatchBatch,
     check_key,
     check_limits,
+    check_view,
 )
 
 BATCH_MAX: Final = 256  # jobs that share one flush: bounds how long the first of them waits
@@ -107,6 +109,11 @@ class SqliteStore:
         """Read keys of a prefix."""
         check_key(prefix)
         return await self._do(lambda engine: engine.range(prefix, after, limit, min_mod_revision))
+
+    async def view(self, keys: Sequence[str], prefixes: Sequence[str]) -> View:
+        """Read several keys and prefixes as of one moment."""
+        check_view(keys, prefixes)
+        return await self._do(lambda engine: engine.view(keys, prefixes))
 
     async def txn(
         self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()

@@ -402,18 +402,21 @@ class FailureJudge:
 
     async def _live(self, state: MapState, besides: frozenset[int]) -> frozenset[int]:
         """Drives that are ready, of connected servers, and listen at this moment."""
+        beside = besides | self.closed(state).keys()  # asked once: it goes through the whole map
         candidates = [
             d
             for d in state.drives.values()
-            if d.state is DriveState.UP and d.id not in besides and self._deps.connected(d.node)
-            and not self._is_closed(state, d)
-        ]  # fmt: skip
+            if d.state is DriveState.UP and d.id not in beside and self._deps.connected(d.node)
+        ]
         found = await asyncio.gather(*(self._deps.prober.probe(d.addr) for d in candidates))
         answers = zip(candidates, found, strict=True)
         return frozenset(d.id for d, result in answers if result is Liveness.LISTENING)
 
     def closed(self, state: MapState) -> dict[int, frozenset[PgRef]]:
-        """What drives said since they were opened that they cannot serve, and are in sync of."""
+        """What drives said since they were opened that they cannot serve, and are in sync of.
+
+        They are no live copies, whatever answers at their address.
+        """
         pgs, found = state.known_pgs(), {}
         for number, (nonce, refs) in self._closed.items():
             drive = state.drives.get(number)
@@ -421,10 +424,6 @@ class FailureJudge:
             if still and drive is not None and drive.nonce == nonce:
                 found[number] = still
         return found
-
-    def _is_closed(self, state: MapState, drive: Drive) -> bool:
-        """Whether it said since it was opened that it cannot serve what it counts as a copy of."""
-        return drive.id in self.closed(state)
 
     async def sweep(self) -> bool:
         """Find what no event told: deaths while no manager ran, drops that could not be done.

@@ -1,8 +1,9 @@
 """How long clients may wait, and what is made of what they did: the figures of a run.
 
 Times are judged net of what the host itself stood still. Where that is most of a gap that is too
-long, nothing can be said of the product: such a lap is played again, and a kind of lap that was
-never judged fails the run.
+long, or where the host's disk stood still in it for as long as it is too long, nothing can be said
+of the product: such a lap is played again, and a kind of lap that was never judged fails the run.
+What the disk did is taken off no figure: the product's own writes may have had a part in it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ QUIET_FACTOR: Final = 1.5
 """On a machine that is slow without any fault, nothing is so much more than its longest request."""
 
 STALLED: Final = 0.5
+NONE: Final = Stalls(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Wait:
     stalled_s: float = 0.0
     volume: str = ""
     begin: float = 0.0
+    disk_s: float = 0.0
+    """In it, the disk stood still for everybody."""
 
     @property
     def net_s(self) -> float:
@@ -78,14 +82,22 @@ class Wait:
         return max(0.0, self.gap_s - self.stalled_s)
 
     def blurred(self, allowed_s: float) -> bool:
-        """Whether it is too long, and mostly the host's doing."""
-        return self.gap_s > allowed_s and self.stalled_s > STALLED * self.gap_s
+        """Whether it is too long, and what made it so may have been the host."""
+        if self.gap_s > allowed_s and self.stalled_s > STALLED * self.gap_s:
+            return True
+        return allowed_s < self.net_s <= allowed_s + self.disk_s
 
 
-def longest(gaps: Mapping[str, Gap | None], stalls: Stalls) -> Wait:
-    """The longest wait of any volume, net of stalls."""
+def longest(gaps: Mapping[str, Gap | None], stalls: Stalls, disk: Stalls = NONE) -> Wait:
+    """The longest wait of any volume, net of stalls of the host; ``disk``: those of its disk."""
     waits = [
-        Wait(gap.seconds, stalls.within(gap.begin, gap.end), name, gap.begin)
+        Wait(
+            gap.seconds,
+            stalls.within(gap.begin, gap.end),
+            name,
+            gap.begin,
+            disk.within(gap.begin, gap.end),
+        )
         for name, gap in gaps.items()
         if gap is not None
     ]
@@ -119,6 +131,7 @@ class Outcome:
     wait: Wait = field(default_factory=Wait)
     blurred: bool = False
     longest_stall_s: float = 0.0
+    longest_disk_s: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -151,7 +164,10 @@ class Outcome:
         if bar is None:
             return
         allowed = bar.allowed_s(quiet_s)
-        self.blurred = wait.blurred(allowed)
+        # What is typical is held against the median: the disk's doing must not be in that either.
+        self.blurred = wait.blurred(allowed) or (
+            bar.typical_s is not None and bar.typical_s < wait.net_s <= bar.typical_s + wait.disk_s
+        )
         self.must(
             self.blurred or wait.net_s <= allowed,
             f"a client of {wait.volume} waited {wait.gap_s:.2f} s, {wait.net_s:.2f} s net of the "

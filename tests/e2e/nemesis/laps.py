@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Final
 
+from tests.e2e.lib.diskprobe import DiskProbe
 from tests.e2e.lib.percentile import percentile
 from tests.e2e.lib.ticker import Stalls, Ticker
 from tests.e2e.nemesis import acts
@@ -35,6 +36,7 @@ class Seen:
     begin: float = 0.0
     end: float = 0.0
     stalls: Stalls = field(default_factory=lambda: Stalls(()))
+    disk: Stalls = field(default_factory=lambda: Stalls(()))
     told: list[Told] = field(default_factory=list)
     counted: Mapping[str, int] = field(default_factory=dict)
 
@@ -58,7 +60,7 @@ def observed(world: World) -> Iterator[Seen]:
     seen = Seen()
     world.logs.news()  # what was before is not of this lap
     before = dict(world.meters.look())
-    ticker = Ticker()
+    ticker, probe = Ticker(), DiskProbe(world.lab.folder)
     try:
         seen.begin = time.monotonic()
         yield seen
@@ -67,7 +69,7 @@ def observed(world: World) -> Iterator[Seen]:
         seen.counted = {name: count - before.get(name, 0) for name, count in after.items()}
         seen.told = world.logs.news()
     finally:
-        seen.stalls = ticker.stop()
+        seen.stalls, seen.disk = ticker.stop(), probe.stop()
 
 
 def play(
@@ -120,8 +122,8 @@ def judge(world: World, seen: Seen, outcome: Outcome, effects: frozenset[Effect]
         gaps[each.name] = longest_gap(found, seen.begin, seen.end)
         times += latencies(found, CHANGES, seen.begin, seen.end)
         failed += sum(r.kind in (Kind.ERROR, Kind.LOST) and r.end > seen.begin for r in found)
-    outcome.judge_wait(longest(gaps, seen.stalls), world.quiet_s)
-    outcome.longest_stall_s = seen.stalls.longest_s
+    outcome.judge_wait(longest(gaps, seen.stalls, seen.disk), world.quiet_s)
+    outcome.longest_stall_s, outcome.longest_disk_s = seen.stalls.longest_s, seen.disk.longest_s
     outcome.must(bool(times), "no change was acknowledged in this lap")
     outcome.notes["changes"] = len(times)
     outcome.notes["write_p99_s"] = percentile(times, PERCENT) if times else 0.0

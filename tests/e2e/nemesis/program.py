@@ -79,17 +79,22 @@ def _run(run: Run, report: Report, steps: Steps) -> None:
         volumes = Volumes(run.lab, plant, CONNECTIONS)
         with contextlib.closing(volumes):
             volumes.open(SHORT_VOLUMES if report.options.short else VOLUMES)
-            world = World(run, plant, volumes, steps)
-            report.totals = world.totals
-            if report.options.short:
-                world.lasts_max_s = SHORT_LASTS_S
-            report.problems += [f"before the first lap: {words}" for words in world.settle()]
-            steps.say(f"{len(volumes.all)} volumes are read: {world.totals.operations} operations")
-            if not report.problems:
-                _laps(world, report)
-            report.quiet_s = world.quiet_s
-            report.packets = run.net.counters().totals()
-            report.finish(run.net.idle_kinds())
+            with contextlib.closing(World(run, plant, volumes, steps)) as world:
+                _play(world, report)
+
+
+def _play(world: World, report: Report) -> None:
+    report.totals = world.totals
+    if report.options.short:
+        world.lasts_max_s = SHORT_LASTS_S
+    report.problems += [f"before the first lap: {words}" for words in world.settle()]
+    count = len(world.volumes.all)
+    world.steps.say(f"{count} volumes are read: {world.totals.operations} operations")
+    if not report.problems:
+        _laps(world, report)
+    report.quiet_s = world.quiet_s
+    report.packets = world.net.counters().totals()
+    report.finish(world.net.idle_kinds())
 
 
 def _laps(world: World, report: Report) -> None:
@@ -132,10 +137,11 @@ def _compare(world: World, outcome: Outcome) -> None:
 
 def _say(world: World, outcome: Outcome) -> None:
     notes = ", ".join(f"{name} {value:.4g}" for name, value in outcome.notes.items())
+    disk = f", the disk stood still {outcome.wait.disk_s:.2f} s" if outcome.wait.disk_s else ""
     verdict = "passed" if outcome.passed else "not judged" if outcome.blurred else "FAILED"
     world.steps.say(
         f"lap {outcome.number}: {outcome.name} {verdict}, longest wait {outcome.wait.gap_s:.2f} s, "
-        f"net {outcome.wait.net_s:.2f} s; {notes}"
+        f"net {outcome.wait.net_s:.2f} s{disk}; {notes}"
     )
     for problem in (*outcome.grave, *outcome.problems):
         world.steps.say(f"  {problem}")

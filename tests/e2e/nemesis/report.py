@@ -57,6 +57,11 @@ class Report:
         """Of the host."""
         return max((each.longest_stall_s for each in self.outcomes), default=0.0)
 
+    @property
+    def longest_disk_s(self) -> float:
+        """Of the host's disk."""
+        return max((each.longest_disk_s for each in self.outcomes), default=0.0)
+
     def finish(self, idle_kinds: Sequence[str]) -> None:
         """Judge the run as a whole."""
         judged = {each.name for each in self.outcomes if not each.blurred}
@@ -133,7 +138,11 @@ class Report:
         clients = f"clients: {e['relays']} relays, {e['resends']} resends"
         late = f"stale writers: {t.attempts} attempts after the fence, {t.refused} refused"
         others = f"{t.lost_attempts} lost with their connection, {in_time} that began before it"
-        stall = f"longest host stall {self.longest_stall_s:.2f} s"
+        blurred = sum(each.blurred for each in self.outcomes)
+        stall = (
+            f"longest host stall {self.longest_stall_s:.2f} s, of its disk "
+            f"{self.longest_disk_s:.2f} s, laps not judged because of them: {blurred}"
+        )
         return [
             sentence(self.packets) if self.packets else "packets: none counted",
             f"{checked}; {compared}",

@@ -16,7 +16,7 @@ from tests.e2e.nemesis.faults import Effect
 from tests.e2e.nemesis.history import CHANGES
 from tests.e2e.nemesis.judge import Outcome
 from tests.e2e.nemesis.laps import PERCENT, judge, observed
-from tests.e2e.nemesis.plant import COPIES
+from tests.e2e.nemesis.plant import COPIES, IN_SYNC_S
 from tests.e2e.nemesis.timeline import latencies, requests
 from tests.e2e.nemesis.world import World
 
@@ -107,14 +107,17 @@ def _away(world: World, bulk: Bulk, group: str) -> tuple[float, float]:
     bulk.write()
     world.lasts(SETTLE_S)
     acts.perform([acts.Start((name,))], world.net, plant)
-    plant.until(lambda: _joining(world) > 0, f"{name} joining", GONE_S)
+    plant.until(lambda: world.meters.pg_states()["resyncing"] > 0, f"{name} joining", GONE_S)
     began = time.monotonic()
+    plant.until(lambda: _all_in_sync(world), "every placement group in sync", IN_SYNC_S)
+    ended = time.monotonic()
     plant.wait_in_sync()
-    return began, time.monotonic()
+    return began, ended
 
 
-def _joining(world: World) -> int:
-    return int(world.plant.asked("/v1/status")["pgs"]["resyncing"])
+def _all_in_sync(world: World) -> bool:
+    states = world.meters.pg_states()
+    return 0 < states["in_sync"] == states.total()
 
 
 def _in_sync(world: World, group: str) -> int:

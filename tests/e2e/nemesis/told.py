@@ -27,6 +27,7 @@ AGAIN_S: Final = 2.0  # who was dropped is not back sooner
 SCRAPE_S: Final = 2.0  # milliseconds of a process that lives; one that is stopped never answers
 _COUNT: Final = re.compile(r"^drystone_\w+_engine_count\{(.+)\} ([0-9.e+]+)$", re.MULTILINE)
 _NAME: Final = re.compile(r'counter="(\w+)"')
+_PGS: Final = re.compile(r'^drystone_manager_pgs\{.*state="(\w+)".*\} ([0-9.e+]+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +100,22 @@ class Meters:
             for name, group in processes(lab).items()
             if role_of(name) in COUNTED
         }
+        self._managers = [
+            f"http://{address(group)}:{METRICS['manager']}/metrics" for group in lab.manager_groups
+        ]
+        # Kept: a connection of its own for each question costs more than the answer.
+        self._http = httpx.Client(trust_env=False, timeout=SCRAPE_S)
         self._last: dict[tuple[str, str], float] = {}
         self._sums: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self._http.close()
 
     def look(self) -> Mapping[str, int]:
         """Sums so far: ``server.nack_gen`` and so on."""
         for process, url in self._urls.items():
-            for labels, name, value in _scraped(url):
+            for labels, name, value in self._scraped(url):
                 before = self._last.get((process, labels), 0.0)
                 self._last[process, labels] = value
                 self._sums[f"{role_of(process)}.{name}"] += int(
@@ -113,20 +123,33 @@ class Meters:
                 )
         return dict(self._sums)
 
+    def pg_states(self) -> Counter[str]:
+        """Placement groups by state as the leader knows them, empty without one.
+
+        From its memory: a question for the status reads the map from etcd wherever it has just
+        changed, and while a copy runs it changes all the time.
+        """
+        found: Counter[str] = Counter()
+        for url in self._managers:
+            text = self._text(url)
+            found.update({state: int(float(count)) for state, count in _PGS.findall(text)})
+        return found
+
     def of(self, process: str, name: str) -> int:
         """One process' counter as it stands; 0 where it does not answer."""
-        found = _scraped(self._urls[process])
+        found = self._scraped(self._urls[process])
         return int(sum(value for _, counter, value in found if counter == name))
 
+    def _scraped(self, url: str) -> list[tuple[str, str, float]]:
+        found = []
+        for labels, value in _COUNT.findall(self._text(url)):
+            name = _NAME.search(labels)
+            if name is not None:
+                found.append((labels, name[1], float(value)))
+        return found
 
-def _scraped(url: str) -> list[tuple[str, str, float]]:
-    try:
-        text = httpx.get(url, trust_env=False, timeout=SCRAPE_S).text
-    except httpx.HTTPError:
-        return []
-    found = []
-    for labels, value in _COUNT.findall(text):
-        name = _NAME.search(labels)
-        if name is not None:
-            found.append((labels, name[1], float(value)))
-    return found
+    def _text(self, url: str) -> str:
+        try:
+            return self._http.get(url).text
+        except httpx.HTTPError:
+            return ""

@@ -59,6 +59,10 @@ class World:
         self.quiet_s = 0.0  # the longest wait of a client without any fault
         self.lasts_max_s = math.inf  # the short form's faults end sooner
 
+    def close(self) -> None:
+        """Give up what is only for looking on."""
+        self.meters.close()
+
     def leaders(self) -> Leaders:
         """Who leads now."""
 
