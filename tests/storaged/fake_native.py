@@ -40,7 +40,7 @@ DRIVE_STATS: dict[str, Any] = {
               "granted_slots": 5, "reserve_slots": 50},
     "oldest_io_us": 0,
     "peers": 0,
-    "device": {"p99_us": 0, "ops": 0, "queue_depth": 0,
+    "device": {"p99_us": 0, "ops": 0, "slow": False, "queue_depth": 0,
                "read": _TIMES, "write": _TIMES, "flush": _TIMES},
     "lease_margin_us": 1_000_000,
     "resync_bytes_left": 0,
@@ -171,6 +171,7 @@ class FakeServerCore(FakeEvents):
         self.controls: list[tuple[int, dict[str, Any]]] = []
         self.told: list[tuple[str, Any]] = []
         self.hung: set[int] = set()
+        self.device: dict[str, Any] = {}
         self.suspect_opens = 0
         self.opened: list[dict[str, Any]] = []
         self.stopped = False
@@ -248,7 +249,8 @@ class FakeServerCore(FakeEvents):
     def stats(self) -> str:
         space = {"total_slots": 1000, "live_slots": 10, "grantable_slots": 900,
                  "granted_slots": 5, "reserve_slots": 50}  # fmt: skip
-        one = {**DRIVE_STATS, "space": space}
+        device = {**DRIVE_STATS["device"], **self.device}
+        one = {**DRIVE_STATS, "space": space, "device": device}
         return json.dumps({"drives": {str(d): one for d in self.open if d not in self.hung}})
 
     def stop(self) -> None:

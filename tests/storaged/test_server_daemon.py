@@ -11,6 +11,7 @@ import pytest
 from drystone_common.errors import DataError
 from drystone_storaged.proto import control_pb2
 from drystone_storaged.server import drive as keeper
+from drystone_storaged.server import status
 from drystone_storaged.server.settings import DriveSettings, ServerSettings
 from tests.storaged.daemon_env import serving, token_file
 from tests.storaged.fake_native import FakeServerCore, FakeTools
@@ -211,6 +212,21 @@ async def test_commands_of_the_manager_reach_the_drive_and_are_answered(mgr, tmp
 
         said = "bad 7, healed 5, not healed 2"
         await until(scrubbed, "the scrub is done, with what it found")
+
+
+async def test_a_drive_that_has_become_slow_is_told_to_the_manager_at_once(
+    mgr, tmp_path, port, monkeypatch
+):
+    monkeypatch.setattr(status, "PERIOD_S", 3600.0)
+    drives = [drive(tmp_path / "1.img", port, create_bytes=GIB)]
+    async with running_server(mgr, tmp_path / "s", drives) as server:
+        await until(lambda: up(mgr), "the drive is up")
+        number = server.drives[0].number
+        await until(lambda: mgr.services.stats.get(number), "its first figures")
+        server.core.device = {"p99_us": 200_000, "ops": 6, "slow": True}
+        server.core.emit("drive_slow", drive=number)
+        await until(lambda: mgr.services.stats.get(number).ops == 6, "the figures of now")
+        assert mgr.services.stats.get(number).p99_us == 200_000
 
 
 async def test_a_fence_that_a_drive_refuses_is_answered_with_its_reason(mgr, tmp_path, port):

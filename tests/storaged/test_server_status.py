@@ -78,6 +78,34 @@ async def test_what_did_not_change_is_told_once(core, told):
     assert told.sent[-1].status.drives[0].used_bytes == 5 * 4096
 
 
+async def test_a_drive_that_has_become_slow_is_told_without_waiting_for_the_period(
+    core, told, monkeypatch
+):
+    before = await quiet(core, told)
+    told.reporter._rhythm._period_s = 1e9
+    told.reporter.refusals_changed()  # the period that runs ends
+    core.live = 2
+    await until(lambda: len(told.sent) > before, "a status that hurries")
+    before, core.live = len(told.sent), 3
+    told.reporter.drive_slowed()
+    await until(lambda: len(told.sent) > before, "the status of the slow drive")
+    assert told.sent[-1].status.drives[0].used_bytes == 3 * 4096
+    reads = core.reads
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert core.reads == reads, "one, and then the rhythm goes on"
+
+
+async def test_a_slow_drive_is_told_also_where_its_figures_are_the_same(core, told):
+    before = await quiet(core, told)
+    core.more = {"device": {**DRIVE_STATS["device"], "p99_us": 50_000, "ops": 9, "slow": True}}
+    await until(lambda: len(told.sent) > before + 4, "the same figures again")
+    core.more = {}
+    await until(lambda: told.sent[-1].status.drives[0].p99_us == 0, "it is well")
+    before = await quiet(core, told)
+    assert await quiet(core, told) == before
+
+
 async def test_a_new_session_is_told_everything(core, told):
     before = await quiet(core, told)
     told.reporter.session_opened()

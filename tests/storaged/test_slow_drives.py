@@ -105,6 +105,16 @@ def test_two_slow_reports_are_a_suspicion():
     assert not suspect.is_suspect(2)
 
 
+def test_reports_that_lie_closer_make_nobody_leave_or_suspect_sooner():
+    tracker = SlowTracker()
+    tell(tracker, -1.0, one_slow(1_000))
+    for second in range(11):
+        assert not due(tracker)
+        tell(tracker, float(second), one_slow())
+        assert tracker.is_suspect(1) == (second >= 5)
+    assert due(tracker) == {1}
+
+
 def test_a_report_that_was_lost_says_nothing():
     # Reports of the first round have nothing to be compared with: two of three count here.
     assert due(play([one_slow(), one_slow(), {}, one_slow()])) == set()

@@ -18,10 +18,11 @@ MEDIAN_FLOOR_US: Final = 200
 
 SLOW_FOR_S: Final = 10.0
 JITTER_S: Final = 0.5
-"""Reports come each 5 s by their server's clock: the third one may be here a little early."""
+"""A server reports at once when a drive becomes slow, and then each 5 s by its own clock: the third
+report may be here a little early. Extra ones in between make the time no shorter."""
 
 SUSPECT_S: Final = 4.5
-"""Two reports in a row: time to test the device before the third one comes."""
+"""Two reports of that rhythm: time to test the device before the third one comes."""
 
 GAP_S: Final = 12.0
 """Two reports further apart than this have one missing between them: nobody knows of then."""
@@ -40,6 +41,9 @@ ALONE_US: Final = 100_000
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One report: operations of the last 5 s, and how long the slowest but one in a hundred took.
+
+    A drive that has just become slow by any measure tells the times since then alone, which are of
+    five operations and half a second at least: what was fast before would hide them for seconds.
 
     ``judged``: false for a drive that is being filled, whose load is its own.
     """

@@ -377,7 +377,9 @@ Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
 @_typing.final
 class Status(_message.Message):
-    """Sent every 5 s, and 1 s after a drive's resync or space changed much."""
+    """Sent every 5 s, within 1 s after a drive's resync or space changed much, and when a drive has become slow by any
+    measure (most operations take 20 ms or more).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -624,13 +626,14 @@ class DriveStatus(_message.Message):
     """GC reserve plus granted credits: not for new data."""
     oldest_io_us: _builtins.int
     p99_us: _builtins.int
+    """Of the device, in the last 5 s, or since it became slow by any measure where that is less long ago."""
     resync_bytes_left: _builtins.int
     """Of the PGs that this drive is joining."""
     resync_bytes_done: _builtins.int
     bad_blocks: _builtins.int
     healed_blocks: _builtins.int
     recent_ops: _builtins.int
-    """Operations of the device that `p99_us` is of: those that ended in the last 5 s."""
+    """Operations of the device that ended in the last 5 s."""
     @_builtins.property
     def stuck_copies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """One sentence per PG whose copy to this drive does not go on by itself, at most a few; empty in the normal case."""

@@ -215,6 +215,7 @@ class Server:
         return {
             "drive_ready": self._on_ready,
             "drive_failed": lambda e: self._drive(e["drive"], DriveKeeper.on_failed, e),
+            "drive_slow": lambda _: self.reporter.drive_slowed(),
             "invariant": self._on_invariant,
             "drive_closed": self._on_closed,
             "need_map": lambda e: self.maps.need(e["at_least"]),

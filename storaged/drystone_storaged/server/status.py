@@ -19,6 +19,7 @@ from drystone_storaged.proto import control_pb2
 from drystone_storaged.server.core import ServerCore
 from drystone_storaged.server.drive import DriveKeeper, DriveState
 from drystone_storaged.server.figures import DriveFigures
+from drystone_storaged.server.rhythm import Rhythm
 from drystone_storaged.server.stuck import StuckCopies, stuck_copy
 from drystone_storaged.server.usage import NOWHERE, DriveUsage, PgKey, first_in_sync
 
@@ -28,7 +29,7 @@ UNCHANGED_S: Final = 20.0
 """What did not change is told less often: a message wakes threads at both ends, and the manager
 takes figures for history after 30 s."""
 
-HURRY_S: Final = 1.0  # at most one status a second when much changes
+HURRY_S: Final = 1.0  # at most one status a second when much changes, or a drive becomes slow
 LAYERS_MAX: Final = 10_000  # per message, the interface's limit
 
 
@@ -61,6 +62,8 @@ class StatusReporter:
         self._told: control_pb2.Status | None = None
         self._told_at = 0.0
         self._hurry = asyncio.Event()
+        self._slowed = False
+        self._rhythm = Rhythm(PERIOD_S, HURRY_S)
         self._strangers = Strangers()
         self.last: Mapping[int, control_pb2.DriveStatus] = {}
         self.stats: Mapping[int, Mapping[str, Any]] = {}
@@ -79,6 +82,11 @@ class StatusReporter:
         """The drive counts its layers anew."""
         self._figures[drive] = Counted()
         self._complete = True
+        self._hurry.set()
+
+    def drive_slowed(self) -> None:
+        """A device has become slow: the time in which others are held up by it runs from now on."""
+        self._slowed = True
         self._hurry.set()
 
     def on_report(self, event: Event) -> None:
@@ -100,21 +108,24 @@ class StatusReporter:
     async def run(self) -> None:
         """Send a status every period, sooner after large changes, until cancelled."""
         while True:
-            began = time.monotonic()
+            slowed, self._slowed = self._slowed, False
+            self._rhythm.begins(time.monotonic(), slow=slowed)
             messages = await self._messages()
             if self._news(messages):
                 for message in messages:
                     self._send(control_pb2.SessionUp(status=message))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PERIOD_S):
+                async with asyncio.timeout(self._rhythm.left_s(time.monotonic())):
                     await self._hurry.wait()
-            await asyncio.sleep(max(0.0, began + HURRY_S - time.monotonic()))
+            await asyncio.sleep(self._rhythm.rest_s(time.monotonic()))
             self._hurry.clear()
 
     def _news(self, messages: Sequence[control_pb2.Status]) -> bool:
-        """Whether these must be sent: they differ from what was told, or that is long ago."""
+        """Whether these must be sent: they are new, what was told is old, or a drive is slow."""
         now = time.monotonic()
-        if messages == [self._told] and now - self._told_at < UNCHANGED_S:
+        # The manager counts the reports in which a drive was slow, also where they are the same.
+        slow = any(stats["device"]["slow"] for stats in self.stats.values())
+        if not slow and messages == [self._told] and now - self._told_at < UNCHANGED_S:
             return False
         self._told, self._told_at = messages[0], now
         return True

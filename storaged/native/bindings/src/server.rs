@@ -286,8 +286,8 @@ fn stats_of(remotes: &[(DriveId, drystone_server::DriveRemote)]) -> Value {
 }
 
 fn device_json(d: &DeviceStats) -> Value {
-    json!({"p99_us": d.p99_us, "ops": d.ops, "queue_depth": d.queue_depth, "read": latency_json(&d.read),
-        "write": latency_json(&d.write), "flush": latency_json(&d.flush)})
+    json!({"p99_us": d.p99_us, "ops": d.ops, "slow": d.slow, "queue_depth": d.queue_depth,
+        "read": latency_json(&d.read), "write": latency_json(&d.write), "flush": latency_json(&d.flush)})
 }
 
 fn log_json(l: &LogStats) -> Value {

@@ -95,6 +95,12 @@ pub enum ServerEvent {
         /// News.
         report: Report,
     },
+    /// The drive's device has become slow by any measure: its figures are worth a status of their own. At most once in
+    /// the window of those figures.
+    DriveSlow {
+        /// Drive.
+        drive: DriveId,
+    },
     /// An invariant does not hold; the drive was stopped.
     Invariant {
         /// Drive.

@@ -23,6 +23,8 @@ pub struct Device {
     /// time), what it is, and what it writes.
     running: BTreeMap<u64, (Micros, OpKind, Range<u64>)>,
     meter: Meter,
+    /// It has become slow, which nobody was told yet.
+    slowed: bool,
     /// Only for files: block devices have no holes.
     ahead: Option<Ahead>,
     zeros: Buf,
@@ -45,6 +47,7 @@ impl Device {
             fd,
             running: BTreeMap::new(),
             meter: Meter::default(),
+            slowed: false,
             ahead,
             zeros,
             held: VecDeque::new(),
@@ -146,7 +149,7 @@ impl Device {
     pub fn ended(&mut self, cx: &Ctx, id: u64) {
         if let Some((at, kind, _)) = self.running.remove(&id) {
             let now = cx.now_us();
-            self.meter.ended(now, kind, now.saturating_sub(at));
+            self.slowed |= self.meter.ended(now, kind, now.saturating_sub(at));
         }
     }
 
@@ -172,6 +175,11 @@ impl Device {
             _ => return None,
         };
         Some((token.id, result))
+    }
+
+    /// Whether the device has become slow since this was asked last.
+    pub fn take_slowed(&mut self) -> bool {
+        core::mem::take(&mut self.slowed)
     }
 
     /// Operations running.

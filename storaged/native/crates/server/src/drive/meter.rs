@@ -5,9 +5,13 @@
 use drystone_types::consts::Micros;
 use drystone_types::Latency;
 
+use super::onset::Onset;
+
 /// Length of a slot of the window, and how many there are: 5 s, the period of a server's status.
 const SLOT: Micros = 1_000_000;
 const SLOTS: usize = 5;
+/// Length of the window.
+pub const WINDOW: Micros = SLOT * SLOTS as u64;
 /// Four bins for each power of two up to 2^27 µs (134 s), so that a percentile is off by a quarter at most.
 const BINS: usize = 27 * 4;
 
@@ -27,10 +31,13 @@ pub enum OpKind {
 /// Figures of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceStats {
-    /// Worst of the 99th percentiles of reads, writes and flushes that ended in the last 5 s; 0 = none did.
+    /// Worst of the 99th percentiles of reads, writes and flushes that ended in the last 5 s, or since the device became
+    /// slow by any measure ([`Onset`]) where that is less long ago; 0 = none did.
     pub p99_us: u64,
     /// Operations that ended in the last 5 s.
     pub ops: u64,
+    /// The device was slow by any measure in the last 5 s.
+    pub slow: bool,
     /// Operations running now.
     pub queue_depth: u64,
     /// Reads since the open.
@@ -41,18 +48,47 @@ pub struct DeviceStats {
     pub flush: Latency,
 }
 
-/// The last seconds of one kind.
+/// How many operations took how long.
 #[derive(Clone)]
-struct Window {
-    slots: [[u32; BINS]; SLOTS],
-    /// Number of the newest slot's second.
-    second: u64,
+pub struct Bins([u32; BINS]);
+
+impl Default for Bins {
+    fn default() -> Self {
+        Bins([0; BINS])
+    }
 }
 
-impl Default for Window {
-    fn default() -> Self {
-        Window { slots: [[0; BINS]; SLOTS], second: 0 }
+impl Bins {
+    pub fn add(&mut self, us: u64) {
+        if let Some(count) = self.0.get_mut(bin_of(us)) {
+            *count = count.saturating_add(1);
+        }
     }
+    pub fn count(&self, bin: usize) -> u64 {
+        self.0.get(bin).map_or(0, |n| u64::from(*n))
+    }
+}
+
+/// Samples, and the time that 99 of 100 of them did not exceed.
+pub fn percentile(count_of: impl Fn(usize) -> u64) -> (u64, u64) {
+    let all: u64 = (0..BINS).map(&count_of).sum();
+    let rank = (all * 99).div_ceil(100);
+    let mut seen = 0;
+    for bin in 0..BINS {
+        seen += count_of(bin);
+        if seen >= rank && seen > 0 {
+            return (all, top_of(bin));
+        }
+    }
+    (all, 0)
+}
+
+/// The last seconds of one kind.
+#[derive(Clone, Default)]
+struct Window {
+    slots: [Bins; SLOTS],
+    /// Number of the newest slot's second.
+    second: u64,
 }
 
 fn bin_of(us: u64) -> usize {
@@ -80,32 +116,21 @@ impl Window {
         let passed = second.saturating_sub(self.second).min(SLOTS as u64);
         for back in 0..passed {
             if let Some(slot) = self.slots.get_mut(((second - back) % SLOTS as u64) as usize) {
-                *slot = [0; BINS];
+                *slot = Bins::default();
             }
         }
         self.second = self.second.max(second);
     }
     fn add(&mut self, now: Micros, us: u64) {
         self.turn(now);
-        let slot = self.slots.get_mut((self.second % SLOTS as u64) as usize);
-        if let Some(count) = slot.and_then(|s| s.get_mut(bin_of(us))) {
-            *count += 1;
+        if let Some(slot) = self.slots.get_mut((self.second % SLOTS as u64) as usize) {
+            slot.add(us);
         }
     }
     /// Samples, and the time that 99 of 100 of them did not exceed.
     fn p99(&mut self, now: Micros) -> (u64, u64) {
         self.turn(now);
-        let count_of = |bin: usize| self.slots.iter().filter_map(|s| s.get(bin)).map(|n| u64::from(*n)).sum::<u64>();
-        let all: u64 = (0..BINS).map(count_of).sum();
-        let rank = (all * 99).div_ceil(100);
-        let mut seen = 0;
-        for bin in 0..BINS {
-            seen += count_of(bin);
-            if seen >= rank && seen > 0 {
-                return (all, top_of(bin));
-            }
-        }
-        (all, 0)
+        percentile(|bin| self.slots.iter().map(|s| s.count(bin)).sum())
     }
 }
 
@@ -116,31 +141,44 @@ pub struct Meter {
     write: Latency,
     flush: Latency,
     windows: [Window; 3],
+    onsets: [Onset; 3],
+    /// When the device was slow by any measure, the last time.
+    slow_at: Option<Micros>,
 }
 
 impl Meter {
-    /// An operation ended.
-    pub fn ended(&mut self, now: Micros, kind: OpKind, us: u64) {
+    /// An operation ended; gives whether the device has just become slow: once, until it was not for a whole window.
+    pub fn ended(&mut self, now: Micros, kind: OpKind, us: u64) -> bool {
         let (latency, n) = match kind {
             OpKind::Read => (&mut self.read, 0),
             OpKind::Write => (&mut self.write, 1),
             OpKind::Flush => (&mut self.flush, 2),
-            OpKind::Discard => return,
+            OpKind::Discard => return false,
         };
         latency.add(us);
         if let Some(window) = self.windows.get_mut(n) {
             window.add(now, us);
         }
+        let slow = self.onsets.get_mut(n).is_some_and(|o| o.ended(now, us));
+        let news = slow && !self.was_slow(now);
+        if slow {
+            self.slow_at = Some(now);
+        }
+        news
+    }
+    fn was_slow(&self, now: Micros) -> bool {
+        self.slow_at.is_some_and(|at| now.saturating_sub(at) < WINDOW)
     }
     /// Figures of now.
     pub fn stats(&mut self, now: Micros, queue_depth: usize) -> DeviceStats {
         let (mut ops, mut p99_us) = (0, 0);
-        for (n, p99) in self.windows.iter_mut().map(|w| w.p99(now)) {
+        for (window, onset) in self.windows.iter_mut().zip(&self.onsets) {
+            let (n, p99) = window.p99(now);
             ops += n;
-            p99_us = p99_us.max(p99);
+            p99_us = p99_us.max(onset.p99(now).unwrap_or(p99));
         }
         let (read, write, flush) = (self.read, self.write, self.flush);
-        DeviceStats { p99_us, ops, queue_depth: queue_depth as u64, read, write, flush }
+        DeviceStats { p99_us, ops, slow: self.was_slow(now), queue_depth: queue_depth as u64, read, write, flush }
     }
 }
 
@@ -174,6 +212,50 @@ mod tests {
         assert_eq!(later.ops, 1);
         assert_eq!(meter.stats(1_000_000_000, 0).ops, 0);
         assert_eq!(meter.stats(1_000_000_000, 0).p99_us, 0);
+    }
+
+    /// One operation after the other for so long; gives when it was news that the device is slow.
+    fn work(meter: &mut Meter, from: Micros, lasts: Micros, us: u64) -> Vec<Micros> {
+        let ends = (from + us..=from + lasts).step_by(us as usize);
+        ends.filter(|at| meter.ended(*at, OpKind::Write, us)).collect()
+    }
+
+    #[test]
+    fn a_busy_device_that_becomes_slow_is_news_within_a_second_and_the_percentile_shows_it() {
+        let mut meter = Meter::default();
+        assert!(work(&mut meter, 0, 10_000_000, 200).is_empty());
+        let before = meter.stats(10_000_000, 0);
+        assert!(before.p99_us < 300 && !before.slow, "{before:?}");
+        let news = work(&mut meter, 10_000_000, 1_000_000, 200_000);
+        assert_eq!(news, [11_000_000]);
+        // Five operations of more than 15 000: by all of them no percentile would show it for seconds.
+        let now = meter.stats(11_000_000, 1);
+        assert!(now.p99_us >= 200_000 && now.slow, "{now:?}");
+        assert!(now.ops > 15_000, "of the whole window: {}", now.ops);
+    }
+
+    #[test]
+    fn a_device_that_stays_slow_is_news_once_and_again_after_a_window_in_which_it_was_not() {
+        let mut meter = Meter::default();
+        assert_eq!(work(&mut meter, 0, 600_000_000, 50_000).len(), 1);
+        assert!(meter.stats(600_000_000, 0).p99_us >= 50_000);
+        assert!(work(&mut meter, 600_000_000, WINDOW - SLOT, 200).is_empty());
+        assert!(work(&mut meter, 604_000_000, 2_000_000, 50_000).is_empty(), "it goes on");
+        assert!(work(&mut meter, 606_000_000, WINDOW, 200).is_empty());
+        assert!(!meter.stats(606_000_000 + WINDOW, 0).slow);
+        assert_eq!(work(&mut meter, 606_000_000 + WINDOW, 20_000_000, 50_000).len(), 1);
+    }
+
+    #[test]
+    fn a_device_that_is_slow_now_and_then_is_news_at_most_once_in_a_window() {
+        let mut meter = Meter::default();
+        let mut news = Vec::new();
+        for second in (0..120u64).step_by(2) {
+            news.extend(work(&mut meter, second * SLOT, SLOT, 30_000));
+            news.extend(work(&mut meter, (second + 1) * SLOT, SLOT, 200));
+        }
+        assert_eq!(news.len(), 1, "it was never well for a whole window");
+        assert!(!meter.ended(300 * SLOT, OpKind::Discard, 900_000), "nobody waits for it");
     }
 
     #[test]

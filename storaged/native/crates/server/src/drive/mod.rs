@@ -11,6 +11,7 @@ mod exercise;
 #[cfg(feature = "fault-hooks")]
 mod faults;
 mod meter;
+mod onset;
 mod peers;
 #[cfg(test)]
 mod tests;
@@ -214,6 +215,9 @@ impl Handler for DriveHandler {
         self.page.bump(self.slot);
         if self.closing {
             return self.close_log(cx);
+        }
+        if self.device.take_slowed() {
+            self.events.put(ServerEvent::DriveSlow { drive: self.drive });
         }
         self.take_lease(cx);
         self.take_frames(cx);

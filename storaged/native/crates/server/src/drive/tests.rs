@@ -399,6 +399,28 @@ fn an_exercise_counts_no_record_of_the_one_before() {
 }
 
 #[test]
+fn a_device_that_becomes_slow_is_news_at_once_and_shows_in_the_figures() {
+    let served = Served::start("slow");
+    assert!(!served.stats().device.slow);
+    let mut id = 0;
+    until("the news", || {
+        id += 1;
+        // Refused while the one before runs, which is as good: there is something to write.
+        served.tell(DriveCommand::Exercise { id });
+        // What was held is let go, what follows from it is held in its turn.
+        served.order(Order::Hold(false));
+        served.order(Order::Hold(true));
+        std::thread::sleep(Duration::from_micros(2 * onset::SLOW));
+        served.source.take().iter().any(|e| matches!(e, ServerEvent::DriveSlow { drive: DRIVE }))
+    });
+    let device = served.stats().device;
+    assert!(device.slow && device.p99_us >= onset::SLOW, "{device:?}");
+    served.order(Order::Hold(false));
+    served.tell(DriveCommand::Stop);
+    served.ended();
+}
+
+#[test]
 fn strangers_are_refused_by_reason() {
     let served = Served::start("strangers");
     let addr = served.client.peer();
