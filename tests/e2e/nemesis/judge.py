@@ -165,8 +165,9 @@ class Outcome:
             return
         allowed = bar.allowed_s(quiet_s)
         # What is typical is held against the median: the disk's doing must not be in that either.
-        self.blurred = wait.blurred(allowed) or (
-            bar.typical_s is not None and bar.typical_s < wait.net_s <= bar.typical_s + wait.disk_s
+        typical = bar.typical_s
+        self.blurred |= wait.blurred(allowed) or (
+            typical is not None and typical < wait.net_s <= typical + wait.disk_s
         )
         self.must(
             self.blurred or wait.net_s <= allowed,

@@ -9,7 +9,7 @@ use drystone_types::{DriveId, Frame, LayerId, MsgType, PgId};
 
 use crate::api::PeerId;
 use crate::limits::{
-    RESYNC_IDLE_AFTER, RESYNC_LOG_BUSY, RESYNC_LOG_IDLE, RESYNC_TIMEOUT, SOURCE_BUSY, SOURCE_IDLE, SOURCE_JOBS_MAX,
+    RESYNC_IDLE_AFTER, RESYNC_LOG_BUSY, RESYNC_LOG_IDLE, RESYNC_TIMEOUT, RESYNC_TOLD_AFTER, SOURCE_BUSY, SOURCE_IDLE, SOURCE_JOBS_MAX,
 };
 use crate::pace::Pace;
 use crate::replica::Replica;
@@ -52,7 +52,13 @@ impl Bulk {
 }
 
 impl<S: ObjectStore> Replica<S> {
+    /// Whether clients wait for what is done here: they work with this drive, or with one that it copies from.
     pub(crate) fn clients_active(&self) -> bool {
+        self.own_clients() || self.told_clients.is_some_and(|at| self.now.saturating_sub(at) <= RESYNC_TOLD_AFTER)
+    }
+
+    /// What others are told: not what was only heard, or two drives that copy from each other would say it for ever.
+    pub(crate) fn own_clients(&self) -> bool {
         self.now.saturating_sub(self.last_client) <= RESYNC_IDLE_AFTER
     }
 

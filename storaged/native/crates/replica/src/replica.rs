@@ -81,6 +81,8 @@ pub struct Replica<S: ObjectStore> {
     pub(crate) noted: BTreeMap<PgId, (Epoch, StoredRole)>,
     pub(crate) dirty_pgs: VecDeque<(Micros, PgId)>,
     pub(crate) last_client: Micros,
+    /// When a drive that this one copies from last said that clients work with it.
+    pub(crate) told_clients: Option<Micros>,
     pub(crate) usage_at: Micros,
     pub(crate) failed: bool,
     /// The drive is being closed.

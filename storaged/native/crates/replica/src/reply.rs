@@ -1,7 +1,7 @@
 //! Answers: status, epochs, credits, and the PG record of a NACK_EPOCH.
 
 use drystone_store::api::ObjectStore;
-use drystone_types::{Buf, Epoch, Frame, Header, PgRecord, Status, Writer};
+use drystone_types::{Buf, Epoch, Flags, Frame, Header, MsgType, PgRecord, Status, Writer};
 
 use crate::api::{Action, PeerId};
 use crate::replica::Replica;
@@ -12,7 +12,11 @@ impl<S: ObjectStore> Replica<S> {
     fn answer(&self, hdr: &Header, status: Status) -> Header {
         let pg_epoch = self.pgs.get(&hdr.pg).map_or(hdr.pg_epoch, |pg| pg.epoch());
         let credits = self.vols.get(&hdr.vol).map_or(0, |v| v.grant.told(hdr.gen));
-        Header { pg_epoch, credits, map_rev: self.adopted_rev, drive: self.cfg.drive, ..hdr.reply(status) }
+        let mut answer = hdr.reply(status);
+        if matches!(hdr.kind, MsgType::Digest | MsgType::Copy | MsgType::Scrub) && self.own_clients() {
+            answer.flags = answer.flags.with(Flags::CLIENTS);
+        }
+        Header { pg_epoch, credits, map_rev: self.adopted_rev, drive: self.cfg.drive, ..answer }
     }
 
     pub(crate) fn send(&mut self, peer: PeerId, hdr: &Header, status: Status, meta: Vec<u8>) {
@@ -23,7 +27,7 @@ impl<S: ObjectStore> Replica<S> {
         self.send_frame(peer, Frame { hdr: self.answer(hdr, Status::Ok), csums, meta, data });
     }
 
-    pub(crate) fn send_with(&mut self, peer: PeerId, hdr: &Header, flags: drystone_types::Flags, meta: Vec<u8>) {
+    pub(crate) fn send_with(&mut self, peer: PeerId, hdr: &Header, flags: Flags, meta: Vec<u8>) {
         let mut answer = self.answer(hdr, Status::Ok);
         answer.flags = answer.flags.with(flags);
         self.send_frame(peer, Frame::with_meta(answer, meta));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use drystone_store::api::ObjectStore;
 use drystone_types::consts::Micros;
-use drystone_types::{DriveId, Frame, Header, LayerId, MsgType, ObjKey, PgId, Status};
+use drystone_types::{DriveId, Flags, Frame, Header, LayerId, MsgType, ObjKey, PgId, Status};
 
 use crate::api::Action;
 use crate::bulk::Copied;
@@ -105,6 +105,9 @@ impl<S: ObjectStore> Replica<S> {
             return;
         }
         let Some((drive, ask)) = self.requests.take(frame.hdr.request) else { return };
+        if frame.hdr.flags.has(Flags::CLIENTS) {
+            self.told_clients = Some(self.now);
+        }
         self.answered(drive, ask, Some(frame));
     }
 

@@ -195,6 +195,7 @@ impl<S: ObjectStore> Replica<S> {
             noted: BTreeMap::new(),
             dirty_pgs: VecDeque::new(),
             last_client: 0,
+            told_clients: None,
             leave_again: None,
             quiet: Default::default(),
             usage_at: USAGE_PERIOD,

@@ -81,6 +81,8 @@ impl Flags {
     pub const BAD: Flags = Flags(64);
     /// With ROLL: a version that no holder could read now; nothing is declared, a joiner's copy must bring it.
     pub const UNREAD: Flags = Flags(128);
+    /// In an answer to DIGEST, COPY or SCRUB: clients work with the drive that answers.
+    pub const CLIENTS: Flags = Flags(256);
 
     /// Whether every bit of `other` is set.
     pub fn has(self, other: Flags) -> bool {

@@ -35,7 +35,7 @@ fn client_is_active(rig: &mut Rig) {
 fn a_write_at_a_joiner_waits_for_one_frame_of_the_copy_at_most() {
     let mut w = joining();
     // Asked while there were no clients: two answers are on their way at once.
-    w.drive(3).advance(200_000);
+    w.silent();
     loop {
         w.run_devices();
         w.collect();
@@ -70,7 +70,7 @@ fn a_write_at_a_joiner_waits_for_one_frame_of_the_copy_at_most() {
 #[test]
 fn a_joiner_without_clients_takes_what_comes() {
     let mut w = joining();
-    w.drive(3).advance(200_000);
+    w.silent();
     while w.drive(3).count("resync_blocks") < 512 {
         w.drive(1).run();
         w.drive(2).run();
@@ -108,7 +108,7 @@ fn largest_copy(w: &World) -> usize {
 fn a_copy_asks_for_little_at_a_time_while_clients_are_active_and_for_whole_frames_else() {
     for (active, most) in [(true, RESYNC_BLOCKS_BUSY as usize), (false, 256)] {
         let (mut w, mut largest, mut rounds) = (joining(), 0, 0);
-        w.drive(3).advance(200_000);
+        w.silent();
         while w.completes.is_empty() {
             rounds += 1;
             assert!(rounds < 5000, "it ends");
@@ -128,9 +128,40 @@ fn a_copy_asks_for_little_at_a_time_while_clients_are_active_and_for_whole_frame
 }
 
 #[test]
+fn a_source_says_that_clients_work_with_it_before_they_know_the_joiner() {
+    let mut w = joining();
+    let (mut largest, mut rounds) = (0, 0);
+    w.drive(3).advance(200_000);
+    while w.completes.is_empty() {
+        rounds += 1;
+        assert!(rounds < 5000, "it ends");
+        for source in [1, 2] {
+            let ping = w.drive(source).hdr(MsgType::Ping, 1);
+            w.drive(source).send(Frame::bare(ping));
+        }
+        w.drive(3).advance(1_000);
+        w.run_devices();
+        w.collect();
+        largest = largest.max(largest_copy(&w));
+        w.deliver();
+    }
+    assert_eq!(largest, RESYNC_BLOCKS_BUSY as usize);
+    w.assert_equal(1, 3, 0..2);
+    // What it was told it does not tell on: two that copy from each other would do so for ever.
+    for (drive, tells) in [(1, true), (3, false)] {
+        let rig = w.drive(drive);
+        rig.take_answers();
+        ask_digest(rig, 0);
+        rig.run();
+        let told: Vec<bool> = rig.take_answers().iter().map(|f| f.hdr.flags.has(Flags::CLIENTS)).collect();
+        assert_eq!(told, [tells]);
+    }
+}
+
+#[test]
 fn without_clients_a_copy_never_rests() {
     let mut w = joining();
-    w.drive(3).advance(200_000);
+    w.silent();
     let before = w.drive(3).now;
     w.settle();
     assert_eq!(w.completes, [(3, 3)]);

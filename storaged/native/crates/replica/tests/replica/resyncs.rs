@@ -89,6 +89,7 @@ fn a_block_written_directly_since_the_join_is_kept() {
 fn a_write_between_digest_and_copy_is_kept() {
     let mut w = dropped();
     w.drives.insert(3, Rig::open(config(3), NaiveStore::new(100_000)));
+    w.silent();
     w.rejoin(2, 0);
     loop {
         w.run_devices();
@@ -156,6 +157,7 @@ fn b6_a_power_cut_of_the_joiner_begins_the_copy_again() {
 fn a_copy_is_complete_only_when_it_is_durable() {
     let mut w = dropped();
     w.drives.insert(3, Rig::open(config(3), NaiveStore::new(100_000)));
+    w.silent();
     w.rejoin(2, 0);
     // The joiner's writes wait; its reads of an empty store need no device.
     for _ in 0..200 {
