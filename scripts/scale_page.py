@@ -154,7 +154,8 @@ def page(found: Figures) -> list[str]:
         "",
         (
             f"One node more moves {slots:,} of {every:,} places; its fair share is {fair:,}. "
-            f"A map in the manager's memory takes about {mega(found.state_bytes)}."
+            f"One more map in the manager's memory takes about {mega(found.state_bytes)} beside "
+            "the first, with which it shares the records."
         ),
         "",
     ]

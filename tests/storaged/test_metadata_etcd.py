@@ -11,7 +11,7 @@ import grpc
 import httpx
 import pytest
 
-from drystone_storaged.cluster import etcd_client
+from drystone_storaged.cluster import etcd_client, etcd_codec, store_etcd
 from drystone_storaged.cluster.etcd_client import EtcdConfig, Member
 from drystone_storaged.cluster.etcd_errors import StoreDeniedError, StoreFullError
 from drystone_storaged.cluster.etcd_keepalive import Keepalive
@@ -295,9 +295,49 @@ async def test_a_full_etcd_is_named_and_still_reads(tmp_path):
             await fill()
         assert "quota" in (caught.value.hint or "")
         assert await store.get("/fill/0") is not None
+        assert (await store.view([], ["/fill/"])).prefixes[0]
         await store.close()
     finally:
         etcd.kill()
+
+
+async def test_pages_of_a_view_are_of_one_moment(three, monkeypatch):
+    for module in (etcd_codec, store_etcd):
+        monkeypatch.setattr(module, "RANGE_LIMIT_MAX", 2)
+    store = await EtcdStore.open(EtcdConfig(three.endpoints))
+    names = [f"/p/{number}" for number in range(5)]
+    await store.txn([], [Put(name, b"old") for name in names])
+    ask = store._range
+
+    async def ask_later(request):
+        await store.txn([], [Put(name, b"new") for name in names])
+        return await ask(request)
+
+    monkeypatch.setattr(store, "_range", ask_later)
+    seen = await store.view([], ["/p/"])
+    assert [(kv.key, kv.value) for kv in seen.prefixes[0]] == [(name, b"old") for name in names]
+    await store.close()
+
+
+async def test_a_view_whose_moment_is_compacted_between_pages_is_read_anew(three, monkeypatch):
+    for module in (etcd_codec, store_etcd):
+        monkeypatch.setattr(module, "RANGE_LIMIT_MAX", 2)
+    store = await EtcdStore.open(EtcdConfig(three.endpoints))
+    await store.txn([], [Put(f"/p/{number}", b"old") for number in range(3)])
+    ask = store._range
+    compacted: list[int] = []
+
+    async def ask_later(request):
+        if not compacted:
+            done = await store.txn([], [Put("/p/0", b"new")])
+            compacted.append(done.revision)
+            await store.compact(done.revision)
+        return await ask(request)
+
+    monkeypatch.setattr(store, "_range", ask_later)
+    seen = await store.view([], ["/p/"])
+    assert [kv.value for kv in seen.prefixes[0]] == [b"new", b"old", b"old"]
+    await store.close()
 
 
 async def test_a_kept_lease_outlives_the_death_of_each_member(three):

@@ -224,7 +224,7 @@ async def test_a_drive_that_has_become_slow_is_told_to_the_manager_at_once(
         number = server.drives[0].number
         await until(lambda: mgr.services.stats.get(number), "its first figures")
         server.core.device = {"p99_us": 200_000, "ops": 6, "slow": True}
-        server.core.emit("drive_slow", drive=number)
+        server.core.emit("device_slow", drive=number, p99_us=200_000)
         await until(lambda: mgr.services.stats.get(number).ops == 6, "the figures of now")
         assert mgr.services.stats.get(number).p99_us == 200_000
 

@@ -14,6 +14,7 @@ import pytest
 
 from drystone_storaged.server import status
 from drystone_storaged.server.drive import DriveState
+from drystone_storaged.server.rhythm import Rhythm
 from drystone_storaged.server.status import StatusReporter
 from drystone_storaged.server.stuck import StuckCopies, stuck_copy
 from drystone_storaged.server.upcalls import BLANK, OF_JOINERS
@@ -78,22 +79,24 @@ async def test_what_did_not_change_is_told_once(core, told):
     assert told.sent[-1].status.drives[0].used_bytes == 5 * 4096
 
 
-async def test_a_drive_that_has_become_slow_is_told_without_waiting_for_the_period(
+async def test_a_drive_that_has_become_slow_is_told_once_and_the_rhythm_knows(
     core, told, monkeypatch
 ):
-    before = await quiet(core, told)
-    told.reporter._rhythm._period_s = 1e9
-    told.reporter.refusals_changed()  # the period that runs ends
-    core.live = 2
-    await until(lambda: len(told.sent) > before, "a status that hurries")
-    before, core.live = len(told.sent), 3
-    told.reporter.drive_slowed()
-    await until(lambda: len(told.sent) > before, "the status of the slow drive")
-    assert told.sent[-1].status.drives[0].used_bytes == 3 * 4096
-    reads = core.reads
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert core.reads == reads, "one, and then the rhythm goes on"
+    begins, became = Rhythm.begins, []
+
+    def recorded(rhythm: Rhythm, now_s: float, *, slow: bool) -> None:
+        became.append(slow)
+        begins(rhythm, now_s, slow=slow)
+
+    monkeypatch.setattr(Rhythm, "begins", recorded)
+    await quiet(core, told)
+    assert became
+    assert not any(became)
+    core.live = 3
+    told.reporter.device_slowed()
+    await until(lambda: told.sent[-1].status.drives[0].used_bytes == 3 * 4096, "its status")
+    await quiet(core, told)
+    assert became.count(True) == 1
 
 
 async def test_a_slow_drive_is_told_also_where_its_figures_are_the_same(core, told):

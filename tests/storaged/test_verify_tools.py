@@ -128,3 +128,9 @@ def test_a_spread_is_a_geometric_mean_with_its_extremes():
     assert found is not None
     assert (found.mean, found.least, found.greatest) == pytest.approx((2.0, 1.0, 4.0))
     assert spread([]) is None
+
+
+def test_what_others_have_of_a_stall_is_cut_out_of_it():
+    stalls = Stalls(((1.0, 4.0), (6.0, 7.0)))
+    assert stalls.without(Stalls(((2.0, 3.0), (5.0, 8.0)))).intervals == ((1.0, 2.0), (3.0, 4.0))
+    assert stalls.without(Stalls(())) == stalls

@@ -5,26 +5,26 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.lib.ticker import Stalls
-from tests.e2e.nemesis.judge import BACK_S, BARS, Outcome, Wait, longest, rows
+from tests.e2e.nemesis.judge import BACK_S, BARS, Outcome, Wait, rows, waits_of, worst
 from tests.e2e.nemesis.special import LAPS, NEEDED, SHORT
 from tests.e2e.nemesis.timeline import Gap
 
 QUIET_S = 0.05
 
 
-def outcome(name, wait):
+def outcome(name, *waits):
     found = Outcome(name, 1)
-    found.judge_wait(wait, QUIET_S)
+    found.judge_waits(waits, QUIET_S)
     return found
 
 
 def test_the_longest_wait_is_the_longest_without_the_hosts_stalls():
     stalls = Stalls(((10.0, 12.0),))
-    gaps = {"a": Gap(10.0, 12.5, 1), "b": Gap(20.0, 21.0, 1), "c": None}
-    wait = longest(gaps, stalls)
+    gaps = {"a": [Gap(10.0, 12.5, 1)], "b": [Gap(20.0, 21.0, 1)], "c": []}
+    wait = worst(waits_of(gaps, stalls))
     assert wait.volume == "b"
     assert wait.net_s == pytest.approx(1.0)
-    assert longest({"a": None}, stalls) == Wait()
+    assert worst(waits_of({"a": []}, stalls)) == Wait()
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ def test_a_wait_is_held_against_the_bar_of_its_kind(name, wait_s, good):
 
 def test_where_nothing_may_happen_a_slow_machine_is_measured_against_itself():
     found = Outcome("etcd-kill", 1)
-    found.judge_wait(Wait(0.5), quiet_s=0.4)
+    found.judge_waits([Wait(0.5)], quiet_s=0.4)
     assert found.passed
-    found.judge_wait(Wait(0.7), quiet_s=0.4)
+    found.judge_waits([Wait(0.7)], quiet_s=0.4)
     assert not found.passed
 
 
@@ -75,10 +75,27 @@ def test_a_wait_that_is_too_long_by_what_the_disk_stood_still_is_not_judged():
 
 
 def test_a_disk_that_stands_still_is_found_in_the_gap_only():
-    gaps = {"a": Gap(10.0, 12.5, 1)}
-    wait = longest(gaps, Stalls(()), Stalls(((9.0, 10.5), (12.0, 14.0))))
+    gaps = {"a": [Gap(10.0, 12.5, 1)]}
+    disk = Stalls(((9.0, 10.5), (12.0, 14.0)))
+    (wait,) = waits_of(gaps, Stalls(()), disk)
     assert wait.disk_s == pytest.approx(1.0)
     assert wait.net_s == pytest.approx(2.5)
+    # The disk's process did not run either while the host stood still: that counts once.
+    (wait,) = waits_of(gaps, Stalls(((10.0, 10.5),)), disk)
+    assert wait.net_s == pytest.approx(2.0)
+    assert wait.disk_s == pytest.approx(0.5)
+
+
+def test_an_excused_wait_hides_no_other_one():
+    worse, bad = Wait(1.6, disk_s=0.7), Wait(1.4, volume="b")
+    found = outcome("kill", worse, bad, Wait(0.2))
+    assert not found.blurred
+    assert found.problems
+    assert found.wait is bad
+    assert outcome("kill", worse, Wait(0.9)).blurred
+    typical = outcome("cut", Wait(3.6, disk_s=0.7), Wait(3.4))
+    assert not typical.blurred
+    assert typical.wait.net_s == 3.4, "counts for the median"
 
 
 def test_a_lap_that_was_judged_at_last_is_enough():

@@ -17,7 +17,7 @@ from tests.e2e.nemesis.world import Totals
 @pytest.fixture
 def figures(tmp_path):
     late = Outcome("kill", 2)
-    late.judge_wait(Wait(1.7, volume="v1"), 0.05)
+    late.judge_waits([Wait(1.7, volume="v1")], 0.05)
     late.judge_figure("bytes moved", 1.2, 1.1)
     late.judge_figure("out after", 4.0, 15.0, "s")
     report = Report(Options(seed=7), [Outcome("quiet", 1), late], Totals(operations=5))

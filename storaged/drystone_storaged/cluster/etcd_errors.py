@@ -8,6 +8,7 @@ import grpc
 
 from drystone_common.errors import DeniedError, DrystoneError
 from drystone_storaged.cluster.store import (
+    CompactedError,
     LeaseNotFoundError,
     StoreLimitError,
     StoreUnavailableError,
@@ -41,11 +42,20 @@ def _is_outdated(error: grpc.aio.AioRpcError) -> bool:
     return error.code() is grpc.StatusCode.INVALID_ARGUMENT and _OLD in (error.details() or "")
 
 
+def _gone(code: grpc.StatusCode, text: str) -> DrystoneError | None:
+    if code is grpc.StatusCode.NOT_FOUND and "lease" in text:
+        return LeaseNotFoundError("the lease expired or was revoked")
+    if code is grpc.StatusCode.OUT_OF_RANGE and "compacted" in text:
+        return CompactedError(0)  # which revision is the oldest is not told here
+    return None
+
+
 def translated(error: grpc.aio.AioRpcError) -> DrystoneError:
     """The error of the store for a call that etcd did not carry out, or of which nobody knows."""
     code, text = error.code(), error.details() or "no reason given"
-    if code is grpc.StatusCode.NOT_FOUND and "lease" in text:
-        return LeaseNotFoundError("the lease expired or was revoked")
+    gone = _gone(code, text)
+    if gone is not None:
+        return gone
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "space" in text:
         return StoreFullError(
             f"etcd is out of space: {text}",

@@ -14,6 +14,7 @@ from drystone_storaged.cluster.etcd_keepalive import Keepalive
 from drystone_storaged.cluster.etcd_watch import watch
 from drystone_storaged.cluster.store import (
     RANGE_LIMIT_MAX,
+    CompactedError,
     Compare,
     KeyValue,
     LeaseNotFoundError,
@@ -28,6 +29,8 @@ from drystone_storaged.cluster.store import (
     check_view,
 )
 from drystone_storaged.proto import etcd_pb2 as pb
+
+VIEWS_MAX: Final = 3  # compactions come minutes apart; each further try means one hit us again
 
 
 class EtcdStore:
@@ -81,7 +84,14 @@ class EtcdStore:
         """Read several keys and prefixes as of one moment: a transaction that only reads."""
         check_view(keys, prefixes)
         request = self._codec.view(keys, prefixes)
+        for _ in range(VIEWS_MAX):
+            try:
+                return await self._view(request, len(keys), prefixes)
+            except CompactedError:
+                continue  # between two pages: as of now, then
+        raise StoreUnavailableError("etcd is compacted faster than it can be read")
 
+    async def _view(self, request: pb.TxnRequest, keys: int, prefixes: Sequence[str]) -> View:
         async def call(member: Member, login: Metadata, left: float) -> pb.TxnResponse:
             return await member.kv.Txn(request, timeout=left, metadata=login)
 
@@ -89,15 +99,18 @@ class EtcdStore:
         revision = answer.header.revision
         self.highest_revision = max(self.highest_revision, revision)
         ranges = [each.response_range for each in answer.responses]
-        found = [self._codec.kv(r.kvs[0]) if r.kvs else None for r in ranges[: len(keys)]]
-        wanted = zip(prefixes, ranges[len(keys) :], strict=True)
+        found = [self._codec.kv(r.kvs[0]) if r.kvs else None for r in ranges[:keys]]
+        wanted = zip(prefixes, ranges[keys:], strict=True)
         parts = [await self._whole(prefix, first, revision) for prefix, first in wanted]
         return View(revision, tuple(found), tuple(parts))
 
     async def _whole(
         self, prefix: str, page: pb.RangeResponse, revision: int
     ) -> tuple[KeyValue, ...]:
-        """The rest of a prefix, as of the same revision: etcd keeps those of the last minutes."""
+        """A whole prefix, of which ``page`` is the first part, as of one revision.
+
+        Managers keep the history of minutes (``HISTORY_S``), far longer than paging takes.
+        """
         items = [self._codec.kv(found) for found in page.kvs]
         while page.more:
             page = await self._range(

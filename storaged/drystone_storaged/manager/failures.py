@@ -402,11 +402,11 @@ class FailureJudge:
 
     async def _live(self, state: MapState, besides: frozenset[int]) -> frozenset[int]:
         """Drives that are ready, of connected servers, and listen at this moment."""
-        beside = besides | self.closed(state).keys()  # asked once: it goes through the whole map
+        left_out = besides | self.closed(state).keys()  # computed once: it walks the whole map
         candidates = [
             d
             for d in state.drives.values()
-            if d.state is DriveState.UP and d.id not in beside and self._deps.connected(d.node)
+            if d.state is DriveState.UP and d.id not in left_out and self._deps.connected(d.node)
         ]
         found = await asyncio.gather(*(self._deps.prober.probe(d.addr) for d in candidates))
         answers = zip(candidates, found, strict=True)

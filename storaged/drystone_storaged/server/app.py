@@ -215,7 +215,7 @@ class Server:
         return {
             "drive_ready": self._on_ready,
             "drive_failed": lambda e: self._drive(e["drive"], DriveKeeper.on_failed, e),
-            "drive_slow": lambda _: self.reporter.drive_slowed(),
+            "device_slow": self._on_slow,
             "invariant": self._on_invariant,
             "drive_closed": self._on_closed,
             "need_map": lambda e: self.maps.need(e["at_least"]),
@@ -265,6 +265,10 @@ class Server:
         elif what == "copy_freed":
             _log.info("copy_goes_on", **dict(event))
         self.reporter.on_report(event)
+
+    def _on_slow(self, event: Event) -> None:
+        _log.warning("device_slow", drive=event["drive"], p99_ms=event["p99_us"] / 1000)
+        self.reporter.device_slowed()
 
     def _drive(
         self, number: int, handle: Callable[[DriveKeeper, Event], None], event: Event

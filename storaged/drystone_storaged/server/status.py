@@ -27,7 +27,7 @@ SLOT_BYTES: Final = 4096
 PERIOD_S: Final = 5.0  # the interface's figure
 UNCHANGED_S: Final = 20.0
 """What did not change is told less often: a message wakes threads at both ends, and the manager
-takes figures for history after 30 s."""
+takes figures for history after 30 s. While a drive is slow everything is told each period."""
 
 HURRY_S: Final = 1.0  # at most one status a second when much changes, or a drive becomes slow
 LAYERS_MAX: Final = 10_000  # per message, the interface's limit
@@ -84,8 +84,8 @@ class StatusReporter:
         self._complete = True
         self._hurry.set()
 
-    def drive_slowed(self) -> None:
-        """A device has become slow: the time in which others are held up by it runs from now on."""
+    def device_slowed(self) -> None:
+        """A device has become slow: tell it now, and in the periods counted from now."""
         self._slowed = True
         self._hurry.set()
 

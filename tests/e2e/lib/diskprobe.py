@@ -1,8 +1,8 @@
-"""The host's disk: a process that makes a few bytes durable now and then, and notes when that took.
+"""The host's disk: a process makes 4 KiB durable ten times a second, and notes when it took long.
 
-It writes beside a run's drives and stores, so what they do slows it as well. Its figure is no
-measure of a product therefore, and nothing is taken off because of it: it only says that a time
-in which a disk stood still for everybody is one of which nothing can be said.
+It writes beside a run's drives and stores, so what they do slows it as well. Its figure is
+therefore no measure of the product, and nothing is taken off because of it: it only says that
+nothing can be said of a time in which the disk stood still for everybody.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.lib.ticker import STALLS_MAX, STOP_WAIT_S, Stalls
+from tests.e2e.lib.shell import LabError
+from tests.e2e.lib.ticker import STALLS_MAX, Stalls
 
 PERIOD_S: Final = 0.1  # ten small flushes a second: one in a hundred of what a run's drives do
-STALL_S: Final = 0.25  # of 4 KiB on a busy disk; what a pause is that a user sees
+STALL_S: Final = 0.25  # far above a 4 KiB flush on a busy disk, and a pause that a user notices
 BYTES: Final = 4096
+STOP_WAIT_S: Final = 60.0  # hosts were seen whose disk stood still for seconds; longer is a failure
 
 
 class DiskProbe:
@@ -35,7 +37,14 @@ class DiskProbe:
 
     def stop(self) -> Stalls:
         """End it and give the times in which the disk stood still."""
-        output, _ = self._process.communicate("", timeout=STOP_WAIT_S)
+        try:
+            output, _ = self._process.communicate("", timeout=STOP_WAIT_S)
+        except subprocess.TimeoutExpired as error:
+            self._process.kill()
+            self._process.wait()
+            raise LabError(f"the host's disk stands still for {STOP_WAIT_S:.0f} s") from error
+        if self._process.returncode != 0:
+            raise LabError("the probe of the host's disk died: is the disk full?")
         return Stalls(tuple((begin, end) for begin, end in json.loads(output)))
 
 

@@ -31,6 +31,14 @@ class Stalls:
         """Seconds of stall inside a period."""
         return sum(max(0.0, min(b, end) - max(a, begin)) for a, b in self.intervals)
 
+    def without(self, other: Stalls) -> Stalls:
+        """What of these is in none of the others."""
+        left = list(self.intervals)
+        for begin, end in other.intervals:
+            cut = ((a, min(b, begin), max(a, end), b) for a, b in left)
+            left = [each for a, b, c, d in cut for each in ((a, b), (c, d)) if each[0] < each[1]]
+        return Stalls(tuple(left))
+
 
 class Ticker:
     """Runs the process from construction until ``stop``."""

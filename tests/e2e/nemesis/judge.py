@@ -23,7 +23,7 @@ QUIET_FACTOR: Final = 1.5
 """On a machine that is slow without any fault, nothing is so much more than its longest request."""
 
 STALLED: Final = 0.5
-NONE: Final = Stalls(())
+NO_STALLS: Final = Stalls(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +81,29 @@ class Wait:
         """Without the time in which the host stood still."""
         return max(0.0, self.gap_s - self.stalled_s)
 
-    def blurred(self, allowed_s: float) -> bool:
-        """Whether it is too long, and what made it so may have been the host."""
-        if self.gap_s > allowed_s and self.stalled_s > STALLED * self.gap_s:
+    def excused(self, limit_s: float) -> bool:
+        """Whether it is longer, and what made it so may have been the host."""
+        if self.gap_s > limit_s and self.stalled_s > STALLED * self.gap_s:
             return True
-        return allowed_s < self.net_s <= allowed_s + self.disk_s
+        return limit_s < self.net_s <= limit_s + self.disk_s
 
 
-def longest(gaps: Mapping[str, Gap | None], stalls: Stalls, disk: Stalls = NONE) -> Wait:
-    """The longest wait of any volume, net of stalls of the host; ``disk``: those of its disk."""
-    waits = [
+def waits_of(
+    gaps: Mapping[str, Iterable[Gap]], stalls: Stalls, disk: Stalls = NO_STALLS
+) -> list[Wait]:
+    """The waits of volumes; ``stalls`` of the host, ``disk``: those of its disk."""
+    return [
         Wait(
-            gap.seconds,
-            stalls.within(gap.begin, gap.end),
-            name,
-            gap.begin,
-            disk.within(gap.begin, gap.end),
+            gap.seconds, stalls.within(gap.begin, gap.end), name, gap.begin,
+            disk.without(stalls).within(gap.begin, gap.end),
         )
-        for name, gap in gaps.items()
-        if gap is not None
-    ]
+        for name, found in gaps.items()
+        for gap in found
+    ]  # fmt: skip
+
+
+def worst(waits: Iterable[Wait]) -> Wait:
+    """The longest, net of stalls of the host."""
     return max(waits, key=lambda wait: (wait.net_s, wait.gap_s), default=Wait())
 
 
@@ -157,18 +160,24 @@ class Outcome:
         if allowed is not None:
             self.judge_figure("from the end of the fault to all in sync", seconds, allowed, "s")
 
-    def judge_wait(self, wait: Wait, quiet_s: float) -> None:
-        """Hold the longest wait against the bar of this kind of lap."""
-        self.wait = wait
+    def judge_waits(self, waits: Sequence[Wait], quiet_s: float) -> None:
+        """Hold all waits against the bar of this kind of lap.
+
+        One that nothing excuses is a problem, whatever there is beside it. Where all that are too
+        long are excused the lap is not judged. The median must hold no excused one either.
+        """
+        self.wait = worst(waits)
         bar = BARS.get(self.name)
         if bar is None:
             return
         allowed = bar.allowed_s(quiet_s)
-        # What is typical is held against the median: the disk's doing must not be in that either.
-        typical = bar.typical_s
-        self.blurred |= wait.blurred(allowed) or (
-            typical is not None and typical < wait.net_s <= typical + wait.disk_s
-        )
+        for limit in (allowed, *([] if bar.typical_s is None else [bar.typical_s])):
+            above = [wait for wait in waits if wait.net_s > limit or wait.excused(limit)]
+            bad = [wait for wait in above if not wait.excused(limit)]
+            if above:
+                self.wait, self.blurred = worst(bad or above), self.blurred or not bad
+                break
+        wait = self.wait
         self.must(
             self.blurred or wait.net_s <= allowed,
             f"a client of {wait.volume} waited {wait.gap_s:.2f} s, {wait.net_s:.2f} s net of the "
@@ -233,7 +242,7 @@ def _row(name: str, found: Sequence[Outcome], quiet_s: float) -> Row:
     judged = [each.wait.net_s for each in found if not each.blurred]
     problems = [problem for each in found for problem in (*each.grave, *each.problems)]
     if not judged:
-        problems.append("never judged: the host stood still most of the time in each lap")
+        problems.append("never judged: in each lap the host or its disk stood still")
     median = statistics.median(judged) if judged else 0.0
     if bar is not None and bar.typical_s is not None and median > bar.typical_s:
         problems.append(f"waits of {median:.2f} s are typical, allowed are {bar.typical_s:g} s")

@@ -19,9 +19,9 @@ from tests.e2e.nemesis import acts
 from tests.e2e.nemesis.faults import CHOICES, Effect, Fault, both
 from tests.e2e.nemesis.history import CHANGES
 from tests.e2e.nemesis.journal import Kind
-from tests.e2e.nemesis.judge import Outcome, longest
+from tests.e2e.nemesis.judge import Outcome, waits_of
 from tests.e2e.nemesis.settings import address
-from tests.e2e.nemesis.timeline import latencies, longest_gap, requests
+from tests.e2e.nemesis.timeline import latencies, longest_gaps, requests
 from tests.e2e.nemesis.told import DROPS, JOINS, Told, once
 from tests.e2e.nemesis.world import World
 
@@ -69,7 +69,10 @@ def observed(world: World) -> Iterator[Seen]:
         seen.counted = {name: count - before.get(name, 0) for name, count in after.items()}
         seen.told = world.logs.news()
     finally:
-        seen.stalls, seen.disk = ticker.stop(), probe.stop()
+        try:
+            seen.stalls = ticker.stop()
+        finally:
+            seen.disk = probe.stop()
 
 
 def play(
@@ -119,10 +122,10 @@ def judge(world: World, seen: Seen, outcome: Outcome, effects: frozenset[Effect]
     world.rest()
     for each in world.volumes.all:
         found = list(requests(each.folder))
-        gaps[each.name] = longest_gap(found, seen.begin, seen.end)
+        gaps[each.name] = longest_gaps(found, seen.begin, seen.end)
         times += latencies(found, CHANGES, seen.begin, seen.end)
         failed += sum(r.kind in (Kind.ERROR, Kind.LOST) and r.end > seen.begin for r in found)
-    outcome.judge_wait(longest(gaps, seen.stalls, seen.disk), world.quiet_s)
+    outcome.judge_waits(waits_of(gaps, seen.stalls, seen.disk), world.quiet_s)
     outcome.longest_stall_s, outcome.longest_disk_s = seen.stalls.longest_s, seen.disk.longest_s
     outcome.must(bool(times), "no change was acknowledged in this lap")
     outcome.notes["changes"] = len(times)

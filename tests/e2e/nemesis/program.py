@@ -33,7 +33,7 @@ VOLUMES: Final = 4
 SHORT_VOLUMES: Final = 2
 CONNECTIONS: Final = 3
 SHORT_LASTS_S: Final = 5.0  # longer than a silent member may stay; the long form's are 10 s
-TRIES: Final = 3  # of a lap that the host's stalls blurred
+TRIES: Final = 3  # of a lap that stalls of the host or of its disk blurred
 LOCK_WAIT_S: Final = 60.0  # another run's end
 
 BROKEN: Final = (

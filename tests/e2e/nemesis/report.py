@@ -158,7 +158,8 @@ def _resync(notes: Mapping[str, float]) -> str:
         f"resync: {notes['moved_ratio']:.3f} times the bytes changed, "
         f"{notes['resync_mib_s']:.0f} MiB/s with nothing else to do; p99 of changes "
         f"{notes.get('p99_resync_s', 0) * 1000:.1f} ms while it lasts, "
-        f"{notes.get('p99_quiet_s', 0) * 1000:.1f} ms before"
+        f"{notes.get('p99_first_second_s', 0) * 1000:.1f} ms in its first second, "
+        f"{notes.get('p99_quiet_s', 0) * 1000:.1f} ms before and after"
     )
 
 

@@ -5,14 +5,17 @@ To be asked before a base is made of them: that removes them.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tests.e2e.nemesis.base import Covered, read_base
 from tests.e2e.nemesis.history import CHANGES, NEVER, Verb
 from tests.e2e.nemesis.journal import Kind, Record, records, segments
+
+GAPS_MAX: Final = 100  # of a lap and volume: that many are too long only where all is wrong
 
 
 class Request(NamedTuple):
@@ -90,9 +93,14 @@ def latencies(
 
 
 def longest_gap(found: Iterable[Request], begin: float, end: float) -> Gap | None:
-    """The longest gap of any connection that touches a period.
+    """The longest of `longest_gaps`."""
+    return next(iter(longest_gaps(found, begin, end)), None)
 
-    It lasts from the first try, connecting included, to the next acknowledged change, over all
+
+def longest_gaps(found: Iterable[Request], begin: float, end: float) -> list[Gap]:
+    """The longest gaps of all connections that touch a period, the longest first.
+
+    Each lasts from the first try, connecting included, to the next acknowledged change, over all
     that failed in between. One that had no end yet counts to the end of the period.
     """
     gaps: list[Gap] = []
@@ -106,7 +114,7 @@ def longest_gap(found: Iterable[Request], begin: float, end: float) -> Gap | Non
             del since[each.client]
     gaps += [Gap(first, max(first, end), client) for client, first in since.items()]
     touching = (gap for gap in gaps if gap.begin <= end and gap.end >= begin)
-    return max(touching, key=lambda gap: gap.seconds, default=None)
+    return heapq.nlargest(GAPS_MAX, touching, key=lambda gap: gap.seconds)
 
 
 def attempts_after(found: Iterable[Request], attach: int, fence: float) -> Attempts:

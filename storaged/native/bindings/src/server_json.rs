@@ -66,7 +66,9 @@ pub fn event_json(event: &ServerEvent) -> Value {
             json!({"kind": "drive_failed", "drive": drive.0, "reason": reason})
         }
         ServerEvent::DriveClosed { drive } => json!({"kind": "drive_closed", "drive": drive.0}),
-        ServerEvent::DriveSlow { drive } => json!({"kind": "drive_slow", "drive": drive.0}),
+        ServerEvent::DeviceSlow { drive, p99_us } => {
+            json!({"kind": "device_slow", "drive": drive.0, "p99_us": p99_us})
+        }
         ServerEvent::Invariant { drive, what } => json!({"kind": "invariant", "drive": drive.0, "what": what}),
         ServerEvent::NeedMap { at_least } => json!({"kind": "need_map", "at_least": at_least.0}),
         ServerEvent::NeedGenerations { drive, pool, since } => {

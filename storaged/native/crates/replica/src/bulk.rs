@@ -9,7 +9,8 @@ use drystone_types::{DriveId, Frame, LayerId, MsgType, PgId};
 
 use crate::api::PeerId;
 use crate::limits::{
-    RESYNC_IDLE_AFTER, RESYNC_LOG_BUSY, RESYNC_LOG_IDLE, RESYNC_TIMEOUT, RESYNC_TOLD_AFTER, SOURCE_BUSY, SOURCE_IDLE, SOURCE_JOBS_MAX,
+    RESYNC_IDLE_AFTER, RESYNC_LOG_BUSY, RESYNC_LOG_IDLE, RESYNC_TIMEOUT, RESYNC_TOLD_AFTER, SOURCE_BUSY, SOURCE_IDLE,
+    SOURCE_JOBS_MAX,
 };
 use crate::pace::Pace;
 use crate::replica::Replica;

@@ -63,14 +63,14 @@ pub const RESYNC_BLOCKS_BUSY: u32 = 32;
 pub const RESYNC_REST: u64 = 3;
 /// And no longer: where everything is slow a copy must end all the same, for until then one copy is missing.
 pub const RESYNC_REST_MAX: Micros = 100_000;
-/// Resync requests in flight while no client was heard for `RESYNC_IDLE_AFTER`.
+/// Resync requests in flight while no client was heard for `RESYNC_IDLE_AFTER`, nor of one for `RESYNC_TOLD_AFTER`.
 pub const RESYNC_IDLE: usize = 16;
 /// Silence of clients after which resync speeds up.
 pub const RESYNC_IDLE_AFTER: Micros = 100_000;
-/// The same where a source said it: until the next answer of it, which may be a rest and a slow request away. A drive
-/// that has just joined hears no client itself until they know the new map, and one that only takes writes hears no read
+/// How long a source's word counts that clients work with it: until its next answer, which may be a rest and a slow
+/// request away. A drive that has just joined hears no client itself until they know the new map, and one that only takes writes hears no read
 /// that its source serves.
-pub const RESYNC_TOLD_AFTER: Micros = 1_000_000;
+pub const RESYNC_TOLD_AFTER: Micros = RESYNC_TIMEOUT + 5 * RESYNC_REST_MAX;
 /// A resync request without an answer for this long moves to another source.
 pub const RESYNC_TIMEOUT: Micros = 2_000_000;
 /// Chunks of one page that are worked on at a time: those that wait for a second look at a bad block must not

@@ -13,6 +13,7 @@ impl<S: ObjectStore> Replica<S> {
         let pg_epoch = self.pgs.get(&hdr.pg).map_or(hdr.pg_epoch, |pg| pg.epoch());
         let credits = self.vols.get(&hdr.vol).map_or(0, |v| v.grant.told(hdr.gen));
         let mut answer = hdr.reply(status);
+        // To those who copy or compare: nobody else paces by it.
         if matches!(hdr.kind, MsgType::Digest | MsgType::Copy | MsgType::Scrub) && self.own_clients() {
             answer.flags = answer.flags.with(Flags::CLIENTS);
         }

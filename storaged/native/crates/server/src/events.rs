@@ -97,9 +97,11 @@ pub enum ServerEvent {
     },
     /// The drive's device has become slow by any measure: its figures are worth a status of their own. At most once in
     /// the window of those figures.
-    DriveSlow {
+    DeviceSlow {
         /// Drive.
         drive: DriveId,
+        /// 99 of 100 of the operations since then took at most this.
+        p99_us: u64,
     },
     /// An invariant does not hold; the drive was stopped.
     Invariant {

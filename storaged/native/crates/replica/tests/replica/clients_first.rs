@@ -2,7 +2,7 @@
 
 use crate::rig::*;
 use crate::world::World;
-use drystone_replica::limits::{RESYNC_BLOCKS_BUSY, SOURCE_BUSY};
+use drystone_replica::limits::{RESYNC_BLOCKS_BUSY, RESYNC_BUSY, SOURCE_BUSY};
 use drystone_store::testing::NaiveStore;
 use drystone_types::*;
 
@@ -156,6 +156,31 @@ fn a_source_says_that_clients_work_with_it_before_they_know_the_joiner() {
         let told: Vec<bool> = rig.take_answers().iter().map(|f| f.hdr.flags.has(Flags::CLIENTS)).collect();
         assert_eq!(told, [tells]);
     }
+}
+
+#[test]
+fn a_source_that_is_too_slow_to_say_so_again_is_not_asked_for_more() {
+    let mut w = joining();
+    w.drive(3).advance(200_000);
+    for source in [1, 2] {
+        let ping = w.drive(source).hdr(MsgType::Ping, 1);
+        w.drive(source).send(Frame::bare(ping));
+    }
+    let copies = |w: &World| w.wire.iter().filter(|(_, _, f, answer)| !*answer && f.hdr.kind == MsgType::Copy).count();
+    while copies(&w) == 0 {
+        w.run_devices();
+        w.collect();
+        if copies(&w) == 0 && !w.deliver() {
+            w.drive(3).advance(1_000);
+        }
+    }
+    // It was said with the digest. No answer comes any more; the requests run into their deadline.
+    w.wire.clear();
+    for _ in 0..24 {
+        w.drive(3).advance(100_000);
+        w.collect();
+    }
+    assert!(w.wire.len() <= 2 * RESYNC_BUSY, "{} requests at a source that is too slow", w.wire.len());
 }
 
 #[test]

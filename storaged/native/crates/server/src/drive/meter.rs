@@ -144,6 +144,8 @@ pub struct Meter {
     onsets: [Onset; 3],
     /// When the device was slow by any measure, the last time.
     slow_at: Option<Micros>,
+    /// When that was news. One that pauses again and again is judged by all that it does.
+    news_at: Option<Micros>,
 }
 
 impl Meter {
@@ -164,6 +166,9 @@ impl Meter {
         if slow {
             self.slow_at = Some(now);
         }
+        if news {
+            self.news_at = Some(now);
+        }
         news
     }
     fn was_slow(&self, now: Micros) -> bool {
@@ -175,7 +180,9 @@ impl Meter {
         for (window, onset) in self.windows.iter_mut().zip(&self.onsets) {
             let (n, p99) = window.p99(now);
             ops += n;
-            p99_us = p99_us.max(onset.p99(now).unwrap_or(p99));
+            let since =
+                if self.news_at.is_some_and(|at| now.saturating_sub(at) < WINDOW) { onset.p99(now) } else { None };
+            p99_us = p99_us.max(since.unwrap_or(p99));
         }
         let (read, write, flush) = (self.read, self.write, self.flush);
         DeviceStats { p99_us, ops, slow: self.was_slow(now), queue_depth: queue_depth as u64, read, write, flush }
@@ -244,6 +251,19 @@ mod tests {
         assert!(work(&mut meter, 606_000_000, WINDOW, 200).is_empty());
         assert!(!meter.stats(606_000_000 + WINDOW, 0).slow);
         assert_eq!(work(&mut meter, 606_000_000 + WINDOW, 20_000_000, 50_000).len(), 1);
+    }
+
+    #[test]
+    fn a_device_that_pauses_each_window_is_judged_by_all_it_does() {
+        let mut meter = Meter::default();
+        let mut slow = Vec::new();
+        for n in 0..10 {
+            let from = n * WINDOW;
+            work(&mut meter, from, 700_000, 25_000);
+            slow.push(meter.stats(from + 700_000, 0).p99_us >= 20_000);
+            work(&mut meter, from + 700_000, WINDOW - 700_000, 200);
+        }
+        assert_eq!(slow.iter().filter(|s| **s).count(), 1, "{slow:?}: the first, which was news");
     }
 
     #[test]

@@ -217,7 +217,8 @@ impl Handler for DriveHandler {
             return self.close_log(cx);
         }
         if self.device.take_slowed() {
-            self.events.put(ServerEvent::DriveSlow { drive: self.drive });
+            let p99_us = self.device.stats(cx.now_us()).p99_us;
+            self.events.put(ServerEvent::DeviceSlow { drive: self.drive, p99_us });
         }
         self.take_lease(cx);
         self.take_frames(cx);

@@ -7,14 +7,17 @@ use drystone_types::consts::Micros;
 
 use super::meter::{percentile, Bins, WINDOW};
 
-/// No device that is well takes so long for most of what it does: a seek and a turn of a disk are 15 ms, a flush of a
-/// cheap SSD less. And ten times the least that the manager calls slow (2 ms), so that it says nothing of noise.
+/// No device that is well takes so long for most of what it does one at a time: a seek and a turn of a disk are 15 ms, a
+/// flush of a cheap SSD less. A disk at which many wait does: then a status goes early, and the manager's comparison
+/// finds nothing. And ten times the least that the manager calls slow (`SLOW_FACTOR` × `MEDIAN_FLOOR_US` of
+/// `manager/slow.py`, 2 ms), so that it says nothing of noise.
 pub const SLOW: Micros = 20_000;
-/// So many more slow operations than others: what the manager needs at least to judge a report.
+/// So many more slow operations than others: what the manager needs at least to judge a report (its `OPS_MIN`).
 const OPS: u32 = 5;
 /// They end over so long: what waits behind one pause of the device ends together.
 const SPAN: Micros = 500_000;
-/// After so long without a slow operation the ones before say nothing: the device had nothing to do.
+/// After so long without a slow operation the ones before say nothing: the device had nothing to do, or each takes
+/// longer than this, which is a hang and is found by its age.
 const GAP: Micros = 1_000_000;
 
 /// Operations of one kind since most of them are slow.
