@@ -61,6 +61,21 @@ def test_counters_of_a_process_that_started_again_are_added(monkeypatch, tmp_pat
         assert meters.of("server-n1", "nack_gen") == 2
 
 
+def test_the_time_of_a_drive_is_the_slowest_of_its_server(monkeypatch, tmp_path):
+    text = (
+        'drystone_server_drive_p99_seconds{drive="1"} 0.004\n'
+        'drystone_server_drive_p99_seconds{drive="2"} 2.3e-02\n'
+    )
+
+    def get(_: httpx.Client, url: str) -> httpx.Response:
+        return httpx.Response(200, text=text if "10.199.0.22:" in url else "")
+
+    monkeypatch.setattr(httpx.Client, "get", get)
+    with contextlib.closing(told.Meters(Lab(Path(tmp_path)))) as meters:
+        assert meters.drive_p99_s("server-n2") == 0.023
+        assert meters.drive_p99_s("server-n1") == 0
+
+
 def test_states_of_placement_groups_are_those_of_the_leader(monkeypatch, tmp_path):
     text = (
         'drystone_manager_pgs{pool="default",state="in_sync"} 60.0\n'

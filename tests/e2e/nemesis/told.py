@@ -27,6 +27,7 @@ AGAIN_S: Final = 2.0  # who was dropped is not back sooner
 SCRAPE_S: Final = 2.0  # milliseconds of a process that lives; one that is stopped never answers
 _COUNT: Final = re.compile(r"^drystone_\w+_engine_count\{(.+)\} ([0-9.e+]+)$", re.MULTILINE)
 _NAME: Final = re.compile(r'counter="(\w+)"')
+_P99: Final = re.compile(r"^drystone_server_drive_p99_seconds\{.+\} ([0-9.e+-]+)$", re.MULTILINE)
 _PGS: Final = re.compile(r'^drystone_manager_pgs\{.*state="(\w+)".*\} ([0-9.e+]+)$', re.MULTILINE)
 
 
@@ -139,6 +140,10 @@ class Meters:
         """One process' counter as it stands; 0 where it does not answer."""
         found = self._scraped(self._urls[process])
         return int(sum(value for _, counter, value in found if counter == name))
+
+    def drive_p99_s(self, process: str) -> float:
+        """What 99 of 100 operations of a server's drives took at most, as it told last."""
+        return max(map(float, _P99.findall(self._text(self._urls[process]))), default=0.0)
 
     def _scraped(self, url: str) -> list[tuple[str, str, float]]:
         found = []
