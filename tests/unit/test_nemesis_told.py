@@ -61,33 +61,36 @@ def test_counters_of_a_process_that_started_again_are_added(monkeypatch, tmp_pat
         assert meters.of("server-n1", "nack_gen") == 2
 
 
-def test_the_time_of_a_drive_is_the_slowest_of_its_server(monkeypatch, tmp_path):
-    text = (
-        'drystone_server_drive_p99_seconds{drive="1"} 0.004\n'
-        'drystone_server_drive_p99_seconds{drive="2"} 2.3e-02\n'
-    )
+@pytest.fixture
+def meters_of(monkeypatch, tmp_path):
+    """Gives meters of a run in which one address alone answers, with this text."""
+    made: list[told.Meters] = []
 
-    def get(_: httpx.Client, url: str) -> httpx.Response:
-        return httpx.Response(200, text=text if "10.199.0.22:" in url else "")
+    def meters(at: str, text: str) -> told.Meters:
+        def get(_: httpx.Client, url: str) -> httpx.Response:
+            return httpx.Response(200, text=text if f"{at}:" in url else "")
 
-    monkeypatch.setattr(httpx.Client, "get", get)
-    with contextlib.closing(told.Meters(Lab(Path(tmp_path)))) as meters:
-        assert meters.drive_p99_s("server-n2") == 0.023
-        assert meters.drive_p99_s("server-n1") == 0
+        monkeypatch.setattr(httpx.Client, "get", get)
+        made.append(told.Meters(Lab(Path(tmp_path))))
+        return made[-1]
+
+    yield meters
+    for each in made:
+        each.close()
 
 
-def test_states_of_placement_groups_are_those_of_the_leader(monkeypatch, tmp_path):
-    text = (
-        'drystone_manager_pgs{pool="default",state="in_sync"} 60.0\n'
-        'drystone_manager_pgs{pool="default",state="resyncing"} 4.0\n'
-    )
+def test_the_time_of_a_drive_is_the_slowest_of_its_server(meters_of):
+    name = "drystone_server_drive_p99_seconds"
+    text = f'{name}{{drive="1"}} 0.004\n{name}{{drive="2"}} 2.3e-02\n'
+    meters = meters_of("10.199.0.22", text)
+    assert meters.drive_p99_s("server-n2") == 0.023
+    assert meters.drive_p99_s("server-n1") == 0
 
-    def get(_: httpx.Client, url: str) -> httpx.Response:
-        return httpx.Response(200, text=text if "10.199.0.12:" in url else "")
 
-    monkeypatch.setattr(httpx.Client, "get", get)
-    with contextlib.closing(told.Meters(Lab(Path(tmp_path)))) as meters:
-        assert meters.pg_states() == {"in_sync": 60, "resyncing": 4}
+def test_states_of_placement_groups_are_those_of_the_leader(meters_of):
+    name = 'drystone_manager_pgs{pool="default",state='
+    meters = meters_of("10.199.0.12", f'{name}"in_sync"}} 60.0\n{name}"resyncing"}} 4.0\n')
+    assert meters.pg_states() == {"in_sync": 60, "resyncing": 4}
 
 
 @pytest.mark.parametrize("event", [*told.DROPS, *told.JOINS])
